@@ -1,0 +1,57 @@
+"""Every field of a run, with the values that the experiments share; not an experiment by itself.
+
+An experiment file takes this and changes what differs. A command-line value wins over both:
+`python main.py --config=configs/svhn.py --config.optimizer.lr=0.05`. An unknown field is an error.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe of the authors' program where its experiments agree."""
+    config = ml_collections.ConfigDict()
+
+    config.seed = 0  # of the labeled split, the initialisation, the batches, augmentation, mix-up and dropout
+    config.total_steps = 400_000
+    config.batch_size = 128  # labeled images a step, and as many unlabeled ones
+    config.dtype = 'auto'  # of the computation: 'float32', 'bfloat16', or 'auto': bfloat16 on accelerators
+    config.ema_decay = 0.0  # of averaged weights, evaluated beside the raw ones; 0 for none
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = ''
+    data.num_labels = 0  # labeled images in all, the same number of every class
+    data.pad = 4  # random crop after padding with black; 0 for none
+    data.flip = False  # random horizontal flip
+    data.mean = ()  # per channel, of images scaled to 0..1; () computes them from the training images
+    data.std = ()
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = 'conv_large'
+    model.width = config_dict.placeholder(int)  # None for the model's own
+    model.dropout_rate = config_dict.placeholder(float)  # None for the model's own
+
+    config.method = method = ml_collections.ConfigDict()
+    method.meta = True  # meta and mixup: the four rows of the paper's ablation
+    method.mixup = True
+    method.estimator = 'jvp'  # or 'finite_difference', the paper's, or 'exact'
+    method.epsilon = 1e-2  # of finite_difference
+    method.meta_lr = 1.0
+    method.mixup_gamma = 1.0
+    method.consistency_weight = 1.0
+    method.rampup_steps = 4000  # of the consistency weight
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.lr = 0.1
+    optimizer.warmup_steps = 4000
+    optimizer.milestones = (300_000, 350_000)  # the rate falls to a tenth after each
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 1e-4
+
+    config.log_every = 100  # steps
+    config.eval_every = 400
+    config.eval_batch_size = 1000
+    config.checkpoint_every = 4000
+    config.steps_per_call = 0  # 0: one on CPU, 100 on accelerators
+
+    return config

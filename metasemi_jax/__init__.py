@@ -1,0 +1,1 @@
+"""MetaSemi: semi-supervised learning with meta-gradients, in JAX and Flax."""

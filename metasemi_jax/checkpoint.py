@@ -1,0 +1,83 @@
+"""Orbax checkpoints: the latest two and the best, written in the background."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.train_step import TrainState
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back."""
+
+    state: TrainState
+    record: dict[str, Any]  # what the loop keeps beside the arrays; JSON
+
+
+def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
+    """The manager of a run's checkpoints; `close` it, or the last save may be lost."""
+    policy = preservation_policy.AnyPreservationPolicy(
+        [
+            preservation_policy.LatestN(2),
+            # Sorted ascending and the last one kept, hence the minus. A save on SIGTERM has no metric.
+            preservation_policy.BestN(
+                get_metric_fn=lambda metrics: -metrics['test_error'],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def save_checkpoint(
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    record: dict[str, Any],
+    *,
+    step: int,
+    test_error: float | None,
+) -> None:
+    """Start a save of `step` in the background, once the one before it is done.
+
+    Args:
+      manager: from `open_checkpoints`.
+      state: copied to the host before this returns, so that its buffers may be donated.
+      record: JSON to keep beside it.
+      step: names the checkpoint; saving a step twice writes it once.
+      test_error: percent, decides which checkpoint is the best; None where this step was not evaluated.
+    """
+    if step in manager.all_steps():
+        return
+    # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint.
+    metrics = None if test_error is None else {'test_error': float(test_error)}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+    manager.save(step, args=items, metrics=metrics)
+
+
+def restore_latest(manager: ocp.CheckpointManager, state: TrainState) -> Restored | None:
+    """The newest checkpoint in the structure, dtypes and placement of `state`, or None where there is none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    step = manager.latest_step()
+    if step is None:
+        return None
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+    try:
+        restored = manager.restore(step, args=items)
+    except Exception as error:  # Orbax raises whatever the layer below met
+        folder = manager.directory / str(step)
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(
+            f'the checkpoint {folder} cannot be read ({reason}); move that folder away to continue from the '
+            'one before it'
+        ) from error
+    return Restored(restored['state'], restored['record'])

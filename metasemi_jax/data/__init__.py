@@ -1,0 +1,1 @@
+"""Images in: sources, splits, step-indexed sampling, augmentation on the device."""

@@ -1,0 +1,38 @@
+"""Augmentation and normalisation on the device, inside the jitted step."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def random_crop(images: Array, key: Array, *, pad: int) -> Array:
+    """Pad with black by `pad` pixels on every side, then crop the old size at a random place.
+
+    Args:
+      images: [B, H, W, C]; black is 0, so this comes before normalisation.
+      key: one offset is drawn for each image.
+      pad: 0 leaves the images as they are.
+    """
+    if pad == 0:
+        return images
+    offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1)
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def crop(image: Array, offset: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (offset[0], offset[1], jnp.int32(0)), images.shape[1:])
+
+    return jax.vmap(crop)(padded, offsets)
+
+
+def random_flip(images: Array, key: Array) -> Array:
+    """Mirror each image [B, H, W, C] left to right with probability ½."""
+    mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def normalize(images: Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
+    """uint8 [..., C] -> (images/255 - mean)/std, float32; `mean` and `std` per channel, of 0 to 1."""
+    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
+    shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+    return images.astype(jnp.float32) * scale - shift

@@ -1,0 +1,36 @@
+"""Step-indexed shuffling: a batch is a function of (seed, step), so there is no iterator state to save."""
+
+import functools
+
+import numpy as np
+
+
+def sample_stream(pool_size: int, seed: tuple[int, ...], *, start: int, count: int) -> np.ndarray:
+    """Entries `start` to `start + count` of the endless stream that reshuffles a pool whenever it is used up.
+
+    Every stretch [n·pool_size, (n + 1)·pool_size) holds each position once; a batch may run across the
+    border of two stretches, or several where it is larger than the pool, as in the authors' program.
+
+    Args:
+      pool_size: number of examples in the pool; 0 gives an empty batch.
+      seed: names the stream; streams of different seeds are independent.
+      start: number of entries drawn before.
+      count: number of entries to draw.
+
+    Returns:
+      Positions in the pool, int64 [count].
+    """
+    if pool_size == 0:
+        return np.zeros(0, np.int64)
+    drawn = np.arange(start, start + count)
+    epochs, offsets = np.divmod(drawn, pool_size)
+    parts = [
+        _permutation(pool_size, seed, int(epoch))[offsets[epochs == epoch]]
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+    ]
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(size: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
+    return np.random.default_rng([*seed, epoch]).permutation(size)

@@ -1,0 +1,66 @@
+"""The test error, exact for any number of images."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metasemi_jax import metrics
+from metasemi_jax.losses import cross_entropy
+from metasemi_jax.metrics import Metrics, mean_of
+
+Array = jax.Array
+
+
+class EvalData(NamedTuple):
+    """A split on the device, cut into equal batches; the last is filled up with images of label -1."""
+
+    images: Array  # uint8 [batches, B, H, W, C]
+    labels: Array  # int32 [batches, B]
+
+
+def place_eval_data(images: np.ndarray, labels: np.ndarray, *, batch_size: int) -> EvalData:
+    """Place uint8 [N, H, W, C] and int [N] on the device in batches of at most `batch_size`."""
+    size = min(batch_size, len(images))
+    padding = -len(images) % size
+    images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
+    labels = np.concatenate([labels, np.full(padding, -1)]).astype(np.int32)
+    return EvalData(
+        jnp.asarray(images.reshape(-1, size, *images.shape[1:])), jnp.asarray(labels.reshape(-1, size))
+    )
+
+
+def make_evaluate(
+    model: Any, normalize: Callable[[Array], Array]
+) -> Callable[[dict, EvalData], dict[str, float]]:
+    """(variables, data) -> {'error': percent, 'loss': mean cross-entropy}, in evaluation mode.
+
+    Args:
+      model: `model.apply(variables, images, train=False)` -> logits.
+      normalize: uint8 images -> what the model takes.
+
+    Returns:
+      The function; one compilation serves raw and EMA weights, every batch and every evaluation.
+    """
+
+    @jax.jit
+    def batch_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:
+        labels = data.labels[i]
+        logits = model.apply(variables, normalize(data.images[i]), train=False)
+        known = labels >= 0
+        losses = cross_entropy(logits=logits, labels=jnp.where(known, labels, 0))
+        wrong = jnp.argmax(logits, axis=-1) != labels
+        return {'error': mean_of(wrong, where=known), 'loss': mean_of(losses, where=known)}
+
+    def evaluate(variables: dict, data: EvalData) -> dict[str, float]:
+        batches = [batch_metrics(variables, data, np.int32(i)) for i in range(len(data.labels))]
+        # Added up on the host in float64: a float32 sum of losses over many batches would drift.
+        total = jax.tree.map(
+            lambda *pairs: np.sum(np.asarray(pairs, np.float64), axis=0), *jax.device_get(batches)
+        )
+        means = metrics.compute(total)
+        return {'error': 100 * means['error'], 'loss': means['loss']}
+
+    return evaluate

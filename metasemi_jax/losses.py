@@ -1,0 +1,49 @@
+"""Per-example losses, [B] each; the caller reduces them (the paper sums one and averages the others)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+def cross_entropy(*, logits: Array, labels: Array) -> Array:
+    """-log softmax(logits)[label]: the labeled loss (paper Eq. 1).
+
+    Args:
+      logits: [B, K], float32 or wider.
+      labels: [B], integers in [0, K).
+
+    Returns:
+      [B], of the dtype of `logits`.
+    """
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def kl_divergence(*, logits: Array, targets: Array) -> Array:
+    """KL(targets ‖ softmax(logits)) with 0·log 0 = 0: the mix-up loss (paper Eq. 11).
+
+    The entropy of the targets is kept, as in the authors' program: it moves no gradient, but the logged
+    loss is then 0 where the model predicts its targets.
+
+    Args:
+      logits: [B, K], float32 or wider.
+      targets: [B, K], non-negative; rows need not sum to 1 (an all-zero pseudo-label mixes to less).
+
+    Returns:
+      [B], of the dtype of `logits`.
+    """
+    return optax.losses.kl_divergence(jax.nn.log_softmax(logits), targets)
+
+
+def squared_error(*, probs: Array, targets: Array) -> Array:
+    """‖probs - targets‖² over the classes, without ½: the consistency loss Φ_MSE (paper Eq. 2).
+
+    Args:
+      probs: [B, K], softmax outputs.
+      targets: [B, K].
+
+    Returns:
+      [B], of the dtype of `probs`.
+    """
+    return jnp.sum(jnp.square(probs - targets), axis=-1)

@@ -1,0 +1,38 @@
+"""Metrics as (sum, count) pairs on the device, divided once on the host."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Metrics = dict[str, Array]  # name -> float32 [2]: sum, count
+
+
+def mean_of(values: Array, where: Array | None = None) -> Array:
+    """The pair (sum, count) of `values`, of any shape, over the entries that `where` keeps (default all)."""
+    values = values.astype(jnp.float32)
+    kept = jnp.ones(values.shape, bool) if where is None else where
+    total = jnp.sum(jnp.where(kept, values, jnp.zeros_like(values)))
+    return jnp.stack([total, jnp.sum(kept.astype(jnp.float32))])
+
+
+def pseudo_label_metrics(when: str, pseudo_labels: Array, labels: Array | None) -> Metrics:
+    """Entropy (nats) of pseudo-labels [B, K], and accuracy where the true labels [B] are known (not -1)."""
+    entropy = -jnp.sum(jax.scipy.special.xlogy(pseudo_labels, pseudo_labels), axis=-1)
+    metrics = {f'pseudo_label_entropy_{when}': mean_of(entropy)}
+    if labels is not None:
+        correct = jnp.argmax(pseudo_labels, axis=-1) == labels
+        metrics[f'pseudo_label_accuracy_{when}'] = mean_of(correct, where=labels >= 0)
+    return metrics
+
+
+@jax.jit
+def add(first: Metrics, second: Metrics) -> Metrics:
+    """Sums and counts of two windows together."""
+    return jax.tree.map(jnp.add, first, second)
+
+
+def compute(metrics: Metrics) -> dict[str, float]:
+    """Means as Python floats; a metric without a single entry is left out. Waits for the device."""
+    host = {name: np.asarray(pair, float) for name, pair in jax.device_get(metrics).items()}
+    return {name: float(total / count) for name, (total, count) in host.items() if count > 0}

@@ -1,0 +1,44 @@
+"""The networks, by name. Flax stays inside this package: the rest sees `model.init` and `model.apply`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.models.conv_large import ConvLarge
+from metasemi_jax.models.conv_small import ConvSmall
+
+MODELS = {'conv_large': ConvLarge, 'conv_small': ConvSmall}
+
+
+def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) -> nn.Module:
+    """A network: `model.apply(variables, images [B, H, W, C], train=bool)` -> logits [B, num_classes].
+
+    With `return_features=True` it returns (logits, features [B, D]), the features being what the last linear
+    layer sees. In training, pass `mutable=['batch_stats']` for the new running statistics, and a 'dropout'
+    key in `rngs`; without the key dropout is off.
+
+    Args:
+      name: a key of `MODELS`.
+      num_classes: K.
+      dtype: of the computation. Parameters, running statistics, features and logits are at least float32.
+      **kwargs: the network's own options, such as `width` and `dropout_rate`.
+
+    Raises:
+      UserError: an unknown name or option.
+    """
+    if name not in MODELS:
+        raise UserError(f"model.name '{name}' is unknown; choose one of {', '.join(sorted(MODELS))}")
+    module = MODELS[name]
+    options = set(module.__dataclass_fields__) - {'num_classes', 'dtype', 'parent', 'name'}
+    unknown = sorted(set(kwargs) - options)
+    if unknown:
+        known = ', '.join(sorted(options)) or 'none'
+        raise UserError(f"model '{name}' has no option '{unknown[0]}'; its options: {known}")
+    return module(num_classes=num_classes, dtype=dtype, **kwargs)
+
+
+def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+    """Fresh {'params': ..., 'batch_stats': ...} for images of `image_shape` [H, W, C]."""
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    return jax.jit(lambda k: model.init({'params': k}, images, train=False))(key)

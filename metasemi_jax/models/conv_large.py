@@ -1,0 +1,46 @@
+"""ConvLarge, the 13-layer net of the paper's SVHN and CIFAR experiments ("CNN-13")."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.models.layers import ConvBlock, Dtype, PoolDropout, classifier, global_mean
+
+Array = jax.Array
+MIN_SIZE = 12
+
+
+class ConvLarge(nn.Module):
+    """Nine convolutions, global mean, linear: images [B, H, W, C] of at least 12 × 12 -> logits [B, K].
+
+    128, 128, 128, pool, 256, 256, 256, pool, 512 (valid), 1×1 256, 1×1 128 at the recipe's `width` of 128.
+    """
+
+    num_classes: int
+    width: int = 128
+    dropout_rate: float = 0.5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, return_features: bool = False):
+        if min(x.shape[1:3]) < MIN_SIZE:
+            size = f'{x.shape[1]}×{x.shape[2]}'
+            raise UserError(
+                f"model 'conv_large' needs images of at least {MIN_SIZE}×{MIN_SIZE}, not {size}; "
+                "use model 'conv_small'"
+            )
+        w = self.width
+        x = x.astype(self.dtype)
+        for i in range(1, 4):
+            x = ConvBlock(w, dtype=self.dtype, name=f'block{i}')(x, train=train)
+        x = PoolDropout(self.dropout_rate, name='pool1')(x, train=train)
+        for i in range(4, 7):
+            x = ConvBlock(2 * w, dtype=self.dtype, name=f'block{i}')(x, train=train)
+        x = PoolDropout(self.dropout_rate, name='pool2')(x, train=train)
+        x = ConvBlock(4 * w, 3, 'VALID', self.dtype, name='block7')(x, train=train)
+        x = ConvBlock(2 * w, 1, dtype=self.dtype, name='block8')(x, train=train)
+        x = ConvBlock(w, 1, dtype=self.dtype, name='block9')(x, train=train)
+        features = global_mean(x)
+        logits = classifier(self.num_classes, self.dtype, w)(features)
+        return (logits, features) if return_features else logits

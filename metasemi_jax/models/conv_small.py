@@ -1,0 +1,36 @@
+"""ConvSmall, ConvLarge's little sister for images of 8×8 to 32×32 on a laptop."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.models.layers import ConvBlock, Dtype, PoolDropout, classifier, global_mean
+
+Array = jax.Array
+
+
+class ConvSmall(nn.Module):
+    """width, width, pool, 2·width, 2·width, pool, 4·width, global mean, linear.
+
+    Images [B, H, W, C] of at least 4 × 4 -> logits [B, K].
+    """
+
+    num_classes: int
+    width: int = 16
+    dropout_rate: float = 0.5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, return_features: bool = False):
+        w = self.width
+        x = x.astype(self.dtype)
+        x = ConvBlock(w, dtype=self.dtype, name='block1')(x, train=train)
+        x = ConvBlock(w, dtype=self.dtype, name='block2')(x, train=train)
+        x = PoolDropout(self.dropout_rate, name='pool1')(x, train=train)
+        x = ConvBlock(2 * w, dtype=self.dtype, name='block3')(x, train=train)
+        x = ConvBlock(2 * w, dtype=self.dtype, name='block4')(x, train=train)
+        x = PoolDropout(self.dropout_rate, name='pool2')(x, train=train)
+        x = ConvBlock(4 * w, dtype=self.dtype, name='block5')(x, train=train)
+        features = global_mean(x)
+        logits = classifier(self.num_classes, self.dtype, 4 * w)(features)
+        return (logits, features) if return_features else logits

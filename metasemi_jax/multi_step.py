@@ -1,0 +1,84 @@
+"""Steps per call: one on CPU, many on accelerators."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metasemi_jax import metrics
+from metasemi_jax.batch import Batch
+from metasemi_jax.metrics import Metrics
+from metasemi_jax.train_step import TrainState
+
+Array = jax.Array
+PyTree = Any
+StepFn = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+ACCELERATOR_STEPS = 100
+
+
+def default_steps_per_call() -> int:
+    """1 on CPU, where XLA runs convolutions in a loop about 15 times slower (jax issue 12868); else 100."""
+    return 1 if jax.default_backend() == 'cpu' else ACCELERATOR_STEPS
+
+
+def make_run_steps(
+    train_step: StepFn, to_batch: Callable[[PyTree, PyTree, Array], Batch], *, max_steps: int
+) -> Callable[[TrainState, PyTree, PyTree, int, Array], tuple[TrainState, Metrics]]:
+    """Jitted (state, device_data, host_batches, count, key) -> (state, sums) doing `count` steps.
+
+    `count` is a value, not a shape: one compilation serves every distance to the next log or checkpoint.
+
+    Args:
+      train_step: as `make_train_step` returns it.
+      to_batch: as in `Pipeline`.
+      max_steps: the leading axis of `host_batches`, of which the first `count` entries are used.
+
+    Returns:
+      The function. `state` is donated; `sums` are the metrics of its steps added up; `key` is the run's one
+      base key, folded with the step, so that a resumed run draws the same numbers.
+    """
+
+    def one_step(state: TrainState, device_data: PyTree, host_batch: PyTree, key: Array):
+        data_key, step_key = jax.random.split(jax.random.fold_in(key, state.step))
+        return train_step(state, to_batch(device_data, host_batch, data_key), step_key)
+
+    def run_one(state, device_data, host_batches, count, key):
+        del count
+        return one_step(state, device_data, _take(host_batches, 0), key)
+
+    def run_many(state, device_data, host_batches, count, key):
+        def body(i, carry):
+            state, sums = carry
+            state, step_metrics = one_step(state, device_data, _take(host_batches, i), key)
+            return state, metrics.add(sums, step_metrics)
+
+        _, shapes = jax.eval_shape(one_step, state, device_data, _take(host_batches, 0), key)
+        no_sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, no_sums))
+
+    return jax.jit(run_one if max_steps == 1 else run_many, donate_argnums=0)
+
+
+def call_ends(start: int, total: int, max_steps: int, cadences: Sequence[int]) -> Iterator[int]:
+    """The step after each call, from `start` to `total`: at most `max_steps` on, and never past a cadence.
+
+    With 3 steps a call and a log every 4: 0 -> 3, 4, 7, 8, ...
+    """
+    step = start
+    while step < total:
+        borders = [(step // cadence + 1) * cadence for cadence in cadences]
+        step = min(step + max_steps, total, *borders)
+        yield step
+
+
+def stack_host_batches(batches: Iterator[PyTree], count: int, max_steps: int) -> PyTree:
+    """The next `count` host batches with a leading axis of `max_steps`; the rest is filled up, never used."""
+    taken = [next(batches) for _ in range(count)]
+    taken += [taken[-1]] * (max_steps - count)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
+
+
+def _take(host_batches: PyTree, i: int | Array) -> PyTree:
+    return jax.tree.map(lambda x: x[i], host_batches)

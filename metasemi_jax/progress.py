@@ -1,0 +1,78 @@
+"""The progress line: rewritten in place in a terminal, appended in a log file."""
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+
+class ProgressLine:
+    """Shows one line; in a terminal the next `show` replaces it, in a file it follows."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream or sys.stdout
+        self._in_place = self._stream.isatty()
+        self._open = False
+
+    def show(self, line: str) -> None:
+        """The newest state of affairs."""
+        if self._in_place:
+            # A line that wraps could not be rewritten: cut it to the window.
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write(f'\r{line[:width]}\x1b[K')
+            self._open = True
+        else:
+            self._stream.write(line + '\n')
+        self._stream.flush()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.close()
+        self._stream.write(line + '\n')
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leave the last line where it is and go below it."""
+        if self._open:
+            self._stream.write('\n')
+            self._stream.flush()
+            self._open = False
+
+
+def duration(seconds: float) -> str:
+    """'8 s', '2 min 05 s', '3 h 20 min'."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f'{seconds} s'
+    if seconds < 3600:
+        return f'{seconds // 60} min {seconds % 60:02d} s'
+    return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
+
+
+class Pace:
+    """Images a second since the last look, and the time to go."""
+
+    def __init__(self, step: int, total_steps: int, *, images_per_step: int):
+        """`step` steps are done, the clock starts now."""
+        self._total_steps = total_steps
+        self._images_per_step = images_per_step
+        self.restart(step)
+
+    def images_per_second(self, step: int) -> float:
+        """Over the steps since the last `resume` or `restart`."""
+        last_step, since = self._last
+        return self._images_per_step * (step - last_step) / max(time.perf_counter() - since, 1e-9)
+
+    def resume(self, step: int) -> None:
+        """Begin a new window: the time since the last look went to evaluating and saving."""
+        self._last = (step, time.perf_counter())
+
+    def restart(self, step: int) -> None:
+        """Begin altogether anew: the time so far went to compiling."""
+        self._first = self._last = (step, time.perf_counter())
+
+    def seconds_to_go(self, step: int) -> float:
+        """As fast as since the start, evaluations and saves included."""
+        first_step, since = self._first
+        done = max(step - first_step, 1)
+        return (time.perf_counter() - since) / done * (self._total_steps - step)

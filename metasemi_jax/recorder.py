@@ -1,0 +1,104 @@
+"""What a run keeps of itself: figures, evaluations, checkpoints."""
+
+import math
+import time
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from metasemi_jax import metrics
+from metasemi_jax.checkpoint import save_checkpoint
+from metasemi_jax.errors import UserError
+from metasemi_jax.metrics import Metrics
+from metasemi_jax.progress import Pace, ProgressLine, duration
+from metasemi_jax.results import Evaluation
+from metasemi_jax.run_log import RunLog
+from metasemi_jax.train_step import TrainState
+
+
+class Recorder:
+    """Logs, evaluates and saves when the loop says so; `record` is what a checkpoint keeps of it."""
+
+    def __init__(
+        self,
+        manager: ocp.CheckpointManager,
+        log: RunLog,
+        progress: ProgressLine,
+        pace: Pace,
+        *,
+        total_steps: int,
+        split_sha256: str,
+        started: float,
+        record: dict[str, Any] | None,
+    ):
+        """`record`: of the checkpoint that the run goes on from; `started`: a `time.perf_counter()`."""
+        self._manager, self._log, self._progress, self._pace = manager, log, progress, pace
+        self._total_steps = total_steps
+        self._split_sha256 = split_sha256
+        self._started = started
+        self._seconds_before = record['seconds'] if record else 0.0
+        self.history = [Evaluation(*row) for row in record['history']] if record else []
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, all its restarts added up."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def say(self, line: str) -> None:
+        """A line for people, that stays."""
+        self._progress.say(line)
+
+    def first_call_done(self, step: int, sums: Metrics) -> None:
+        """Say how long the start took, and measure the pace from here on: this call compiled."""
+        metrics.compute(sums)
+        self.say(f'first step after {time.perf_counter() - self._started:.1f} s, compilation included')
+        self._pace.restart(step)
+
+    def resume(self, step: int) -> None:
+        """Training goes on after logging, evaluating or saving, which the pace leaves out."""
+        self._pace.resume(step)
+
+    def log(self, step: int, sums: Metrics) -> None:
+        """Write out the means since the last log; waits for the device.
+
+        Raises:
+          UserError: the loss is no longer finite. Nothing of this window is saved.
+        """
+        means = metrics.compute(sums)
+        speed = self._pace.images_per_second(step)
+        if not math.isfinite(means['loss']):
+            raise UserError(
+                f'the loss is {means["loss"]} at step {step}; the last good checkpoint is of step '
+                f'{self._manager.latest_step() or 0}. Lower optimizer.lr in a new --workdir'
+            )
+        self._log.write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': speed})
+        error = f'test error {self.history[-1].error:.2f}%  ' if self.history else ''
+        self._progress.show(
+            f'step {step}/{self._total_steps}  loss {means["loss"]:.4f}  {error}'
+            f'{speed:,.0f} images/s  {duration(self._pace.seconds_to_go(step))} to go'
+        )
+
+    def evaluate(self, step: int, state: TrainState, evaluate: Any) -> bool:
+        """Evaluate raw and EMA weights; returns whether the raw error is the lowest so far."""
+        raw = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
+        scalars = {f'test/{name}': value for name, value in raw.items()}
+        ema_error = None
+        if state.ema:
+            ema = evaluate(state.ema)
+            ema_error = ema['error']
+            scalars |= {f'test/ema_{name}': value for name, value in ema.items()}
+        self._log.write(step, scalars)
+        lowest = all(raw['error'] < earlier.error for earlier in self.history)
+        self.history.append(Evaluation(step, raw['error'], ema_error))
+        return lowest
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Start to write a checkpoint."""
+        record = {
+            'history': [list(evaluation) for evaluation in self.history],
+            'seconds': self.seconds,
+            'split_sha256': self._split_sha256,
+        }
+        evaluated = self.history and self.history[-1].step == step
+        test_error = self.history[-1].error if evaluated else None
+        save_checkpoint(self._manager, state, record, step=step, test_error=test_error)
