@@ -11,7 +11,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.total_steps = 3000
+    config.total_steps = 2000
     config.batch_size = 64
 
     config.data.name = 'digits'
@@ -19,14 +19,15 @@ def get_config():
     config.data.pad = 1
 
     config.model.name = 'conv_small'
+    config.model.dropout_rate = 0.25
 
     config.method.mixup_gamma = 1.0
     config.method.rampup_steps = 300
 
     config.optimizer.lr = 0.1
     config.optimizer.warmup_steps = 100
-    config.optimizer.milestones = (2250, 2625)
-    config.optimizer.weight_decay = 1e-4
+    config.optimizer.milestones = (1500, 1750)
+    config.optimizer.weight_decay = 5e-4
 
     config.eval_every = 100
     config.checkpoint_every = 500

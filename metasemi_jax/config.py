@@ -8,7 +8,7 @@ from metasemi_jax.meta_gradient import ESTIMATORS
 
 DTYPES = ('auto', 'float32', 'bfloat16')
 POSITIVE = ('total_steps', 'batch_size', 'log_every', 'eval_every', 'eval_batch_size', 'checkpoint_every')
-POSITIVE += ('data.num_labels', 'method.mixup_gamma', 'method.epsilon')
+POSITIVE += ('data.num_labels', 'model.width', 'method.mixup_gamma', 'method.epsilon')
 NOT_NEGATIVE = ('seed', 'steps_per_call', 'data.pad', 'method.rampup_steps', 'method.meta_lr')
 NOT_NEGATIVE += (
     'method.consistency_weight',
@@ -52,7 +52,7 @@ def check_config(config: Any) -> None:
     """
     fields = flatten(config)
     for name in POSITIVE:
-        if not fields[name] > 0:
+        if fields[name] is not None and not fields[name] > 0:
             raise UserError(f'{name}={fields[name]} must be more than 0')
     for name in NOT_NEGATIVE:
         if not fields[name] >= 0:

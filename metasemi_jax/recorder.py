@@ -36,6 +36,7 @@ class Recorder:
         self._total_steps = total_steps
         self._split_sha256 = split_sha256
         self._started = started
+        self._loss = self._speed = math.nan
         self._seconds_before = record['seconds'] if record else 0.0
         self.history = [Evaluation(*row) for row in record['history']] if record else []
 
@@ -54,10 +55,6 @@ class Recorder:
         self.say(f'first step after {time.perf_counter() - self._started:.1f} s, compilation included')
         self._pace.restart(step)
 
-    def resume(self, step: int) -> None:
-        """Training goes on after logging, evaluating or saving, which the pace leaves out."""
-        self._pace.resume(step)
-
     def log(self, step: int, sums: Metrics) -> None:
         """Write out the means since the last log; waits for the device.
 
@@ -72,11 +69,18 @@ class Recorder:
                 f'{self._manager.latest_step() or 0}. Lower optimizer.lr in a new --workdir'
             )
         self._log.write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': speed})
-        error = f'test error {self.history[-1].error:.2f}%  ' if self.history else ''
+        self._loss, self._speed = means['loss'], speed
+
+    def show(self, step: int) -> None:
+        """Renew the progress line, and leave what was done since `log` out of the pace."""
+        errors = f'test error {self.history[-1].error:.2f}%  ' if self.history else ''
+        if self.history and self.history[-1].ema_error is not None:
+            errors += f'EMA {self.history[-1].ema_error:.2f}%  '
         self._progress.show(
-            f'step {step}/{self._total_steps}  loss {means["loss"]:.4f}  {error}'
-            f'{speed:,.0f} images/s  {duration(self._pace.seconds_to_go(step))} to go'
+            f'step {step}/{self._total_steps}  loss {self._loss:.4f}  {errors}'
+            f'{self._speed:,.0f} images/s  {duration(self._pace.seconds_to_go(step))} to go'
         )
+        self._pace.resume(step)
 
     def evaluate(self, step: int, state: TrainState, evaluate: Any) -> bool:
         """Evaluate raw and EMA weights; returns whether the raw error is the lowest so far."""

@@ -136,7 +136,7 @@ def _loop(
         lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate)
         if stopping or last or lowest or step % config.checkpoint_every == 0:
             recorder.save(step, state)
-        recorder.resume(step)
+        recorder.show(step)
         if stopping:
             break
     return step
