@@ -1,0 +1,23 @@
+import os
+from pathlib import Path
+
+# Set before JAX is imported, and inherited by the commands that tests start: most of the suite's time would
+# go into compiling the same few programs in every process.
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'xla')
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+
+@pytest.fixture
+def x64():
+    """Float64 for one test."""
+    before = jax.config.jax_enable_x64
+    jax.config.update('jax_enable_x64', True)
+    yield
+    jax.config.update('jax_enable_x64', before)

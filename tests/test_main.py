@@ -1,0 +1,115 @@
+"""The command as a user types it."""
+
+import json
+import os
+
+import pytest
+from runs import ROOT, contents, read_log, run_main, tiny_flags
+
+BAD_FLAGS = {
+    '--config.nope=1': "unknown config field 'nope'",
+    '--config.method.estimater=jvp': 'Did you mean "estimator"',
+    '--config.batch_size=many': 'invalid literal for int',
+    '--config=configs/nope.py': 'there is no such file; the experiments are in configs/',
+    '--confg=configs/digits.py': "Unknown command line flag 'confg'",
+    'digits': "unexpected argument 'digits'",
+    '--config.data.name=mnist': "data.name 'mnist': there is no source for this dataset; choose one of",
+    '--config=configs/svhn.py': "data.name 'svhn_cropped': there is no source",
+    '--config=configs/cifar10.py': "data.name 'cifar10': there is no source",
+    '--config=configs/cifar100.py': "data.name 'cifar100': there is no source",
+    '--config.model.name=vgg': "model.name 'vgg' is unknown; choose one of conv_large, conv_small",
+    '--config.model.name=conv_large': 'needs images of at least 12×12, not 8×8',
+    '--config.method.estimator=guess': 'choose one of exact, finite_difference, jvp',
+    '--config.data.num_labels=5000': 'asks for 500 labels of class 0, which has',
+    '--config.data.num_labels=55': 'cannot be shared evenly by 10 classes',
+    '--config.batch_size=0': 'batch_size=0 must be more than 0',
+    '--config.total_steps=-1': 'total_steps=-1 must be more than 0',
+    '--config.data.mean=0.5,0.4 --config.data.std=0.2,0.2': 'name 2 channels, the images have 1',
+}
+
+
+def assert_one_clear_line(process, message):
+    assert process.returncode == 1
+    assert process.stderr.startswith('error: ')
+    assert process.stderr.count('\n') == 1
+    assert message in process.stderr
+    assert process.stdout == ''
+
+
+@pytest.mark.parametrize('flags', BAD_FLAGS)
+def test_bad_flags_end_in_one_line(tmp_path, flags):
+    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run', *flags.split(), cwd=ROOT), BAD_FLAGS[flags])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_config_file_ends_in_one_line(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        'from configs import default\n\n\ndef get_config():\n    return default.get_config().nope\n'
+    )
+    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run', f'--config={config}'), "'nope'")
+    config.write_text('def get_config(:\n')
+    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run', f'--config={config}'), 'invalid syntax')
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_a_workdir_that_is_a_file(tmp_path):
+    (tmp_path / 'run').write_text('mine')
+    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run'), 'is a file; name a folder')
+    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run/below'), 'is a file; name a folder')
+    assert (tmp_path / 'run').read_text() == 'mine'
+
+
+def test_a_workdir_that_cannot_be_written():
+    # Root, whom CI runs as, may write into any folder but those of the kernel.
+    assert_one_clear_line(run_main('--workdir=/proc/run'), '/proc cannot be written')
+
+
+def test_a_run_its_repetition_and_another_config(tmp_path):
+    """One workdir through its life; the config comes last on the command line, which is allowed."""
+    workdir = tmp_path / 'run'
+    flags = [*tiny_flags(total_steps=4), f'--workdir={workdir}', f'--config={ROOT}/configs/digits.py']
+    first = run_main(*flags, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ''
+    lines = first.stdout.splitlines()
+    assert lines[0].startswith(
+        'digits: 50 labeled, 1,247 unlabeled, 500 test images of 10 classes; conv_small'
+    )
+    assert any(line.startswith('step 4/4  loss ') and 'images/s' in line for line in lines)
+    assert '\r' not in first.stdout
+    assert 'selected on the test set' in first.stdout
+    for name in ('results.json', 'metrics.jsonl', 'checkpoints', 'config.json', 'labeled_ids.txt'):
+        assert (workdir / name).exists()
+        assert name in first.stdout
+    last = json.loads((workdir / 'results.json').read_text())['test_error_last']
+    assert f'{last:.2f}%' in first.stdout
+
+    before = contents(workdir)
+    again = run_main(*flags, cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, '')
+    assert 'this run is finished' in again.stdout
+
+    other = run_main(*flags, '--config.seed=9', '--config.optimizer.lr=0.2', cwd=tmp_path)
+    assert_one_clear_line(other, 'optimizer.lr: 0.1 there, 0.2 here; seed: 0 there, 9 here')
+    assert contents(workdir) == before
+
+
+def test_without_a_workdir_runs_is_used(tmp_path):
+    process = run_main(*tiny_flags(total_steps=2), cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert len(read_log(tmp_path / 'runs' / 'digits')) > 0
+
+
+def test_the_second_start_compiles_nothing(tmp_path):
+    cache = tmp_path / 'cache'
+    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
+
+    def start(name):
+        process = run_main(*tiny_flags(total_steps=2), f'--workdir={tmp_path / name}', env=environment)
+        assert process.returncode == 0, process.stderr
+        return sorted(path.name for path in cache.iterdir() if path.name.endswith('-cache'))
+
+    first = start('first')
+    assert any(name.startswith('jit_run_one-') for name in first)
+    assert start('second') == first

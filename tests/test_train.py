@@ -1,0 +1,197 @@
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from runs import assert_same_state, contents, read_log, read_state, tiny_config
+
+from metasemi_jax import experiment as experiment_module
+from metasemi_jax.data import sources
+from metasemi_jax.data.splits import split_sha256
+from metasemi_jax.errors import UserError
+from metasemi_jax.experiment import build_experiment
+from metasemi_jax.recorder import Recorder
+from metasemi_jax.train import train_and_evaluate
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """An undisturbed run with EMA weights: its folder and what it returned."""
+    workdir = tmp_path_factory.mktemp('finished') / 'run'
+    return workdir, train_and_evaluate(tiny_config(ema_decay=0.9), workdir)
+
+
+def test_a_run_leaves_its_figures_behind(finished):
+    workdir, results = finished
+    assert results == json.loads((workdir / 'results.json').read_text())
+    errors = [line['test/error'] for line in read_log(workdir) if 'test/error' in line]
+    ema_errors = [line['test/ema_error'] for line in read_log(workdir) if 'test/error' in line]
+    assert len(errors) == 3  # every 4 of 12 steps
+    for prefix, series in (('', errors), ('ema_', ema_errors)):
+        assert results[f'{prefix}test_error_last'] == series[-1]
+        assert results[f'{prefix}test_error_median20'] == sorted(series)[1]
+        assert results[f'{prefix}test_error_best'] == min(series)
+    assert results['selected_on_test_set'] == ['test_error_best', 'ema_test_error_best']
+    assert (results['seed'], results['steps']) == (0, 12)
+    assert results['wall_time_s'] > 0
+    labeled_ids = (workdir / 'labeled_ids.txt').read_text().split()
+    assert len(labeled_ids) == 50
+    assert results['split_sha256'] == split_sha256(labeled_ids)
+    assert list(workdir.glob('events.out.tfevents.*'))
+
+
+def test_what_is_logged(finished):
+    training = [line for line in read_log(finished[0], without=()) if 'train/loss' in line]
+    assert [line['step'] for line in training] == [2, 4, 6, 8, 10, 12]
+    for name in (
+        'train/pseudo_label_accuracy_before',
+        'train/pseudo_label_accuracy_after',
+        'train/pseudo_label_entropy_before',
+        'train/pseudo_label_change',
+        'train/pseudo_label_clipped',
+        'train/label_grad_norm',
+        'images_per_second',
+    ):
+        assert all(np.isfinite(line[name]) for line in training), name
+    # The mean of lr over steps 0 and 1 of a warm-up of 2, then 0.1, then after steps 8 and 10.
+    assert [line['train/lr'] for line in training] == pytest.approx([0.025, 0.1, 0.1, 0.1, 0.055, 0.0055])
+
+
+def test_training_moves_every_parameter(finished):
+    start = build_experiment(tiny_config()).state.params
+    end = read_state(finished[0])
+    for path, before in jax.tree_util.tree_leaves_with_path(start):
+        after = end["['params']" + jax.tree_util.keystr(path)]
+        assert np.all(np.asarray(before) != after), path
+
+
+def test_a_finished_run_is_reported_and_left_alone(finished, capsys):
+    workdir, results = finished
+    before = contents(workdir)
+    assert train_and_evaluate(tiny_config(ema_decay=0.9), workdir) == results
+    assert 'this run is finished' in capsys.readouterr().out
+    assert contents(workdir) == before
+
+
+def test_another_config_is_refused_by_field(finished):
+    workdir, _ = finished
+    before = contents(workdir)
+    with pytest.raises(UserError, match=r'ema_decay: 0.9 there, 0.0 here; seed: 0 there, 3 here'):
+        train_and_evaluate(tiny_config(seed=3), workdir)
+    assert contents(workdir) == before
+
+
+@pytest.mark.parametrize('step', [2, 6, 8])
+def test_a_run_that_died_continues_bit_for_bit(finished, tmp_path, monkeypatch, step):
+    show = Recorder.show
+
+    def die(recorder, at):
+        show(recorder, at)
+        if at == step:
+            raise RuntimeError('died')
+
+    monkeypatch.setattr(Recorder, 'show', die)
+    with pytest.raises(RuntimeError, match='died'):
+        train_and_evaluate(tiny_config(ema_decay=0.9), tmp_path)
+    monkeypatch.undo()
+    # What a kill leaves: a half-written line, and lines of steps that no checkpoint holds.
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 9, "train/loss": 1.0}\n{"step": 10, "tra')
+    results = train_and_evaluate(tiny_config(ema_decay=0.9), tmp_path)
+    assert_same_state(read_state(finished[0]), read_state(tmp_path))
+    assert read_log(finished[0]) == read_log(tmp_path)
+    same = {name: value for name, value in results.items() if name != 'wall_time_s'}
+    assert same == {name: value for name, value in finished[1].items() if name != 'wall_time_s'}
+
+
+def test_many_steps_a_call_train_the_same(finished, tmp_path):
+    train_and_evaluate(tiny_config(ema_decay=0.9, steps_per_call=3), tmp_path)
+    one, many = read_state(finished[0]), read_state(tmp_path)
+    for name in one:
+        # XLA fuses a loop's body otherwise: equal but for rounding.
+        np.testing.assert_allclose(one[name], many[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_garbage_labels_of_the_unlabeled_pool_change_no_bit(finished, tmp_path, monkeypatch):
+    dataset = sources.load_dataset('digits')
+    labeled_ids = (finished[0] / 'labeled_ids.txt').read_text().split()
+    labeled = np.isin(dataset.train_ids, labeled_ids)
+    garbage = np.random.default_rng(0).integers(-1, 10, len(labeled)).astype(np.int32)
+    spoiled = dataset._replace(train_labels=np.where(labeled, dataset.train_labels, garbage))
+    monkeypatch.setitem(sources.SOURCES, 'digits', lambda: spoiled)
+    # The split is drawn from the labels; here it is given, as it would be with images that have none.
+    (tmp_path / 'labeled_ids.txt').write_text('\n'.join(labeled_ids) + '\n')
+    train_and_evaluate(tiny_config(ema_decay=0.9), tmp_path)
+    assert_same_state(read_state(finished[0]), read_state(tmp_path))
+    assert read_log(finished[0]) != read_log(tmp_path)  # the metrics did see the garbage
+
+
+def test_the_step_is_traced_once(tmp_path, monkeypatch):
+    make_train_step = experiment_module.make_train_step
+    monkeypatch.setattr(
+        experiment_module,
+        'make_train_step',
+        lambda *args, **kwargs: chex.assert_max_traces(make_train_step(*args, **kwargs), n=1),
+    )
+    train_and_evaluate(tiny_config(), tmp_path)
+
+
+@pytest.mark.parametrize(('meta', 'mixup'), [(False, False), (True, False), (False, True)])
+def test_every_row_of_the_ablation_trains(finished, tmp_path, meta, mixup):
+    config = tiny_config(method__meta=meta, method__mixup=mixup)
+    train_and_evaluate(config, tmp_path)
+    training = [line for line in read_log(tmp_path) if 'train/loss' in line]
+    assert ('train/consistency_loss' in training[-1]) == meta
+    assert ('train/pseudo_label_accuracy_before' in training[-1]) == (meta or mixup)
+    assert training[-1]['train/loss'] < training[0]['train/loss']
+    assert (tmp_path / 'labeled_ids.txt').read_text() == (finished[0] / 'labeled_ids.txt').read_text()
+
+
+@pytest.mark.parametrize('dtype', ['auto', 'bfloat16'])
+def test_parameters_are_float32_in_every_dtype(tmp_path, dtype):
+    # Flax's BatchNorm relies on the standard promotion where it normalises bfloat16 by float32 statistics.
+    with jax.numpy_dtype_promotion('standard'):
+        train_and_evaluate(tiny_config(total_steps=4, dtype=dtype), tmp_path)
+    state = read_state(tmp_path)
+    assert {value.dtype.name for value in state.values()} == {'float32', 'int32'}
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(
+        UserError, match=r'the loss is (nan|inf) at step \d+; the last good checkpoint is of step'
+    ):
+        train_and_evaluate(tiny_config(optimizer__lr=1e30), tmp_path)
+    for name, value in read_state(tmp_path).items():
+        assert np.all(np.isfinite(value)), name
+
+
+def test_another_split_is_refused(finished, tmp_path, monkeypatch):
+    def die(recorder, at):
+        raise RuntimeError('died')
+
+    monkeypatch.setattr(Recorder, 'show', die)
+    config = tiny_config(log_every=4)
+    with pytest.raises(RuntimeError):
+        train_and_evaluate(config, tmp_path)
+    monkeypatch.undo()
+    ids = (tmp_path / 'labeled_ids.txt').read_text().split()
+    other = next(name for name in sources.load_dataset('digits').train_ids if name not in ids)
+    (tmp_path / 'labeled_ids.txt').write_text('\n'.join([other, *ids[1:]]) + '\n')
+    with pytest.raises(UserError, match='not the split that this run was trained on'):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_all_labels_leave_nothing_to_learn_from(tmp_path, monkeypatch):
+    dataset = sources.load_dataset('digits')
+    few = np.concatenate([np.flatnonzero(dataset.train_labels == k)[:5] for k in range(10)])
+    small = dataset._replace(
+        train_images=dataset.train_images[few],
+        train_labels=dataset.train_labels[few],
+        train_ids=dataset.train_ids[few],
+    )
+    monkeypatch.setitem(sources.SOURCES, 'digits', lambda: small)
+    with pytest.raises(UserError, match='leaves no unlabeled image'):
+        train_and_evaluate(tiny_config(), tmp_path / 'meta')
+    assert not (tmp_path / 'meta').exists()
+    train_and_evaluate(tiny_config(method__meta=False, method__mixup=False), tmp_path / 'labels')
