@@ -34,7 +34,7 @@ def test_a_class_can_be_used_up():
     smallest = int(np.bincount(LABELS).min())
     chosen = split(num_labels=4 * smallest)
     rarest = np.bincount(LABELS).argmin()
-    assert set(IDS[LABELS == rarest]) <= set(chosen)
+    assert set(IDS[rarest == LABELS]) <= set(chosen)
 
 
 def test_every_image_is_drawn_equally_often():
@@ -43,7 +43,7 @@ def test_every_image_is_drawn_equally_often():
     names, times = np.unique(drawn, return_counts=True)
     assert len(names) == 200
     for label in range(4):
-        members = IDS[LABELS == label]
+        members = IDS[label == LABELS]
         share = 5 / len(members)
         found = times[np.isin(names, members)]
         assert np.all(np.abs(found - 300 * share) < 5 * np.sqrt(300 * share * (1 - share)))
@@ -71,7 +71,7 @@ def test_positions_lead_back_to_the_ids_in_any_order():
 
 
 def test_positions_refuse_a_split_of_other_images():
-    with pytest.raises(UserError, match="2 images .* the first 'x1'"):
+    with pytest.raises(UserError, match=r"2 images .* the first 'x1'"):
         split_positions(IDS, ['x1', 'image000', 'x2'])
     with pytest.raises(UserError, match='twice'):
         split_positions(IDS, ['image000', 'image000'])

@@ -7,7 +7,7 @@ from metasemi_jax.losses import cross_entropy, kl_divergence, squared_error
 
 # softmax(LOGITS) = (½, ¼, ¼) and (⅛, ⅛, ¾).
 PROBS = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
-LOGITS = np.log(PROBS) + [[1.0], [-2.0]]
+LOGITS = np.log(PROBS) + np.array([[1.0], [-2.0]])
 
 
 def test_cross_entropy_by_hand():
