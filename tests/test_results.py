@@ -34,7 +34,7 @@ def test_fewer_evaluations_than_the_median_asks_for():
 def test_table():
     lines = table(summarize(BOTH)).splitlines()
     assert len(lines) == 7
-    assert lines[1].split() == '8.00% raw weights, after the last step'.split()
-    assert lines[5].split() == '9.25% EMA weights, median of the last 20 evaluations'.split()
+    assert lines[1].split(maxsplit=1) == ['8.00%', 'raw weights, after the last step']
+    assert lines[5].split(maxsplit=1) == ['9.25%', 'EMA weights, median of the last 20 evaluations']
     assert [line for line in lines if 'selected on the test set' in line] == [lines[3], lines[6]]
     assert len(table(summarize(RAW)).splitlines()) == 4
