@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metasemi_jax.metrics import add, compute, mean_of, pseudo_label_metrics
+from metasemi_jax.metrics import add, all_finite, compute, mean_of, pseudo_label_metrics
 
 
 def test_mean_of_by_hand():
@@ -54,3 +54,10 @@ def test_compute_works_on_host_sums_too():
 
 def test_nan_stays_visible():
     assert np.isnan(compute(jax.jit(lambda x: {'loss': mean_of(x)})(jnp.array([1.0, jnp.nan])))['loss'])
+
+
+def test_all_finite():
+    tree = {'a': jnp.ones(3), 'b': (jnp.zeros((), jnp.int32), jnp.ones(2, jnp.bfloat16))}
+    assert all_finite(tree)
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        assert not all_finite(tree | {'a': jnp.array([0, bad, 0], jnp.float32)})
