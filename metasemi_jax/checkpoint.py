@@ -1,5 +1,6 @@
 """Orbax checkpoints: the latest two and the best, written in the background."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,18 +21,19 @@ class Restored(NamedTuple):
 
 def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
     """The manager of a run's checkpoints; `close` it, or the last save may be lost."""
-    policy = preservation_policy.AnyPreservationPolicy(
-        [
-            preservation_policy.LatestN(2),
-            # Sorted ascending and the last one kept, hence the minus. A save on SIGTERM has no metric.
-            preservation_policy.BestN(
-                get_metric_fn=lambda metrics: -metrics['test_error'],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+
+    # Sorted ascending and the last one kept, hence the minus.
+    def goodness(metrics: dict[str, float]) -> float:
+        return -metrics['test_error']
+
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(2), preservation_policy.BestN(get_metric_fn=goodness, n=1)]
+        ),
+        # Without it the metrics are not written, and the next process takes the best for any other.
+        best_fn=goodness,
+        cleanup_tmp_directories=True,
     )
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
     return ocp.CheckpointManager(folder, options=options)
 
 
@@ -54,8 +56,9 @@ def save_checkpoint(
     """
     if step in manager.all_steps():
         return
-    # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint.
-    metrics = None if test_error is None else {'test_error': float(test_error)}
+    # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint. A
+    # step that was not evaluated, as on SIGTERM, is never the best.
+    metrics = {'test_error': math.inf if test_error is None else float(test_error)}
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
     manager.save(step, args=items, metrics=metrics)
 

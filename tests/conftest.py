@@ -21,3 +21,11 @@ def x64():
     jax.config.update('jax_enable_x64', True)
     yield
     jax.config.update('jax_enable_x64', before)
+
+
+@pytest.fixture(scope='module')
+def quick_compilation():
+    """For programs that run once on small inputs: XLA skips what makes code fast."""
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)

@@ -16,7 +16,7 @@ def random_crop(images: Array, key: Array, *, pad: int) -> Array:
     """
     if pad == 0:
         return images
-    offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1)
+    offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1, jnp.int32)
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
     def crop(image: Array, offset: Array) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from metasemi_jax.errors import UserError
 from metasemi_jax.models.conv_large import ConvLarge
 from metasemi_jax.models.conv_small import ConvSmall
+from metasemi_jax.models.layers import at_least_float32
 
 MODELS = {'conv_large': ConvLarge, 'conv_small': ConvSmall}
 
@@ -41,4 +42,9 @@ def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) ->
 def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
     """Fresh {'params': ..., 'batch_stats': ...} for images of `image_shape` [H, W, C]."""
     images = jnp.zeros((1, *image_shape), jnp.float32)
-    return jax.jit(lambda k: model.init({'params': k}, images, train=False))(key)
+    # It runs once, and on CPU the optimiser would take 7 s over its random draws.
+    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+    init = jax.jit(lambda k: model.init({'params': k}, images, train=False), compiler_options=options)
+    variables = init(key)
+    # Flax starts running statistics in float32 even where they will be float64 after one step.
+    return jax.tree.map(lambda leaf: leaf.astype(at_least_float32(model.dtype)), variables)

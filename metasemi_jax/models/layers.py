@@ -26,7 +26,7 @@ def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
 
 def at_least_float32(dtype: Dtype) -> Dtype:
     """The dtype for parameters, statistics and logits where the network computes in `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def batch_norm(train: bool, dtype: Dtype, name: str) -> nn.BatchNorm:

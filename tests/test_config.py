@@ -1,0 +1,130 @@
+import json
+
+import ml_collections
+import pytest
+
+from configs import default, digits
+from metasemi_jax.config import check_config, differing_fields, flatten
+from metasemi_jax.errors import UserError
+
+
+def changed(**fields):
+    config = digits.get_config()
+    config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
+    return config
+
+
+def test_flatten_by_hand():
+    config = ml_collections.ConfigDict({'a': 1, 'b': {'c': (1, 2), 'd': {'e': None}}, 'f': 'x'})
+    flat = {'a': 1, 'b.c': [1, 2], 'b.d.e': None, 'f': 'x'}
+    assert flatten(config) == flat
+    assert flatten({'a': 1, 'b': {'c': [1, 2], 'd': {'e': None}}, 'f': 'x'}) == flat
+
+
+def test_a_config_read_back_does_not_differ():
+    config = digits.get_config()
+    read_back = json.loads(json.dumps(config.to_dict()))
+    assert flatten(config) == flatten(read_back)
+    assert differing_fields(read_back, config) == []
+
+
+def test_differing_fields_are_named_with_both_values():
+    old = digits.get_config().to_dict()
+    del old['method']['meta']
+    old['gone'] = 3
+    old['optimizer']['milestones'] = (3, 4)
+    new = changed(seed=4, optimizer__milestones=(1, 2))
+    assert differing_fields(old, new) == [
+        'gone: 3 there, absent here',
+        'method.meta: absent there, True here',
+        'optimizer.milestones: [3, 4] there, [1, 2] here',
+        'seed: 0 there, 4 here',
+    ]
+
+
+def test_every_experiment_passes():
+    from configs import cifar10, cifar100, svhn
+
+    for experiment in (digits, svhn, cifar10, cifar100):
+        check_config(experiment.get_config())
+
+
+POSITIVE = [
+    'total_steps',
+    'batch_size',
+    'log_every',
+    'eval_every',
+    'eval_batch_size',
+    'checkpoint_every',
+    'data.num_labels',
+    'method.mixup_gamma',
+    'method.epsilon',
+]
+NOT_NEGATIVE = [
+    'seed',
+    'steps_per_call',
+    'data.pad',
+    'method.rampup_steps',
+    'method.meta_lr',
+    'method.consistency_weight',
+    'optimizer.lr',
+    'optimizer.warmup_steps',
+    'optimizer.weight_decay',
+]
+SHARES = ['ema_decay', 'optimizer.momentum', 'model.dropout_rate']
+
+
+def with_value(name, value):
+    kind = type(flatten(digits.get_config())[name])
+    return changed(**{name: value if kind is type(None) else kind(value)})
+
+
+def refused(config, message):
+    with pytest.raises(UserError, match=message) as caught:
+        check_config(config)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', POSITIVE)
+def test_more_than_zero(name):
+    for value in (0, -1):
+        refused(with_value(name, value), f'^{name}={value}.* must be more than 0$')
+    check_config(with_value(name, 1))
+
+
+@pytest.mark.parametrize('name', NOT_NEGATIVE)
+def test_not_negative(name):
+    refused(with_value(name, -1), f'^{name}=-1.* must not be negative$')
+    check_config(with_value(name, 0))
+
+
+@pytest.mark.parametrize('name', SHARES)
+def test_shares(name):
+    for value in (-0.1, 1.0, 2.0):
+        refused(with_value(name, value), f'^{name}={value} must be at least 0 and less than 1$')
+    check_config(with_value(name, 0.0))
+    check_config(with_value(name, 0.99))
+
+
+@pytest.mark.parametrize('name', ['method.mixup_gamma', 'method.epsilon', 'optimizer.lr', *SHARES])
+def test_not_a_number(name):
+    refused(with_value(name, float('nan')), f'^{name}=nan must')
+
+
+def test_choices():
+    refused(changed(dtype='float16'), r"^dtype 'float16' is unknown; choose one of auto, bfloat16, float32$")
+    refused(
+        changed(method__estimator='jpv'),
+        r"^method.estimator 'jpv' is unknown; choose one of exact, finite_difference, jvp$",
+    )
+
+
+def test_channels():
+    refused(changed(data__mean=(0.5,)), 'data.mean and data.std')
+    refused(changed(data__std=(0.5,)), 'data.mean and data.std')
+    refused(changed(data__mean=(0.5, 0.5), data__std=(0.5, 0.0)), 'data.std=.* must be more than 0 in every')
+    check_config(changed(data__mean=(0.5,), data__std=(0.5,)))
+
+
+def test_every_field_of_the_checks_exists():
+    assert set(POSITIVE + NOT_NEGATIVE + SHARES) <= set(flatten(default.get_config()))

@@ -1,0 +1,85 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metasemi_jax.data.augment import normalize
+from metasemi_jax.evaluate import make_evaluate, place_eval_data
+
+MEAN, STD = 0.3, 0.2
+
+
+class Linear:
+    """The smallest network of the interface that `make_evaluate` asks for."""
+
+    @staticmethod
+    def apply(variables, images, *, train):
+        assert not train
+        return images.reshape(len(images), -1) @ variables['params']
+
+
+def by_numpy(weights, images, labels):
+    logits = ((images.reshape(len(images), -1) / 255 - MEAN) / STD) @ weights.astype(np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return 100 * np.mean(logits.argmax(axis=1) != labels), -np.mean(log_probs[np.arange(len(labels)), labels])
+
+
+@pytest.fixture(scope='module')
+def evaluate():
+    return make_evaluate(Linear(), functools.partial(normalize, mean=(MEAN,), std=(STD,)))
+
+
+@pytest.mark.parametrize('batch_size', [5, 10, 100])
+@pytest.mark.parametrize('count', [1, 7, 10, 23])
+def test_exact_for_any_number_of_images(evaluate, count, batch_size):
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 4, 4, 1)).astype(np.uint8)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    weights = rng.normal(0, 0.1, (16, 3)).astype(np.float32)
+    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=batch_size))
+    error, loss = by_numpy(weights, images, labels)
+    np.testing.assert_allclose(found['error'], error, rtol=1e-12)
+    np.testing.assert_allclose(found['loss'], loss, rtol=1e-5)
+    assert type(found['error']) is type(found['loss']) is float
+
+
+def test_percentages_are_the_nearest_floats(evaluate):
+    # 100 · (34 / 500) would be 6.800000000000001.
+    images, labels = np.zeros((500, 1, 1, 1), np.uint8), np.arange(500) < 34
+    found = evaluate({'params': np.zeros((1, 2), np.float32)}, place_eval_data(images, labels, batch_size=64))
+    assert found['error'] == 6.8
+
+
+def test_padding_would_be_right_if_it_counted(evaluate):
+    # A network that calls every image class 0, the padding's stand-in label; all labels are 1.
+    images, labels = np.zeros((7, 1, 1, 1), np.uint8), np.ones(7, np.int32)
+    weights = np.array([[-1.0, 1.0]], np.float32)
+    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=5))
+    assert found['error'] == 100
+
+
+def test_data_on_the_device():
+    images = np.arange(7, dtype=np.uint8)[:, None, None, None] + 1
+    data = place_eval_data(images, np.arange(7), batch_size=5)
+    assert data.images.shape == (2, 5, 1, 1, 1)
+    assert data.images.dtype == jnp.uint8
+    np.testing.assert_array_equal(data.labels, [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1]])
+    np.testing.assert_array_equal(data.images.ravel(), [1, 2, 3, 4, 5, 6, 7, 0, 0, 0])
+
+
+def test_one_compilation_serves_every_batch_and_evaluation():
+    traces = []
+
+    class Traced(Linear):
+        @staticmethod
+        def apply(variables, images, *, train):
+            traces.append(images.shape)
+            return Linear.apply(variables, images, train=train)
+
+    evaluate = make_evaluate(Traced(), lambda images: images.astype(jnp.float32))
+    data = place_eval_data(np.zeros((23, 2, 2, 1), np.uint8), np.zeros(23, np.int32), batch_size=10)
+    for seed in range(2):
+        evaluate({'params': jax.random.normal(jax.random.key(seed), (4, 3))}, data)
+    assert traces == [(10, 2, 2, 1)]

@@ -1,0 +1,90 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from metasemi_jax.interrupt import stop_on_signals
+
+WAITER = """
+import sys, time
+from metasemi_jax.interrupt import stop_on_signals
+with stop_on_signals() as stop:
+    print('ready', flush=True)
+    while not stop:
+        time.sleep(0.01)
+    print(stop.name, flush=True)
+    if sys.argv[1] == 'hang':
+        time.sleep(60)
+sys.exit(stop.exit_code)
+"""
+
+
+def start(mode):
+    process = subprocess.Popen(
+        [sys.executable, '-c', WAITER, mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == 'ready\n'
+    return process
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_noted_and_gives_the_exit_code(number, code):
+    process = start('leave')
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert out == f'{number.name}\n'
+    assert process.returncode == code
+
+
+@pytest.mark.parametrize('first', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('second', [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_program_that_hangs(first, second):
+    process = start('hang')
+    process.send_signal(first)
+    assert process.stdout.readline() == f'{first.name}\n'
+    process.send_signal(second)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -second
+    assert ('KeyboardInterrupt' in errors) == (second == signal.SIGINT)
+
+
+main_thread_only = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason='only the main thread has handlers'
+)
+
+
+@main_thread_only
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with stop_on_signals() as stop:
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+        assert not stop
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    with pytest.raises(RuntimeError), stop_on_signals():
+        raise RuntimeError
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@main_thread_only
+def test_in_this_process():
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+        assert (stop.name, stop.exit_code) == ('SIGTERM', 143)
+
+
+def test_outside_the_main_thread_nothing_is_changed():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with stop_on_signals() as stop:
+            seen.append((bool(stop), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]

@@ -1,0 +1,157 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metasemi_jax.batch import Batch
+from metasemi_jax.data.augment import random_crop
+from metasemi_jax.metrics import compute, mean_of
+from metasemi_jax.models import create_model, init_variables
+from metasemi_jax.multi_step import call_ends, make_run_steps, stack_host_batches
+from metasemi_jax.optimizer import sgd_momentum, warmup_piecewise_schedule
+from metasemi_jax.train_step import TrainState, make_train_step
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.mark.parametrize(
+    ('start', 'total', 'max_steps', 'cadences', 'ends'),
+    [
+        (0, 5, 1, (), [1, 2, 3, 4, 5]),
+        (0, 10, 3, (4,), [3, 4, 7, 8, 10]),
+        (0, 10, 100, (4, 6), [4, 6, 8, 10]),
+        (5, 12, 3, (4,), [8, 11, 12]),
+        (4, 8, 3, (4,), [7, 8]),
+        (0, 7, 100, (), [7]),
+        (7, 7, 3, (2,), []),
+        (0, 4, 3, (1,), [1, 2, 3, 4]),
+    ],
+)
+def test_call_ends_by_hand(start, total, max_steps, cadences, ends):
+    assert list(call_ends(start, total, max_steps, cadences)) == ends
+
+
+def test_stacked_batches_are_filled_up():
+    batches = iter([(np.array([i, i]), np.array([-i])) for i in range(5)])
+    first, second = stack_host_batches(batches, 2, 3)
+    np.testing.assert_array_equal(first, [[0, 0], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(second, [[0], [-1], [-1]])
+    # The next call goes on where this one stopped.
+    np.testing.assert_array_equal(stack_host_batches(batches, 1, 1)[0], [[2, 2]])
+
+
+class Job:
+    """Real steps of a small network in float64, where the order of additions is not seen."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.traces = []
+        model = create_model('conv_small', 3, width=2, dtype=jnp.float64)
+        tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
+        train_step = make_train_step(
+            model,
+            tx,
+            lr_schedule=warmup_piecewise_schedule(0.1, warmup_steps=4, milestones=()),
+            consistency_schedule=lambda step: jnp.ones(()),
+            mixup_gamma=1.0,
+            ema_decay=0.9,
+        )
+
+        def counted_step(state, batch, key):
+            self.traces.append(batch)
+            return train_step(state, batch, key)
+
+        def to_batch(device_data, index, key):
+            images, labels = device_data
+            cropped = random_crop(images[index], key, pad=1)
+            return Batch(cropped, labels[index], images[index + 1], labels[index + 1])
+
+        self.start = jax.device_get(
+            TrainState.create(init_variables(model, jax.random.key(0), (4, 4, 1)), tx, with_ema=True)
+        )
+        self.data = rng.normal(size=(20, 4, 4, 1)), rng.integers(0, 3, 20).astype(np.int32)
+        self.indices = rng.integers(0, 19, (7, 4))
+        self.single = make_run_steps(counted_step, to_batch, max_steps=1)
+        self.many = make_run_steps(counted_step, to_batch, max_steps=3)
+
+    def call(self, run_steps, state, indices, count):
+        return jax.device_get(run_steps(state, self.data, indices, count, jax.random.key(5)))
+
+    def one_by_one(self, count):
+        state, sums = self.start, []
+        for i in range(count):
+            state, step_sums = self.call(self.single, state, self.indices[i : i + 1], 1)
+            sums.append(step_sums)
+        return state, jax.tree.map(lambda *pairs: np.sum(pairs, axis=0), *sums)
+
+
+@pytest.fixture(scope='module')
+def job():
+    # Flax's BatchNorm cannot do float64 under strict promotion.
+    with jax.enable_x64(True), jax.numpy_dtype_promotion('standard'):
+        yield Job()
+
+
+def assert_close(first, second, rtol=1e-9):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12), first, second)
+
+
+def test_three_steps_in_one_call_are_three_calls(job):
+    state, sums = job.call(job.many, job.start, job.indices[:3], 3)
+    expected, expected_sums = job.one_by_one(3)
+    assert int(state.step) == 3
+    assert_close(state, expected)
+    # Metrics are float32.
+    assert_close(sums, expected_sums, rtol=1e-5)
+    assert sums['loss'][1] == 3
+
+
+def test_calls_of_any_length_make_the_same_run(job):
+    state = job.start
+    for first, count in ((0, 3), (3, 1), (4, 2), (6, 1)):
+        filled = np.resize(job.indices[first : first + count], (3, 4))
+        state, _ = job.call(job.many, state, filled, count)
+    assert_close(state, job.one_by_one(7)[0])
+
+
+def test_what_lies_beyond_the_count_is_not_used(job):
+    results = []
+    for rest in (job.indices[1:3], np.full((2, 4), 10**6)):
+        indices = np.concatenate([job.indices[:1], rest])
+        results.append(job.call(job.many, job.start, indices, 1))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    assert_close(results[0][0], job.one_by_one(1)[0])
+
+
+def test_each_step_has_numbers_of_its_own(job):
+    # The same batch twice: crops, mix-up and dropout differ by the step alone.
+    indices = np.stack([job.indices[0]] * 2)
+    state, first = job.call(job.single, job.start, indices[:1], 1)
+    again = job.call(job.single, job.start, indices[:1], 1)[1]
+    later = job.call(job.single, job.start.replace(step=np.int32(1)), indices[:1], 1)[1]
+    np.testing.assert_array_equal(first['loss'], again['loss'])
+    assert later['loss'][0] != first['loss'][0]
+    assert int(state.step) == 1
+
+
+def test_one_compilation_serves_every_count_and_step(job):
+    job.one_by_one(1)
+    job.call(job.many, job.start, job.indices[:3], 2)
+    traced = len(job.traces)
+    job.one_by_one(3)
+    for count in (1, 2, 3):
+        job.call(job.many, job.start, job.indices[:3], count)
+    assert len(job.traces) == traced
+    assert job.single._cache_size() == job.many._cache_size() == 1
+
+
+def test_sums_start_from_zero_each_call():
+    def step(state, batch, key):
+        return state.replace(step=state.step + 1), {'x': mean_of(batch)}
+
+    run_steps = make_run_steps(step, lambda data, x, key: x, max_steps=4)
+    state = TrainState(jnp.int32(0), {}, {}, (), {})
+    for values, mean in (([1.0, 2.0, 6.0, 99.0], 3.0), ([7.0, 8.0, 9.0, 99.0], 8.0)):
+        state, sums = run_steps(state, (), np.array(values, np.float32), 3, jax.random.key(0))
+        assert compute(sums) == {'x': mean}
+    assert int(state.step) == 6
