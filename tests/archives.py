@@ -1,6 +1,7 @@
 """Tiny archives in the real formats, which TFDS's builders are made to expect."""
 
 import hashlib
+import importlib
 import io
 import sys
 import tarfile
@@ -8,21 +9,25 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
-from runs import ROOT
+import pytest
 from scipy.io import savemat
 
 CIFAR10_CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 
 
-@classmethod
-def find_spec_without_tensorflow(cls, fullname, path=None, target=None):
-    """In place of `PathFinder.find_spec`, it hides an installed TensorFlow."""
-    if fullname.partition('.')[0] == 'tensorflow':
-        return None
-    return _find_spec(fullname, path, target)
+def hide_tensorflow(monkeypatch):
+    """Make an installed TensorFlow invisible."""
+    find_spec = PathFinder.find_spec
 
+    def find_spec_without_tensorflow(fullname, path=None, target=None):
+        if fullname.partition('.')[0] == 'tensorflow':
+            return None
+        return find_spec(fullname, path, target)
 
-_find_spec = PathFinder.find_spec
+    assert 'tensorflow' not in sys.modules
+    monkeypatch.setattr(PathFinder, 'find_spec', find_spec_without_tensorflow)
+    with pytest.raises(ImportError):
+        importlib.import_module('tensorflow')
 
 
 def random_images(count, seed=0):
@@ -116,32 +121,39 @@ def url_infos_of(name, folder, *, base_url=None):
             content = path.read_bytes()
             size, checksum = tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest()
             new_url = f'{base_url}/{info.filename}' if base_url else url
-            changes |= {url: None, new_url: type(info)(size, checksum, info.filename)}
+            changes |= {url: None} if base_url else {}
+            changes |= {new_url: type(info)(size, checksum, info.filename)}
     return changes
 
 
-def expect_archives(name, folder):
-    """For a process of its own; tests in this one use a fixture that undoes it."""
+def expect_archives(monkeypatch, name, folder, *, base_url=None):
+    """The stock builder takes the archives in `folder` for the real ones."""
     import tensorflow_datasets as tfds
 
-    tfds.builder_cls(name).url_infos.update(url_infos_of(name, folder))
+    url_infos = tfds.builder_cls(name).url_infos
+    for url, info in url_infos_of(name, folder, base_url=base_url).items():
+        if info is None:
+            monkeypatch.delitem(url_infos, url)
+        else:
+            monkeypatch.setitem(url_infos, url, info)
 
 
 # What a fresh interpreter does before the user's command: no TensorFlow, and the tiny archives' sums.
 PRELUDE = """
 import resource, runpy, sys
 tests, name, folder, max_file_bytes, *sys.argv = sys.argv[1:]
-sys.path[:0] = [tests, sys.argv[0].rpartition('/')[0]]
-from archives import PathFinder, expect_archives, find_spec_without_tensorflow
-PathFinder.find_spec = find_spec_without_tensorflow
-expect_archives(name, folder)
+sys.path[:0] = [tests, tests.rpartition('/')[0]]
+from pytest import MonkeyPatch
+from archives import expect_archives, hide_tensorflow
+hide_tensorflow(MonkeyPatch())
+expect_archives(MonkeyPatch(), name, folder)
 if int(max_file_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(max_file_bytes),) * 2)
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
 
-def main_command(name, folder, *flags, max_file_bytes=0):
-    """`python main.py FLAGS` where TFDS expects the archives in `folder`, and longer files fail."""
+def command(name, folder, script, *flags, max_file_bytes=0):
+    """`python SCRIPT FLAGS` where TFDS expects the archives in `folder`, and longer files fail."""
     prelude = [sys.executable, '-c', PRELUDE, str(Path(__file__).parent), name, str(folder)]
-    return [*prelude, str(max_file_bytes), str(ROOT / 'main.py'), *map(str, flags)]
+    return [*prelude, str(max_file_bytes), str(script), *map(str, flags)]

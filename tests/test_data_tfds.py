@@ -1,5 +1,6 @@
 """SVHN and CIFAR from tiny archives in the real formats, prepared by TFDS's own builders."""
 
+import functools
 import importlib
 import json
 import shutil
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from archives import WRITERS, url_infos_of
+from archives import WRITERS, expect_archives, hide_tensorflow
 from runs import ROOT, contents
 
 from metasemi_jax.data import tfds_sources
@@ -31,25 +32,12 @@ CLASSES = {
 
 @pytest.fixture(autouse=True)
 def no_tensorflow(monkeypatch):
-    assert 'tensorflow' not in sys.modules
-    monkeypatch.setattr(archives.PathFinder, 'find_spec', archives.find_spec_without_tensorflow)
-    with pytest.raises(ImportError):
-        importlib.import_module('tensorflow')
+    hide_tensorflow(monkeypatch)
 
 
 @pytest.fixture
 def expect(monkeypatch):
-    """expect(name, folder): the stock builder takes the archives in `folder` for the real ones."""
-
-    def expect(name, folder, **kwargs):
-        url_infos = tfds.builder_cls(name).url_infos
-        for url, info in url_infos_of(name, folder, **kwargs).items():
-            if info is None:
-                monkeypatch.delitem(url_infos, url)
-            else:
-                monkeypatch.setitem(url_infos, url, info)
-
-    return expect
+    return functools.partial(expect_archives, monkeypatch)
 
 
 @pytest.fixture(scope='module')

@@ -2,9 +2,9 @@
 
 By themselves they open files, unpack archives and encode PNGs by TensorFlow (1.3 GB). So while one of them
 prepares, its `_split_generators` is replaced by a function that reads the archive with SciPy or tarfile and
-yields PIL images. Keys, ids and labels are the same, hence TFDS's order too; and all the rest is the stock
-builder: name, version, features, checksums, shards. A subclass would not do: TFDS refuses a second class of
-the same name.
+yields encoded images. Keys, ids and labels are the same, hence TFDS's order too; and all the rest is the
+stock builder: name, version, features, checksums, shards. A subclass would not do: TFDS refuses a second
+class of the same name.
 """
 
 import contextlib
@@ -36,10 +36,12 @@ from metasemi_jax.data.original_files import (
     innermost,
     originals_of,
 )
+from metasemi_jax.data.png import encode_png
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import ProgressLine
 
 SPLITS = ('train', 'test')
+READ_TOGETHER = 500  # records
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Downloader = Callable[[str], Path]  # file name -> local path
 
@@ -186,12 +188,10 @@ def _split_generators(count: Callable[[int], None]) -> Callable[[Any, Any], dict
 
 
 def _examples(prefix: str, split: ArchiveSplit, digits: int, count: Callable[[], None]) -> Iterator:
-    from PIL import Image
-
     for i, image in enumerate(split.images):
         count()
         labels = {feature: int(values[i]) for feature, values in split.labels.items()}
-        yield i, {'id': f'{prefix}{i:0{digits}d}', 'image': Image.fromarray(image), **labels}
+        yield i, {'id': f'{prefix}{i:0{digits}d}', 'image': encode_png(image), **labels}
 
 
 def decode(builder: Any, count: Callable[[int], None]) -> dict[str, np.ndarray]:
@@ -230,11 +230,13 @@ def _decode_split(builder: Any, split: str, count: Callable[[], None]) -> dict[s
     images = np.empty((len(source), *builder.info.features['image'].shape), np.uint8)
     labels = np.empty(len(source), np.int32)
     ids = []
-    for i, example in enumerate(source):
-        count()
-        images[i] = np.asarray(Image.open(io.BytesIO(example['image'])))
-        labels[i] = example['label']
-        ids.append(example['id'].decode())
+    for start in range(0, len(source), READ_TOGETHER):
+        together = range(start, min(start + READ_TOGETHER, len(source)))
+        for i, example in zip(together, source.__getitems__(together), strict=True):
+            count()
+            images[i] = np.asarray(Image.open(io.BytesIO(example['image'])))
+            labels[i] = example['label']
+            ids.append(example['id'].decode())
     if len(set(ids)) != builder.info.splits[split].num_examples:
         raise ValueError(f'{len(set(ids))} different ids in {split}')
     order = np.argsort(ids)
