@@ -132,7 +132,7 @@ def finite_difference(
       The meta-gradient [B, K], of the dtype of `pseudo_labels`; zero where ∇L_l is zero.
     """
     direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
-    norm = optax.global_norm(direction)
+    norm = optax.tree.norm(direction)
     # A zero gradient would make ε infinite and the result NaN; with ε = epsilon the difference is exactly 0.
     step = epsilon / jnp.where(norm > 0, norm, jnp.ones_like(norm))
     inner_grad = jax.grad(inner_loss, argnums=1)

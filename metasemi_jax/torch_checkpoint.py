@@ -28,7 +28,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         import torch
     except ImportError as error:
         raise UserError(
-            f'reading {path} needs PyTorch, which is not installed; `pip install torch`, the CPU build will do'
+            f'{path} needs PyTorch to be read, which is missing: `pip install torch`, the CPU build will do'
         ) from error
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalar_globals()):

@@ -145,7 +145,7 @@ def _pseudo_labels(
     return jax.lax.stop_gradient(
         {
             'label_loss': label_loss,
-            'label_grad_norm': optax.global_norm(label_grad),
+            'label_grad_norm': optax.tree.norm(label_grad),
             'initial_pseudo': initial,
             'meta_gradient': meta_gradient,
             'updated_pseudo': updated,

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metasemi_jax.errors import UserError
 from metasemi_jax.models.layers import (
     Dtype,
     batch_norm,
@@ -29,6 +30,9 @@ class ShakeShake26(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
+        if x.shape[1] % 4 or x.shape[2] % 4:
+            size = f'{x.shape[1]}×{x.shape[2]}'
+            raise UserError(f"model 'shake_shake26' needs sides that are multiples of 4, not {size}")
         x = conv(16, 3, dtype=self.dtype, name='conv1')(x.astype(self.dtype))
         for stage, stride in enumerate((1, 2, 2)):
             for i in range(4):
