@@ -104,10 +104,8 @@ def _make_step(model, tx: optax.GradientTransformation, run: dict[str, np.ndarra
     return step
 
 
-def _summary(
-    kind: str, tensors: dict[str, np.ndarray], run: dict[str, np.ndarray], names: str = 'param_names'
-):
-    arrays = [tensors[key].astype(np.float64) for key in run[names]]
+def _summary(kind: str, tensors: dict[str, np.ndarray], names: np.ndarray) -> dict[str, np.ndarray]:
+    arrays = [tensors[key].astype(np.float64) for key in names]
     heads = [np.pad(array.ravel()[:4], (0, max(0, 4 - array.size))) for array in arrays]
     return {f'{kind}_norm': np.array([np.linalg.norm(a) for a in arrays]), f'{kind}_head': np.array(heads)}
 
