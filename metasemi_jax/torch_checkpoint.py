@@ -80,9 +80,7 @@ def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -
 def _refusal(message: str) -> str:
     # PyTorch's own words advise to load the file with `weights_only=False`, which is how it would be run.
     if found := re.search(r'GLOBAL (\S+)', message):
-        return (
-            f'would run {found[1]} when loaded; a checkpoint of weights alone is needed, and this was not run'
-        )
+        return f'would run {found[1]} when loaded; it was not run: a checkpoint must hold weights alone'
     return 'is no PyTorch checkpoint, or a damaged one'
 
 
