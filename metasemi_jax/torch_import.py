@@ -23,6 +23,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from metasemi_jax.checkpoint import open_checkpoints, save_checkpoint
+from metasemi_jax.command import config_first, parse_flags
 from metasemi_jax.config import check_config
 from metasemi_jax.data.sources import load_dataset
 from metasemi_jax.data.splits import class_balanced_split, split_sha256
@@ -219,23 +220,13 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> tuple[str, str, Any, list[str]]:
     """The checkpoint's file, the workdir, the config, and the arguments that give main.py the same config."""
-    # ml_collections takes overrides only behind the --config that they change.
-    config_file, rest, remaining = os.path.relpath(DEFAULT_CONFIG), [], iter(argv[1:])
-    for arg in remaining:
-        name, _, value = arg.partition('=')
-        if name in ('--config', '-config'):
-            config_file = value or next(remaining, '')
-        else:
-            rest.append(arg)
-    if not Path(config_file).is_file():
-        raise UserError(f'--config={config_file}: there is no such file; the experiments are in configs/')
-    argv = [argv[0], f'--config={config_file}', *rest]
+    argv = config_first(argv, Path(os.path.relpath(DEFAULT_CONFIG)))
     # Flags of its own, so that a program may import this module beside `main.py`.
     values = flags.FlagValues()
     flags.DEFINE_string('model', None, "The checkpoint's network.", flag_values=values)
     flags.DEFINE_string('workdir', None, 'Folder of the run; a new one.', flag_values=values)
     config_flags.DEFINE_config_file('config', None, 'The run.', flag_values=values, sys_argv=argv)
-    files = _parse_flags(values, argv)
+    files = parse_flags(values, argv)[1:]
     if len(files) != 1:
         usage = 'python -m metasemi_jax.torch_import model_best.pth --model=conv_large --workdir=...'
         raise UserError(f'name one checkpoint: {usage}')
@@ -247,17 +238,6 @@ def _parse(argv: list[str]) -> tuple[str, str, Any, list[str]]:
         config.model.name = model
         overrides.append(f'--config.model.name={model}')
     return files[0], values['workdir'].value, config, overrides
-
-
-def _parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    try:
-        return values(argv)[1:]
-    except (AttributeError, KeyError) as error:
-        field = str(error.args[0]).splitlines()[0].strip('\'"')
-        raise UserError(f"unknown config field '{field}'; configs/default.py lists them all") from error
-    # A config file is Python and may fail in any way; whichever it is, its user wants the one line.
-    except Exception as error:
-        raise UserError(' '.join(str(error).split()) or type(error).__name__) from error
 
 
 if __name__ == '__main__':

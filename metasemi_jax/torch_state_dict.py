@@ -38,7 +38,6 @@ _MODULES = {
     'resnet50': _RESIDUAL,
     'shake_shake26': _RESIDUAL,
 }
-_STATISTICS = ('running_mean', 'running_var')
 _PARAMETERS = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
 # In which order PyTorch's modules register their children, and hence `model.parameters()` lists them.
