@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test test-torch lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python main.py
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n 2
+
+# Reading a .pth file is the one thing that needs PyTorch; the other tests of torch_import run without it.
+test-torch: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pytest tests/test_torch_import.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -32,27 +32,19 @@ def run_command(main: Callable[[], None], *, default_config: Path) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _fail('nobody reads the output any more; the same command continues from the last checkpoint')
 
-    app.run(guarded_main, flags_parser=lambda argv: _parse(argv, default_config))
+    def parse(argv: list[str]) -> list[str]:
+        # ml_collections takes field overrides from sys.argv.
+        sys.argv = config_first(argv, default_config)
+        try:
+            return parse_flags(flags.FLAGS, sys.argv)
+        except UserError as error:
+            _fail(str(error))
+
+    app.run(guarded_main, flags_parser=parse)
 
 
-def _parse(argv: list[str], default_config: Path) -> list[str]:
-    # ml_collections takes field overrides from sys.argv, and only behind the --config that they change.
-    sys.argv = _config_first(argv, default_config)
-    path = Path(sys.argv[1].removeprefix('--config=').split(':')[0])
-    if not path.is_file():
-        _fail(f'--config={path}: there is no such file; the experiments are in configs/')
-    try:
-        rest = flags.FLAGS(sys.argv)
-        flags.FLAGS['config'].value.lock()
-    except (AttributeError, KeyError) as error:
-        _fail(f'unknown config field {_one_line(error)}; configs/default.py lists them all')
-    # A config file is Python, which may fail in any way.
-    except Exception as error:
-        _fail(_one_line(error))
-    return rest
-
-
-def _config_first(argv: list[str], default_config: Path) -> list[str]:
+def config_first(argv: list[str], default_config: Path) -> list[str]:
+    """`argv` with one --config=FILE ahead of all flags, where ml_collections wants it, or the default's."""
     config, rest = f'--config={default_config}', []
     remaining = iter(argv[1:])
     for arg in remaining:
@@ -62,6 +54,28 @@ def _config_first(argv: list[str], default_config: Path) -> list[str]:
         else:
             rest.append(arg)
     return [argv[0], config, *rest]
+
+
+def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Parse `argv`, as `config_first` orders it, into `values`; returns what is no flag, the program first.
+
+    Raises:
+      UserError: an unknown flag or field, a value of another type, a config file that is missing or fails.
+    """
+    path = Path(argv[1].removeprefix('--config=').split(':')[0])
+    if not path.is_file():
+        raise UserError(f'--config={path}: there is no such file; the experiments are in configs/')
+    try:
+        rest = values(argv)
+        values['config'].value.lock()
+    except (AttributeError, KeyError) as error:
+        raise UserError(
+            f'unknown config field {_one_line(error)}; configs/default.py lists them all'
+        ) from error
+    # A config file is Python, which may fail in any way; whichever it is, its user wants the one line.
+    except Exception as error:
+        raise UserError(_one_line(error)) from error
+    return rest
 
 
 def _one_line(error: Exception) -> str:

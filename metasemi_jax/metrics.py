@@ -1,5 +1,7 @@
 """Metrics as (sum, count) pairs on the device, divided once on the host."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,3 +38,9 @@ def compute(metrics: Metrics) -> dict[str, float]:
     """Means as Python floats; a metric without a single entry is left out. Waits for the device."""
     host = {name: np.asarray(pair, float) for name, pair in jax.device_get(metrics).items()}
     return {name: float(total / count) for name, (total, count) in host.items() if count > 0}
+
+
+@jax.jit
+def all_finite(tree: Any) -> Array:
+    """Whether no entry of any array is infinite or NaN: bool scalar."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

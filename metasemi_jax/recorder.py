@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from metasemi_jax import metrics
 from metasemi_jax.checkpoint import save_checkpoint
 from metasemi_jax.errors import UserError
-from metasemi_jax.metrics import Metrics
+from metasemi_jax.metrics import Metrics, all_finite
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.results import Evaluation
 from metasemi_jax.run_log import RunLog
@@ -64,21 +64,19 @@ class Recorder:
         means = metrics.compute(sums)
         speed = self._pace.images_per_second(step)
         if not math.isfinite(means['loss']):
-            raise UserError(
-                f'the loss is {means["loss"]} at step {step}; the last good checkpoint is of step '
-                f'{self._manager.latest_step() or 0}. Lower optimizer.lr in a new --workdir'
-            )
+            raise self._diverged(f'the loss is {means["loss"]}', step)
         self._log.write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': speed})
         self._loss, self._speed = means['loss'], speed
 
     def show(self, step: int) -> None:
         """Renew the progress line, and leave what was done since `log` out of the pace."""
-        errors = f'test error {self.history[-1].error:.2f}%  ' if self.history else ''
+        errors = f'  test error {self.history[-1].error:.2f}%' if self.history else ''
         if self.history and self.history[-1].ema_error is not None:
-            errors += f'EMA {self.history[-1].ema_error:.2f}%  '
+            errors += f' (EMA {self.history[-1].ema_error:.2f}%)'
+        # The speed comes last: a narrow terminal cuts it off first.
         self._progress.show(
-            f'step {step}/{self._total_steps}  loss {self._loss:.4f}  {errors}'
-            f'{self._speed:,.0f} images/s  {duration(self._pace.seconds_to_go(step))} to go'
+            f'step {step}/{self._total_steps}  loss {self._loss:.4f}{errors}  '
+            f'{duration(self._pace.seconds_to_go(step))} to go  {self._speed:,.0f} images/s'
         )
         self._pace.resume(step)
 
@@ -97,7 +95,13 @@ class Recorder:
         return lowest
 
     def save(self, step: int, state: TrainState) -> None:
-        """Start to write a checkpoint."""
+        """Start to write a checkpoint.
+
+        Raises:
+          UserError: a parameter is no longer finite; then nothing is written.
+        """
+        if not all_finite(state.params):
+            raise self._diverged('a parameter is not finite', step)
         record = {
             'history': [list(evaluation) for evaluation in self.history],
             'seconds': self.seconds,
@@ -106,3 +110,9 @@ class Recorder:
         evaluated = self.history and self.history[-1].step == step
         test_error = self.history[-1].error if evaluated else None
         save_checkpoint(self._manager, state, record, step=step, test_error=test_error)
+
+    def _diverged(self, what: str, step: int) -> UserError:
+        return UserError(
+            f'{what} at step {step}; the last good checkpoint is of step {self._manager.latest_step() or 0}. '
+            'Start again in a new --workdir with a lower optimizer.lr'
+        )

@@ -81,6 +81,9 @@ def _run(
             record=record,
         )
         recorder.say(f'{files.path}: ' + (f'continuing after step {start}' if start else 'starting'))
+        if start == config.total_steps and not recorder.history:
+            # Imported after its last step: nothing is left to train, and nothing was evaluated here.
+            recorder.evaluate(start, state, experiment.evaluate)
         stopped_at = _loop(config, experiment, state, start, recorder, stop)
     if stopped_at < config.total_steps:
         print(
@@ -96,7 +99,8 @@ def _restore(
     restored: Restored | None = restore_latest(manager, state)
     if restored is None:
         return state, None
-    if restored.record['split_sha256'] != split:
+    # None: made by torch_import where the images were not at hand, so no split has been used yet.
+    if restored.record['split_sha256'] not in (None, split):
         raise UserError(
             f'labeled_ids.txt beside {manager.directory} is not the split that this run was trained on; '
             'put the old file back, or use another --workdir'

@@ -166,7 +166,10 @@ def _classification_loss(
     if mixup_lambda is None:
         logits, stats = _train_logits(model, params, batch_stats, batch.labeled_images, dropout_key)
         return jnp.mean(cross_entropy(logits=logits, labels=batch.labels)), stats
-    images = interpolate(mixup_lambda, batch.labeled_images, batch.unlabeled_images)
+    # In the precision of the logits: float64 runs would lose it where the images are stored in float32.
+    labeled_images = batch.labeled_images.astype(pseudo_labels.dtype)
+    unlabeled_images = batch.unlabeled_images.astype(pseudo_labels.dtype)
+    images = interpolate(mixup_lambda, labeled_images, unlabeled_images)
     one_hot = jax.nn.one_hot(batch.labels, pseudo_labels.shape[-1], dtype=pseudo_labels.dtype)
     targets = interpolate(mixup_lambda, one_hot, pseudo_labels)
     logits, stats = _train_logits(model, params, batch_stats, images, dropout_key)

@@ -41,7 +41,10 @@ def test_stacked_batches_are_filled_up():
 
 
 class Job:
-    """Real steps of a small network in float64, where the order of additions is not seen."""
+    """Real steps of a small network, labeled only: crops and dropout are random enough.
+
+    In float64, where the order of additions is not seen.
+    """
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -53,7 +56,7 @@ class Job:
             tx,
             lr_schedule=warmup_piecewise_schedule(0.1, warmup_steps=4, milestones=()),
             consistency_schedule=lambda step: jnp.ones(()),
-            mixup_gamma=1.0,
+            meta=False,
             ema_decay=0.9,
         )
 
@@ -124,7 +127,7 @@ def test_what_lies_beyond_the_count_is_not_used(job):
 
 
 def test_each_step_has_numbers_of_its_own(job):
-    # The same batch twice: crops, mix-up and dropout differ by the step alone.
+    # The same batch twice: crops and dropout differ by the step alone.
     indices = np.stack([job.indices[0]] * 2)
     state, first = job.call(job.single, job.start, indices[:1], 1)
     again = job.call(job.single, job.start, indices[:1], 1)[1]

@@ -8,8 +8,16 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.models.conv_large import ConvLarge
 from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.layers import at_least_float32
+from metasemi_jax.models.resnet import ResNet18, ResNet50
+from metasemi_jax.models.shake_shake import ShakeShake26
 
-MODELS = {'conv_large': ConvLarge, 'conv_small': ConvSmall}
+MODELS = {
+    'conv_large': ConvLarge,
+    'conv_small': ConvSmall,
+    'resnet18': ResNet18,
+    'resnet50': ResNet50,
+    'shake_shake26': ShakeShake26,
+}
 
 
 def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) -> nn.Module:

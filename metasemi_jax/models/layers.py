@@ -12,6 +12,8 @@ Dtype = Any
 
 # Uniform ±1/√fan_in has the variance 1/(3 fan_in).
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# Normal with the standard deviation √(2 / (k·k·out)): Shake-Shake's convolutions and torchvision's ResNets.
+normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
@@ -38,6 +40,34 @@ def batch_norm(train: bool, dtype: Dtype, name: str) -> nn.BatchNorm:
     wide = at_least_float32(dtype)
     return nn.BatchNorm(
         use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, param_dtype=wide, name=name
+    )
+
+
+def conv(
+    features: int,
+    kernel_size: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    bias_init: nn.initializers.Initializer | None = None,
+    dtype: Dtype,
+    name: str,
+) -> nn.Conv:
+    """A residual network's convolution, `normal_fan_out`; without bias unless `bias_init` is given."""
+    # Explicit padding: 'SAME' pads an even size at a stride of 2 on the far side only, PyTorch on both.
+    padding = kernel_size // 2
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides=stride,
+        padding=padding,
+        feature_group_count=groups,
+        use_bias=bias_init is not None,
+        kernel_init=normal_fan_out,
+        bias_init=bias_init or nn.initializers.zeros,
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        name=name,
     )
 
 

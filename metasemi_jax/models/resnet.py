@@ -1,0 +1,91 @@
+"""ResNet-18 and ResNet-50 (He et al., 2016), as torchvision builds them: version 1.5, stride in the 3×3."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean
+
+Array = jax.Array
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: [B, H, W, C] -> [B, H/stride, W/stride, width]."""
+
+    width: int
+    stride: int
+    dtype: Dtype = jnp.float32
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        y = conv(self.width, 3, self.stride, dtype=self.dtype, name='conv1')(x)
+        y = nn.relu(batch_norm(train, self.dtype, 'bn1')(y))
+        y = conv(self.width, 3, dtype=self.dtype, name='conv2')(y)
+        y = batch_norm(train, self.dtype, 'bn2')(y)
+        return nn.relu(y + _shortcut(x, y.shape, self.stride, train, self.dtype))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 convolutions and a shortcut: [B, H, W, C] -> [B, H/stride, W/stride, 4·width]."""
+
+    width: int
+    stride: int
+    dtype: Dtype = jnp.float32
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        y = conv(self.width, 1, dtype=self.dtype, name='conv1')(x)
+        y = nn.relu(batch_norm(train, self.dtype, 'bn1')(y))
+        y = conv(self.width, 3, self.stride, dtype=self.dtype, name='conv2')(y)
+        y = nn.relu(batch_norm(train, self.dtype, 'bn2')(y))
+        y = conv(self.expansion * self.width, 1, dtype=self.dtype, name='conv3')(y)
+        y = batch_norm(train, self.dtype, 'bn3')(y)
+        return nn.relu(y + _shortcut(x, y.shape, self.stride, train, self.dtype))
+
+
+class ResNet(nn.Module):
+    """What the two depths share: images [B, H, W, C] -> logits [B, K]; `width` is that of the first stage."""
+
+    num_classes: int
+    width: int = 64
+    dtype: Dtype = jnp.float32
+    # Not fields, hence no options: the depths below set them.
+    block = BasicBlock
+    stage_sizes = ()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, return_features: bool = False):
+        x = conv(self.width, 7, 2, dtype=self.dtype, name='conv1')(x.astype(self.dtype))
+        x = nn.relu(batch_norm(train, self.dtype, 'bn1')(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, size in enumerate(self.stage_sizes):
+            for i in range(size):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f'layer{stage + 1}_{i}'
+                x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=train)
+        features = global_mean(x)
+        logits = classifier(self.num_classes, self.dtype, features.shape[-1])(features)
+        return (logits, features) if return_features else logits
+
+
+class ResNet18(ResNet):
+    """Two basic blocks a stage."""
+
+    block = BasicBlock
+    stage_sizes = (2, 2, 2, 2)
+
+
+class ResNet50(ResNet):
+    """Three, four, six and three bottleneck blocks."""
+
+    block = Bottleneck
+    stage_sizes = (3, 4, 6, 3)
+
+
+def _shortcut(x: Array, shape: tuple[int, ...], stride: int, train: bool, dtype: Dtype) -> Array:
+    if x.shape == shape:
+        return x
+    x = conv(shape[-1], 1, stride, dtype=dtype, name='downsample_conv')(x)
+    return batch_norm(train, dtype, 'downsample_bn')(x)

@@ -1,0 +1,131 @@
+"""The reference runs in tests/data, played through this program.
+
+`python tests/reference_runs.py` writes tests/data/jvp_float64.npz anew: the figures of `convlarge_mixup` with
+the meta-gradient by `jvp` in float64, which the float32 test compares with.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metasemi_jax.batch import Batch
+from metasemi_jax.models import create_model
+from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.torch_import import convert_state_dict, to_state_dict
+from metasemi_jax.train_step import metasemi_grads
+
+DATA = Path(__file__).parent / 'data'
+NETS = {'convlarge_mixup': 'conv_large', 'convlarge_plain': 'conv_large', 'shake_shake26': 'shake_shake26'}
+JVP_FIGURES = DATA / 'jvp_float64.npz'
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    """A reference run; its README's keys."""
+    with np.load(DATA / f'{name}.npz') as file:
+        return dict(file)
+
+
+def initial_state_dict(net: str, run: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights that the run began with: the recipe of the reference runs, PyTorch's names and layouts."""
+    model = create_model(net, int(run['num_classes']))
+    image = jnp.zeros((1, *run['labeled_images'].shape[-2:], run['labeled_images'].shape[2]))
+    shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+    zeros = to_state_dict(net, jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes))
+    rng = np.random.default_rng(int(run['seed']))
+    return {key: _draw(rng, key, zeros[key].shape) for key in sorted(zeros)}
+
+
+def _draw(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    if key.endswith('running_var'):
+        return rng.uniform(0.8, 1.2, shape)
+    if len(shape) == 4:
+        return rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+    if len(shape) == 2:
+        return rng.normal(0, 0.3 / np.sqrt(shape[1]), shape)
+    if key.endswith('weight'):
+        return rng.uniform(0.8, 1.2, shape)
+    return rng.normal(0, 0.05, shape)
+
+
+def play(
+    net: str, run: dict[str, np.ndarray], *, dtype: jnp.dtype, estimator: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """The figures after each step, by the keys of `out/`; float64 needs `jax.enable_x64`."""
+    model = create_model(net, int(run['num_classes']), dtype=dtype)
+    tx = sgd_momentum(momentum=float(run['momentum']), weight_decay=float(run['weight_decay']))
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype), convert_state_dict(net, initial_state_dict(net, run))
+    )
+    params, batch_stats = variables['params'], variables['batch_stats']
+    opt_state = tx.init(params)
+    step = _make_step(model, tx, run, estimator)
+    for t in range(int(run['steps'])):
+        batch = Batch(
+            _nhwc(run['labeled_images'][t], dtype),
+            jnp.asarray(run['labels'][t]),
+            _nhwc(run['unlabeled_images'][t], dtype),
+        )
+        scalars = (jnp.asarray(run[key][t], dtype) for key in ('mixup_lambda', 'lr', 'consistency_weight'))
+        params, batch_stats, opt_state, grads, aux = step(params, batch_stats, opt_state, batch, *scalars)
+        figures = {key: np.asarray(value, np.float64) for key, value in aux.items()}
+        # Ours has the inner step's learning rate in it, the official program's has not.
+        figures['pseudo_grad'] = figures.pop('meta_gradient') / run['lr'][t]
+        gradients = to_state_dict(net, {'params': grads})
+        state = to_state_dict(net, {'params': params, 'batch_stats': batch_stats})
+        figures |= _summary('grad', gradients, run['param_names'])
+        yield figures | _summary('state', state, run['state_names'])
+
+
+def _make_step(model, tx: optax.GradientTransformation, run: dict[str, np.ndarray], estimator: str):
+    @jax.jit
+    def step(params, batch_stats, opt_state, batch, mixup_lambda, lr, consistency_weight):
+        grads, new_batch_stats, aux = metasemi_grads(
+            model,
+            params,
+            batch_stats,
+            batch,
+            mixup_lambda=mixup_lambda if run['mixup'] else None,
+            lr=lr,
+            consistency_weight=consistency_weight,
+            estimator=estimator,
+            epsilon=float(run['epsilon']),
+        )
+        variables = {'params': params, 'batch_stats': batch_stats}
+        aux['label_logits'] = model.apply(variables, batch.labeled_images, train=False)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        # As in `make_train_step`, whose learning rate stays out of the optimizer too.
+        new_params = jax.tree.map(lambda p, u: p - lr.astype(p.dtype) * u, params, updates)
+        return new_params, new_batch_stats, opt_state, grads, aux
+
+    return step
+
+
+def _summary(kind: str, tensors: dict[str, np.ndarray], names: np.ndarray) -> dict[str, np.ndarray]:
+    arrays = [tensors[key].astype(np.float64) for key in names]
+    heads = [np.pad(array.ravel()[:4], (0, max(0, 4 - array.size))) for array in arrays]
+    return {f'{kind}_norm': np.array([np.linalg.norm(a) for a in arrays]), f'{kind}_head': np.array(heads)}
+
+
+def _nhwc(images: np.ndarray, dtype: jnp.dtype) -> jax.Array:
+    return jnp.asarray(images.transpose(0, 2, 3, 1), dtype)
+
+
+def figures_of(name: str, *, dtype: jnp.dtype, estimator: str) -> dict[str, np.ndarray]:
+    """All steps of a run, stacked as in the reference file."""
+    # Flax's BatchNorm promotes float64 with float32, which strict promotion refuses.
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion('standard'):
+        steps = list(play(NETS[name], load(name), dtype=dtype, estimator=estimator))
+    return {key: np.stack([figures[key] for figures in steps]) for key in steps[0]}
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest deviation over the largest entry."""
+    return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
+
+
+if __name__ == '__main__':
+    np.savez_compressed(JVP_FIGURES, **figures_of('convlarge_mixup', dtype=jnp.float64, estimator='jvp'))
