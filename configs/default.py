@@ -22,7 +22,13 @@ def get_config() -> ml_collections.ConfigDict:
     data.name = ''
     data.data_dir = ''  # of TFDS datasets; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets
     data.manual_dir = ''  # with the original archives; '' for downloads/manual in data_dir, else download
-    data.num_labels = 0  # labeled images in all, the same number of every class
+    data.path = ''  # of your own images: a folder, a .csv or an .npz file, see docs/own_images.md
+    data.image_size = 0  # your own images are resized to this side; 0 keeps the size of an .npz file's
+    data.memory_budget = 8_000_000_000  # bytes that your own images may take, decoded
+    data.num_labels = 0  # labeled images in all, the same number of every class; 0 for all labels there are
+    # Labeled images held out, to choose the best step by; with 0 a fifth if there is no test set, else none.
+    data.num_validation = 0
+    data.split_file = ''  # of the labeled images: a run's labeled_ids.txt, or the authors' label_indices.txt
     data.pad = 4  # random crop after padding with black; 0 for none
     data.flip = False  # random horizontal flip
     data.mean = ()  # per channel, of images scaled to 0..1; () computes them from the training images

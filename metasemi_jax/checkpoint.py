@@ -24,7 +24,7 @@ def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
 
     # Sorted ascending and the last one kept, hence the minus.
     def goodness(metrics: dict[str, float]) -> float:
-        return -metrics['test_error']
+        return -metrics['error']
 
     options = ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(
@@ -43,7 +43,7 @@ def save_checkpoint(
     record: dict[str, Any],
     *,
     step: int,
-    test_error: float | None,
+    error: float | None,
 ) -> None:
     """Start a save of `step` in the background, once the one before it is done.
 
@@ -52,13 +52,14 @@ def save_checkpoint(
       state: copied to the host before this returns, so that its buffers may be donated.
       record: JSON to keep beside it.
       step: names the checkpoint; saving a step twice writes it once.
-      test_error: percent, decides which checkpoint is the best; None where this step was not evaluated.
+      error: percent, decides which checkpoint is the best, the latest of equals; None where this step was not
+        evaluated.
     """
     if step in manager.all_steps():
         return
     # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint. A
     # step that was not evaluated, as on SIGTERM, is never the best.
-    metrics = {'test_error': math.inf if test_error is None else float(test_error)}
+    metrics = {'error': math.inf if error is None else float(error)}
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
     manager.save(step, args=items, metrics=metrics)
 

@@ -6,13 +6,16 @@ from typing import Any
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
 
-# Where the data lie does not change a run: it may move between machines.
-LOCATIONS = ('data.data_dir', 'data.manual_dir')
+# Where the data lie does not change a run: it may move between machines. What they are is in its checkpoints.
+LOCATIONS = ('data.data_dir', 'data.manual_dir', 'data.path', 'data.split_file', 'data.memory_budget')
 DTYPES = ('auto', 'float32', 'bfloat16')
 POSITIVE = ('total_steps', 'batch_size', 'log_every', 'eval_every', 'eval_batch_size', 'checkpoint_every')
-POSITIVE += ('data.num_labels', 'model.width', 'method.mixup_gamma', 'method.epsilon')
+POSITIVE += ('data.memory_budget', 'model.width', 'method.mixup_gamma', 'method.epsilon')
 NOT_NEGATIVE = ('seed', 'steps_per_call', 'data.pad', 'method.rampup_steps', 'method.meta_lr')
 NOT_NEGATIVE += (
+    'data.num_labels',
+    'data.num_validation',
+    'data.image_size',
     'method.consistency_weight',
     'optimizer.lr',
     'optimizer.warmup_steps',

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metasemi_jax.data.augment import normalize
 from metasemi_jax.data.pipeline import Augmentation, Pipeline, channel_statistics, resident_pipeline
 from metasemi_jax.data.sources import Dataset, load_dataset
-from metasemi_jax.data.splits import class_balanced_split, split_positions
+from metasemi_jax.data.split_files import read_split_file
+from metasemi_jax.data.splits import Split, data_sha256, draw_split, split_positions, split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.evaluate import make_evaluate, place_eval_data
+from metasemi_jax.evaluate import EvalData, make_evaluate, place_eval_data
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.multi_step import StepFn
 from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_piecewise_schedule
@@ -27,46 +29,45 @@ class Experiment(NamedTuple):
     state: TrainState  # before the first step
     pipeline: Pipeline
     train_step: StepFn
-    evaluate: Callable[
-        [dict], dict[str, float]
-    ]  # variables -> {'error': percent, 'loss': ...} on the test images
-    labeled_ids: list[str]
+    # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
+    evaluate: Callable[[dict], dict[str, dict[str, float]]]
+    split: Split
+    split_sha256: str  # of the labeled ids
+    data_sha256: str  # of all ids, those held out, and the classes
+    class_names: tuple[str, ...]
     description: str  # one line for people
 
 
-def build_experiment(config: Any, labeled_ids: list[str] | None = None) -> Experiment:
+def build_experiment(config: Any, split: Split | None = None) -> Experiment:
     """Load the data of `config`, split it, and make its network and step.
 
     Args:
       config: a ConfigDict that `check_config` has passed.
-      labeled_ids: the split to use; by default it is drawn as the config says.
+      split: of a run that was begun; by default it is drawn, or read, as the config says.
 
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
-    dataset = load_dataset(config.data.name, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir)
-    labeled_ids = labeled_ids or class_balanced_split(
-        dataset.train_labels,
-        dataset.train_ids,
-        config.data.num_labels,
-        num_classes=dataset.num_classes,
-        seed=config.seed,
-    )
-    labeled, unlabeled = split_positions(dataset.train_ids, labeled_ids)
+    dataset = load_data(config)
+    split = choose_split(config, dataset, split)
+    labeled, unlabeled = split_positions(dataset.train_ids, split.labeled, split.validation)
     if not len(unlabeled) and (config.method.meta or config.method.mixup):
         raise UserError(
             f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
             'method.meta=False and method.mixup=False to train on labels alone'
         )
-    augmentation = _augmentation(config, dataset)
+    augmentation = _augmentation(config, dataset, labeled, unlabeled)
     model, dtype = _model(config, dataset.num_classes)
     tx = sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
+    eval_data = _eval_data(config, dataset, split)
     evaluate = make_evaluate(
         model, functools.partial(normalize, mean=augmentation.mean, std=augmentation.std)
     )
-    test_data = place_eval_data(dataset.test_images, dataset.test_labels, batch_size=config.eval_batch_size)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
+        name: int((data.labels >= 0).sum()) for name, data in eval_data.items()
+    }
     return Experiment(
         state=TrainState.create(variables, tx, with_ema=config.ema_decay > 0),
         pipeline=resident_pipeline(
@@ -78,20 +79,80 @@ def build_experiment(config: Any, labeled_ids: list[str] | None = None) -> Exper
             augmentation=augmentation,
         ),
         train_step=_train_step(config, model, tx),
-        evaluate=functools.partial(evaluate, data=test_data),
-        labeled_ids=labeled_ids,
+        evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
+        split=split,
+        split_sha256=split_sha256(split.labeled),
+        data_sha256=data_sha256(dataset.train_ids, split.validation, dataset.class_names),
+        class_names=dataset.class_names,
         description=(
-            f'{config.data.name}: {len(labeled):,} labeled, {len(unlabeled):,} unlabeled, '
-            f'{len(dataset.test_labels):,} test images of {dataset.num_classes} classes; '
-            f'{config.model.name}, {num_params:,} parameters, {dtype.name} on {jax.default_backend()}'
+            f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
+            f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
+            f'{"×".join(map(str, dataset.image_shape))} pixels, {dtype.name} on {jax.default_backend()}'
         ),
     )
 
 
-def _augmentation(config: Any, dataset: Dataset) -> Augmentation:
+def load_data(config: Any) -> Dataset:
+    """The dataset that `config.data` names."""
+    data = config.data
+    return load_dataset(
+        data.name,
+        data_dir=data.data_dir,
+        manual_dir=data.manual_dir,
+        path=data.path,
+        image_size=data.image_size,
+        memory_budget=data.memory_budget,
+    )
+
+
+def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> Split:
+    """The split of `begun`, a run of this config, or a new one, drawn or read from `data.split_file`.
+
+    Raises:
+      UserError: a split file that cannot be used, or is not of the run; numbers that do not fit the data.
+    """
+    data, named = config.data, None
+    if data.split_file:
+        named = read_split_file(data.split_file, dataset.train_ids)
+        if data.num_labels not in (0, len(named)):
+            raise UserError(
+                f'data.split_file={data.split_file} names {len(named):,} images, data.num_labels='
+                f'{data.num_labels}; add --config.data.num_labels={len(named)}'
+            )
+    if begun is None:
+        return draw_split(
+            dataset,
+            num_labels=data.num_labels,
+            num_validation=data.num_validation,
+            seed=config.seed,
+            labeled_ids=named,
+        )
+    if named is not None and {*named} != {*begun.labeled, *begun.validation}:
+        raise UserError(
+            f'data.split_file={data.split_file} is not the split that this --workdir began with; name '
+            'that file, or another --workdir'
+        )
+    return begun
+
+
+def _eval_data(config: Any, dataset: Dataset, split: Split) -> dict[str, EvalData]:
+    """'validation' and 'test', as far as there are such images."""
+    images = {'validation': (dataset.val_images, dataset.val_labels)}
+    if split.validation:
+        held_out, _ = split_positions(dataset.train_ids, split.validation)
+        images['validation'] = (dataset.train_images[held_out], dataset.train_labels[held_out])
+    images['test'] = (dataset.test_images, dataset.test_labels)
+    return {
+        name: place_eval_data(*pair, batch_size=config.eval_batch_size)
+        for name, pair in images.items()
+        if pair[0] is not None
+    }
+
+
+def _augmentation(config: Any, dataset: Dataset, labeled: np.ndarray, unlabeled: np.ndarray) -> Augmentation:
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     if not mean:
-        mean, std = channel_statistics(dataset.train_images)
+        mean, std = channel_statistics(dataset.train_images, np.concatenate([labeled, unlabeled]))
     channels = dataset.image_shape[-1]
     if len(mean) != channels:
         raise UserError(

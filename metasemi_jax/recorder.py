@@ -28,13 +28,14 @@ class Recorder:
         *,
         total_steps: int,
         split_sha256: str,
+        data_sha256: str,
         started: float,
         record: dict[str, Any] | None,
     ):
         """`record`: of the checkpoint that the run goes on from; `started`: a `time.perf_counter()`."""
         self._manager, self._log, self._progress, self._pace = manager, log, progress, pace
         self._total_steps = total_steps
-        self._split_sha256 = split_sha256
+        self._identity = {'split_sha256': split_sha256, 'data_sha256': data_sha256}
         self._started = started
         self._loss = self._speed = math.nan
         self._seconds_before = record['seconds'] if record else 0.0
@@ -70,29 +71,37 @@ class Recorder:
 
     def show(self, step: int) -> None:
         """Renew the progress line, and leave what was done since `log` out of the pace."""
-        errors = f'  test error {self.history[-1].error:.2f}%' if self.history else ''
-        if self.history and self.history[-1].ema_error is not None:
-            errors += f' (EMA {self.history[-1].ema_error:.2f}%)'
+        errors = self.history[-1].errors if self.history else {}
+        shown = ''
+        for name in ('validation_error', 'test_error'):
+            if name in errors:
+                shown += f'  {name.replace("_", " ")} {errors[name]:.2f}%'
+            if f'ema_{name}' in errors:
+                shown += f' (EMA {errors[f"ema_{name}"]:.2f}%)'
         # The speed comes last: a narrow terminal cuts it off first.
         self._progress.show(
-            f'step {step}/{self._total_steps}  loss {self._loss:.4f}{errors}  '
+            f'step {step}/{self._total_steps}  loss {self._loss:.4f}{shown}  '
             f'{duration(self._pace.seconds_to_go(step))} to go  {self._speed:,.0f} images/s'
         )
         self._pace.resume(step)
 
     def evaluate(self, step: int, state: TrainState, evaluate: Any) -> bool:
-        """Evaluate raw and EMA weights; returns whether the raw error is the lowest so far."""
-        raw = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
-        scalars = {f'test/{name}': value for name, value in raw.items()}
-        ema_error = None
+        """Evaluate raw and EMA weights; returns whether the error that selects is the lowest so far.
+
+        An equal one counts as lower: of several steps, the best is the latest.
+        """
+        scalars, errors = {}, {}
+        weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
         if state.ema:
-            ema = evaluate(state.ema)
-            ema_error = ema['error']
-            scalars |= {f'test/ema_{name}': value for name, value in ema.items()}
+            weights['ema_'] = state.ema
+        for prefix, variables in weights.items():
+            for split, figures in evaluate(variables).items():
+                scalars |= {f'{split}/{prefix}{name}': value for name, value in figures.items()}
+                errors[f'{prefix}{split}_error'] = figures['error']
         self._log.write(step, scalars)
-        lowest = all(raw['error'] < earlier.error for earlier in self.history)
-        self.history.append(Evaluation(step, raw['error'], ema_error))
-        return lowest
+        self.history.append(Evaluation(step, errors))
+        lowest = min(evaluation.selection_error for evaluation in self.history)
+        return self.history[-1].selection_error == lowest
 
     def save(self, step: int, state: TrainState) -> None:
         """Start to write a checkpoint.
@@ -105,11 +114,10 @@ class Recorder:
         record = {
             'history': [list(evaluation) for evaluation in self.history],
             'seconds': self.seconds,
-            'split_sha256': self._split_sha256,
-        }
+        } | self._identity
         evaluated = self.history and self.history[-1].step == step
-        test_error = self.history[-1].error if evaluated else None
-        save_checkpoint(self._manager, state, record, step=step, test_error=test_error)
+        error = self.history[-1].selection_error if evaluated else None
+        save_checkpoint(self._manager, state, record, step=step, error=error)
 
     def _diverged(self, what: str, step: int) -> UserError:
         return UserError(

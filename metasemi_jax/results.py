@@ -8,42 +8,76 @@ WEIGHTS = {'': 'raw weights', 'ema_': 'EMA weights'}
 PROTOCOLS = {
     'test_error_last': 'after the last step',
     'test_error_median20': f'median of the last {MEDIAN_OVER} evaluations',
+    'test_error_best_on_validation': 'at the step with the lowest validation error',
     'test_error_best': 'lowest of all; selected on the test set',
+    'validation_error_last': 'after the last step',
+    'validation_error_median20': f'median of the last {MEDIAN_OVER} evaluations',
+    'validation_error_best': 'lowest of all; selected on the validation images',
 }
 
 
 class Evaluation(NamedTuple):
-    """Test errors (percent) after `step` steps; `ema_error` is None where no EMA weights are kept."""
+    """Errors (percent) after `step` steps.
+
+    `errors` holds 'test_error', 'validation_error' or both, whatever the run has images for, and the same
+    with 'ema_' before it where EMA weights are kept.
+    """
 
     step: int
-    error: float
-    ema_error: float | None
+    errors: dict[str, float]
+
+    @property
+    def selection_error(self) -> float:
+        """Decides which checkpoint is the best: of raw weights, on validation images if there are any."""
+        return self.errors['validation_error' if 'validation_error' in self.errors else 'test_error']
 
 
 def summarize(history: list[Evaluation]) -> dict[str, Any]:
-    """Test errors in percent by protocol, for raw and EMA weights; at least one evaluation is needed.
+    """Errors in percent by protocol, for raw and EMA weights; at least one evaluation is needed.
 
-    `selected_on_test_set` names those that looked at the test set to choose the moment: the paper's figures
-    are of that kind, and flatter.
+    For each series of errors in `history` three figures: SERIES_last, SERIES_median20, SERIES_best. Where
+    both were evaluated, 'test_error_best_on_validation' is the test error at the step whose validation error
+    was the lowest, the latest of several. `selected_on_test_set` names those figures that looked at the test
+    set to choose the moment: the paper's are of that kind, and flatter. `best_checkpoint` says which step
+    the best checkpoint is of, and what it was chosen on.
     """
-    series = {'': [evaluation.error for evaluation in history]}
-    if history[-1].ema_error is not None:
-        series['ema_'] = [evaluation.ema_error for evaluation in history]
-    figures = {}
-    for prefix, errors in series.items():
-        figures[f'{prefix}test_error_last'] = errors[-1]
-        figures[f'{prefix}test_error_median20'] = statistics.median(errors[-MEDIAN_OVER:])
-        figures[f'{prefix}test_error_best'] = min(errors)
-    figures['selected_on_test_set'] = [name for name in figures if name.endswith('best')]
+    names = [name for prefix in WEIGHTS for name in (f'{prefix}test_error', f'{prefix}validation_error')]
+    figures: dict[str, Any] = {}
+    for name in names:
+        if name not in history[-1].errors:
+            continue
+        series = [evaluation.errors[name] for evaluation in history]
+        figures[f'{name}_last'] = series[-1]
+        figures[f'{name}_median20'] = statistics.median(series[-MEDIAN_OVER:])
+        figures[f'{name}_best'] = min(series)
+    for prefix in WEIGHTS:
+        if {f'{prefix}test_error', f'{prefix}validation_error'} <= history[-1].errors.keys():
+            chosen = _latest_best(history, lambda e, prefix=prefix: e.errors[f'{prefix}validation_error'])
+            figures[f'{prefix}test_error_best_on_validation'] = chosen.errors[f'{prefix}test_error']
+    figures['selected_on_test_set'] = [name for name in figures if name.endswith('test_error_best')]
+    figures['best_checkpoint'] = {
+        'step': _latest_best(history, lambda evaluation: evaluation.selection_error).step,
+        'selected_on': 'validation' if 'validation_error' in history[-1].errors else 'test',
+    }
     return figures
+
+
+def _latest_best(history: list[Evaluation], error: Any) -> Evaluation:
+    return min(reversed(history), key=error)
 
 
 def table(figures: dict[str, Any]) -> str:
     """The final table, from `summarize`'s figures."""
-    rows = [
-        (f'{figures[prefix + protocol]:.2f}%', f'{weights}, {meaning}')
-        for prefix, weights in WEIGHTS.items()
-        for protocol, meaning in PROTOCOLS.items()
-        if prefix + protocol in figures
-    ]
-    return '\n'.join(['test error', *(f'  {value:>8}  {meaning}' for value, meaning in rows)])
+    lines = []
+    for split in ('test', 'validation'):
+        rows = [
+            f'  {figures[prefix + protocol]:>7.2f}%  {weights}, {meaning}'
+            for prefix, weights in WEIGHTS.items()
+            for protocol, meaning in PROTOCOLS.items()
+            if protocol.startswith(split) and prefix + protocol in figures
+        ]
+        if rows:
+            lines += [f'{split} error', *rows]
+    if lines[0] != 'test error':
+        lines[0] += ' (there is no test set)'
+    return '\n'.join(lines)

@@ -25,9 +25,9 @@ from ml_collections import config_flags
 from metasemi_jax.checkpoint import open_checkpoints, save_checkpoint
 from metasemi_jax.command import config_first, parse_flags
 from metasemi_jax.config import check_config
-from metasemi_jax.data.sources import load_dataset
-from metasemi_jax.data.splits import class_balanced_split, split_sha256
+from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
+from metasemi_jax.experiment import choose_split, load_data
 from metasemi_jax.models import MODELS
 from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.torch_checkpoint import convert_momentum, read_checkpoint
@@ -64,15 +64,15 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     step = _step(checkpoint['step'], config.total_steps)
     optimizer = checkpoint.get('optimizer')
     momentum = convert_momentum(name, checkpoint['model'], optimizer) if optimizer else None
-    labeled_ids, note = _draw_split(config, sizes)
+    split, note = _draw_split(config, sizes)
     state = _train_state(config, variables, momentum, step)
     record = {
         'history': [],
         'seconds': 0.0,
         # None: the first run that can load the images draws the split.
-        'split_sha256': split_sha256(labeled_ids) if labeled_ids else None,
+        'split_sha256': split_sha256(split.labeled) if split else None,
     }
-    _write(Path(workdir).absolute(), config, labeled_ids, state, record, step)
+    _write(Path(workdir).absolute(), config, split, state, record, step)
     return [
         f'{workdir}: {name} of width {sizes.width}, {sizes.num_classes} classes, after {step:,} of '
         f'{config.total_steps:,} steps, '
@@ -119,10 +119,10 @@ def _step(value: Any, total_steps: int) -> int:
     return step
 
 
-def _draw_split(config: Any, sizes: Sizes) -> tuple[list[str] | None, str]:
-    """The labeled ids and a line on them; None where the images are not at hand."""
+def _draw_split(config: Any, sizes: Sizes) -> tuple[Split | None, str]:
+    """The split and a line on it; None where the images are not at hand."""
     try:
-        dataset = load_dataset(config.data.name)
+        dataset = load_data(config)
     except UserError as error:
         return None, f'labeled_ids.txt is drawn when training continues; the images are missing now: {error}'
     for what, here, there in (
@@ -134,14 +134,7 @@ def _draw_split(config: Any, sizes: Sizes) -> tuple[list[str] | None, str]:
                 f"the checkpoint has {here} {what}, data.name '{config.data.name}' has {there}; "
                 'name the experiment with --config'
             )
-    labeled_ids = class_balanced_split(
-        dataset.train_labels,
-        dataset.train_ids,
-        config.data.num_labels,
-        num_classes=dataset.num_classes,
-        seed=config.seed,
-    )
-    return labeled_ids, (
+    return choose_split(config, dataset), (
         "labeled_ids.txt is this program's draw: which images the checkpoint was trained on, it does not say"
     )
 
@@ -159,19 +152,19 @@ def _train_state(config: Any, variables: Any, momentum: Any, step: int) -> Any:
 
 
 def _write(
-    path: Path, config: Any, labeled_ids: list[str] | None, state: Any, record: dict[str, Any], step: int
+    path: Path, config: Any, split: Split | None, state: Any, record: dict[str, Any], step: int
 ) -> None:
     """Everything beside `path`, then one rename: a run without its checkpoint would start from nothing."""
     beside = Workdir(path.with_name(f'.{path.name}.importing'))
     try:
         shutil.rmtree(beside.path, ignore_errors=True)
         beside.path.mkdir(parents=True)
-        if labeled_ids:
-            beside.create(config, labeled_ids)
+        if split:
+            beside.create(config, split.labeled, validation_ids=split.validation)
         else:
             write_json(beside.config, config.to_dict())
         with contextlib.closing(open_checkpoints(beside.checkpoints)) as manager:
-            save_checkpoint(manager, state, record, step=step, test_error=None)
+            save_checkpoint(manager, state, record, step=step, error=None)
         beside.path.replace(path)
     except OSError as error:
         raise UserError(f'--workdir={path} cannot be written ({error.strerror or error})') from error

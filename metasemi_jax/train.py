@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from metasemi_jax import metrics
 from metasemi_jax.checkpoint import Restored, open_checkpoints, restore_latest
 from metasemi_jax.config import check_config
-from metasemi_jax.data.splits import split_sha256
+from metasemi_jax.data.splits import Split
 from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import Experiment, build_experiment
 from metasemi_jax.interrupt import StopRequest, stop_on_signals
@@ -47,14 +47,22 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
     with stop_on_signals() as stop:
-        experiment = build_experiment(config, files.read_labeled_ids())
-        files.create(config, experiment.labeled_ids)
+        labeled_ids = files.read_labeled_ids()
+        split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
+        experiment = build_experiment(config, split)
+        files.create(
+            config,
+            experiment.split.labeled,
+            validation_ids=experiment.split.validation,
+            class_names=experiment.class_names,
+        )
         print(experiment.description)
         figures = _run(config, files, experiment, stop, started)
     results = figures | {
         'seed': config.seed,
         'steps': config.total_steps,
-        'split_sha256': split_sha256(experiment.labeled_ids),
+        'split_sha256': experiment.split_sha256,
+        'num_held_out': len(experiment.split.validation),
     }
     write_json(files.results, results)
     print(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
@@ -65,10 +73,9 @@ def _run(
     config: Any, files: Workdir, experiment: Experiment, stop: StopRequest, started: float
 ) -> dict[str, Any]:
     """Restore, train what is left, and sum up."""
-    split = split_sha256(experiment.labeled_ids)
     with contextlib.ExitStack() as stack:
         manager = stack.enter_context(contextlib.closing(open_checkpoints(files.checkpoints)))
-        state, record = _restore(manager, experiment.state, split)
+        state, record = _restore(manager, experiment)
         start = int(state.step)
         recorder = Recorder(
             manager,
@@ -76,7 +83,8 @@ def _run(
             stack.enter_context(contextlib.closing(ProgressLine())),
             Pace(start, config.total_steps, images_per_step=2 * config.batch_size),
             total_steps=config.total_steps,
-            split_sha256=split,
+            split_sha256=experiment.split_sha256,
+            data_sha256=experiment.data_sha256,
             started=started,
             record=record,
         )
@@ -94,16 +102,21 @@ def _run(
 
 
 def _restore(
-    manager: ocp.CheckpointManager, state: TrainState, split: str
+    manager: ocp.CheckpointManager, experiment: Experiment
 ) -> tuple[TrainState, dict[str, Any] | None]:
-    restored: Restored | None = restore_latest(manager, state)
+    restored: Restored | None = restore_latest(manager, experiment.state)
     if restored is None:
-        return state, None
+        return experiment.state, None
     # None: made by torch_import where the images were not at hand, so no split has been used yet.
-    if restored.record['split_sha256'] not in (None, split):
+    if restored.record['split_sha256'] not in (None, experiment.split_sha256):
         raise UserError(
             f'labeled_ids.txt beside {manager.directory} is not the split that this run was trained on; '
             'put the old file back, or use another --workdir'
+        )
+    if restored.record.get('data_sha256') not in (None, experiment.data_sha256):
+        raise UserError(
+            f'the images have changed since {manager.directory} was begun: some were added, removed, renamed '
+            'or held out; put the old ones back, or use another --workdir'
         )
     return restored.state, restored.record
 

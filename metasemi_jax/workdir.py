@@ -1,8 +1,9 @@
-"""The files of a run: config.json, labeled_ids.txt, metrics.jsonl, results.json, checkpoints/."""
+"""The files of a run: settings, split, class names, figures, checkpoints."""
 
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ class Workdir:
         self.path = Path(path).absolute()
         self.config = self.path / 'config.json'
         self.labeled_ids = self.path / 'labeled_ids.txt'
+        self.validation_ids = self.path / 'validation_ids.txt'
+        self.class_names = self.path / 'class_names.json'
         self.metrics = self.path / 'metrics.jsonl'
         self.results = self.path / 'results.json'
         self.checkpoints = self.path / 'checkpoints'
@@ -44,9 +47,21 @@ class Workdir:
                 'name another folder, or use the same settings to continue that run'
             )
 
-    def create(self, config: Any, labeled_ids: list[str]) -> None:
-        """Make the folder and the two files that describe the run."""
+    def create(
+        self,
+        config: Any,
+        labeled_ids: list[str],
+        *,
+        validation_ids: Sequence[str] = (),
+        class_names: Sequence[str] = (),
+    ) -> None:
+        """Make the folder and the files that describe the run; none for what is empty."""
         self.path.mkdir(parents=True, exist_ok=True)
+        # Before labeled_ids.txt: a run that finds that one draws no split.
+        if validation_ids:
+            write_atomically(self.validation_ids, split_text(validation_ids))
+        if class_names:
+            write_json(self.class_names, list(class_names))
         write_atomically(self.labeled_ids, split_text(labeled_ids))
         write_json(self.config, config.to_dict())
 
@@ -59,17 +74,29 @@ class Workdir:
             self.config.name: 'the settings',
             self.labeled_ids.name: 'which images kept their label',
         }
+        if self.validation_ids.exists():
+            files[self.validation_ids.name] = 'which labeled images were held out'
+        if self.class_names.exists():
+            files[self.class_names.name] = 'the classes, in the order of the outputs'
         return '\n'.join(
-            [f'written to {self.path}', *(f'  {name:<16} {what}' for name, what in files.items())]
+            [f'written to {self.path}', *(f'  {name:<18} {what}' for name, what in files.items())]
         )
 
     def read_labeled_ids(self) -> list[str] | None:
-        """The split that this run began with, or None in a new run."""
-        return self.labeled_ids.read_text().splitlines() if self.labeled_ids.exists() else None
+        """The labeled images that this run began with, or None in a new run."""
+        return _read_ids(self.labeled_ids) if self.labeled_ids.exists() else None
+
+    def read_validation_ids(self) -> list[str]:
+        """The images that this run held out, none in a new run."""
+        return _read_ids(self.validation_ids) if self.validation_ids.exists() else []
 
     def read_results(self) -> dict | None:
         """The figures of a finished run, or None."""
         return read_json(self.results) if self.results.exists() else None
+
+
+def _read_ids(path: Path) -> list[str]:
+    return path.read_text(encoding='utf-8').splitlines()
 
 
 def read_json(path: Path) -> Any:
@@ -92,7 +119,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write beside `path`, then rename: a kill or a full disk leaves the old file whole."""
     beside = path.with_name(f'.{path.name}.tmp')
-    with beside.open('w') as file:
+    with beside.open('w', encoding='utf-8') as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -31,7 +31,7 @@ def open_in(folder):
 
 
 def save(manager, step, error, record=None):
-    save_checkpoint(manager, state_of(step), record or {'step': step}, step=step, test_error=error)
+    save_checkpoint(manager, state_of(step), record or {'step': step}, step=step, error=error)
 
 
 def assert_bitwise_equal(first, second):
@@ -109,7 +109,7 @@ def test_saving_a_step_twice_writes_it_once(tmp_path):
 def test_the_saved_buffers_may_be_donated_at_once(tmp_path):
     state = state_of(3)
     with open_in(tmp_path) as manager:
-        save_checkpoint(manager, state, {}, step=3, test_error=None)
+        save_checkpoint(manager, state, {}, step=3, error=None)
         jax.jit(lambda s: jax.tree.map(lambda leaf: leaf * 0, s), donate_argnums=0)(state)
     with open_in(tmp_path) as manager:
         assert_bitwise_equal(restore_latest(manager, state_of(1)).state, state_of(3))

@@ -43,9 +43,9 @@ def test_differing_fields_are_named_with_both_values():
 
 
 def test_every_experiment_passes():
-    from configs import cifar10, cifar100, svhn
+    from configs import cifar10, cifar100, folder, svhn
 
-    for experiment in (digits, svhn, cifar10, cifar100):
+    for experiment in (digits, svhn, cifar10, cifar100, folder):
         check_config(experiment.get_config())
 
 
@@ -56,13 +56,16 @@ POSITIVE = [
     'eval_every',
     'eval_batch_size',
     'checkpoint_every',
-    'data.num_labels',
+    'data.memory_budget',
     'method.mixup_gamma',
     'method.epsilon',
 ]
 NOT_NEGATIVE = [
     'seed',
     'steps_per_call',
+    'data.num_labels',
+    'data.num_validation',
+    'data.image_size',
     'data.pad',
     'method.rampup_steps',
     'method.meta_lr',

@@ -15,6 +15,7 @@ from metasemi_jax.data.sources import Dataset
 Array = jax.Array
 PyTree = Any
 LABELED_STREAM, UNLABELED_STREAM = 0, 1
+COUNTED_BYTES = 1 << 24
 
 
 class Pipeline(NamedTuple):
@@ -87,13 +88,21 @@ def augment(images: Array, key: Array, augmentation: Augmentation) -> Array:
     return normalize(images, mean=augmentation.mean, std=augmentation.std)
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    images: np.ndarray, positions: np.ndarray | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 [N, H, W, C], on the scale of 0 to 1.
 
     From each channel's histogram: exact, and without a float copy of the images. A channel that never
-    changes gets a deviation of 1.
+    changes gets a deviation of 1. `positions` names the images that count; None for all.
     """
-    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
+    positions = np.arange(len(images)) if positions is None else positions
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    # `bincount` makes integers of 8 bytes of its input, so it is given a little at a time.
+    rows = max(1, COUNTED_BYTES // max(1, images[0].size))
+    for start in range(0, len(positions), rows):
+        part = images[positions[start : start + rows]]
+        counts += [np.bincount(part[..., c].ravel(), minlength=256) for c in range(part.shape[-1])]
     share = counts / counts.sum(axis=1, keepdims=True)
     levels = np.arange(256) / 255
     mean = share @ levels

@@ -3,16 +3,29 @@
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.own_images import load_own_images
 from metasemi_jax.data.tfds_sources import TFDS_DATASETS, load_tfds
 from metasemi_jax.errors import UserError
 
+OWN_IMAGES = 'own_images'
 
-def load_dataset(name: str, *, data_dir: str = '', manual_dir: str = '') -> Dataset:
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str = '',
+    manual_dir: str = '',
+    path: str = '',
+    image_size: int = 0,
+    memory_budget: int = 8_000_000_000,
+) -> Dataset:
     """The dataset called `name`.
 
     Args:
-      name: a key of `SOURCES`, or one of the TFDS datasets `svhn_cropped`, `cifar10` and `cifar100`.
+      name: a key of `SOURCES`, one of the TFDS datasets `svhn_cropped`, `cifar10` and `cifar100`, or
+        'own_images'.
       data_dir, manual_dir: folders of the TFDS datasets, see `load_tfds`; the others ignore them.
+      path, image_size, memory_budget: of one's own images, see `load_own_images`; the others ignore them.
 
     Raises:
       UserError: an unknown name, or data that cannot be had.
@@ -21,7 +34,9 @@ def load_dataset(name: str, *, data_dir: str = '', manual_dir: str = '') -> Data
         return SOURCES[name]()
     if name in TFDS_DATASETS:
         return load_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
-    known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS)))
+    if name == OWN_IMAGES:
+        return load_own_images(path, image_size=image_size, memory_budget=memory_budget)
+    known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS, OWN_IMAGES)))
     raise UserError(f"data.name '{name}': there is no source for this dataset; choose one of {known}")
 
 

@@ -1,11 +1,88 @@
-"""Which training images keep their label: drawn once, kept as a list of ids."""
+"""Which training images keep their label, and which of these are held out: drawn once, kept by id."""
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.errors import UserError
+
+VALIDATION_STREAM = 1
+
+
+class Split(NamedTuple):
+    """Ids of training images. All others are unlabeled, even where their label is known."""
+
+    labeled: list[str]  # trained on with their label
+    validation: list[str]  # labeled, held out: in neither pool
+
+
+def draw_split(
+    dataset: Dataset,
+    *,
+    num_labels: int,
+    num_validation: int,
+    seed: int,
+    labeled_ids: Sequence[str] | None = None,
+) -> Split:
+    """Choose the labeled images, then those of them that are held out for validation.
+
+    Args:
+      dataset: labels of -1 are never chosen.
+      num_labels: how many, the same number of every class; 0 for all that are known.
+      num_validation: how many of the labeled images are held out. With 0 it is none, or a fifth where the
+        dataset has neither a test nor a validation set.
+      seed: of both draws.
+      labeled_ids: the labeled images, where they are not to be drawn.
+
+    Raises:
+      UserError: numbers that do not fit the data.
+    """
+    ids, labels = np.asarray(dataset.train_ids), dataset.train_labels
+    if labeled_ids is not None:
+        labeled = sorted(labeled_ids)
+    elif num_labels:
+        labeled = class_balanced_split(labels, ids, num_labels, num_classes=dataset.num_classes, seed=seed)
+    else:
+        labeled = sorted(ids[labels >= 0].tolist())
+    if dataset.val_images is not None:
+        if num_validation:
+            raise UserError(
+                f'data.num_validation={num_validation}: these images come with a validation set; use 0'
+            )
+        return Split(labeled, [])
+    positions, _ = split_positions(ids, labeled)
+    if (labels[positions] < 0).any():
+        name = ids[positions[labels[positions] < 0][0]]
+        raise UserError(f"the split names images without a label, the first '{name}'")
+    count = num_validation
+    if not count and dataset.test_images is None:
+        count = max(1, round(len(labeled) / 5))
+    if not count:
+        return Split(labeled, [])
+    held_out = _hold_out(labels[positions], ids[positions], count, seed=seed)
+    return Split(sorted({*labeled} - {*held_out}), held_out)
+
+
+def _hold_out(labels: np.ndarray, ids: np.ndarray, count: int, *, seed: int) -> list[str]:
+    """Sorted ids of `count` of these images, of each class in proportion, leaving one of each at least."""
+    sizes = np.bincount(labels)
+    spare = np.maximum(sizes - 1, 0)
+    if count > spare.sum():
+        raise UserError(
+            f'{count} validation images cannot be held out of {len(labels)} labeled ones, since one of each '
+            f'class must be left to train on; use at most data.num_validation={spare.sum()} or a test set'
+        )
+    wanted = count * sizes / len(labels)
+    taken = np.minimum(np.floor(wanted).astype(int), spare)
+    while taken.sum() < count:
+        # What rounding left over goes where most is missing.
+        taken[np.argmax(np.where(taken < spare, wanted - taken, -np.inf))] += 1
+    rng = np.random.default_rng([seed, VALIDATION_STREAM])
+    chosen = [rng.choice(np.sort(ids[labels == k]), n, replace=False) for k, n in enumerate(taken)]
+    return sorted(np.concatenate(chosen).tolist())
 
 
 def class_balanced_split(
@@ -47,8 +124,10 @@ def class_balanced_split(
     return sorted(chosen)
 
 
-def split_positions(ids: Sequence[str], labeled_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in `ids` of the labeled pool and of all the others, the unlabeled pool.
+def split_positions(
+    ids: Sequence[str], labeled_ids: Sequence[str], held_out: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in `ids` of the labeled pool and of the unlabeled pool, all others but those held out.
 
     Both are ordered by id, so that what is drawn from them does not depend on the stored order.
 
@@ -56,18 +135,19 @@ def split_positions(ids: Sequence[str], labeled_ids: Sequence[str]) -> tuple[np.
       UserError: a labeled id that `ids` does not hold, or one named twice.
     """
     position = {name: i for i, name in enumerate(ids)}
-    missing = [name for name in labeled_ids if name not in position]
+    missing = [name for name in (*labeled_ids, *held_out) if name not in position]
     if missing:
         raise UserError(
             f"the split names {len(missing)} images that the dataset does not hold, the first '{missing[0]}'"
             '; use the split of this dataset'
         )
-    labeled = set(labeled_ids)
-    if len(labeled) < len(labeled_ids):
+    labeled, held_out = set(labeled_ids), set(held_out)
+    if len(labeled) < len(labeled_ids) or labeled & held_out:
         raise UserError('the split names an image twice; name each labeled image once')
+    outside = labeled | held_out
     in_order = sorted(position)
     kept = [position[name] for name in in_order if name in labeled]
-    rest = [position[name] for name in in_order if name not in labeled]
+    rest = [position[name] for name in in_order if name not in outside]
     return np.array(kept, np.int32), np.array(rest, np.int32)
 
 
@@ -79,6 +159,12 @@ def split_text(labeled_ids: Sequence[str]) -> str:
 def split_sha256(labeled_ids: Sequence[str]) -> str:
     """SHA-256 of the artifact, in hex."""
     return hashlib.sha256(split_text(labeled_ids).encode()).hexdigest()
+
+
+def data_sha256(ids: Sequence[str], held_out: Sequence[str], class_names: Sequence[str]) -> str:
+    """SHA-256, in hex, of which images a run has: of all training ids, those held out, and the classes."""
+    parts = (sorted(ids), sorted(held_out), class_names)
+    return hashlib.sha256('\n\n'.join('\n'.join(part) for part in parts).encode()).hexdigest()
 
 
 def _most_labels(labels: np.ndarray, num_classes: int) -> int:

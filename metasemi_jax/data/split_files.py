@@ -1,0 +1,64 @@
+"""A split read from a file: a list of ours, or the official program's."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from metasemi_jax.data.image_files import first_ten
+from metasemi_jax.errors import UserError
+
+
+def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
+    """The labeled ids that a file names.
+
+    It is either one id a line, as in the `labeled_ids.txt` of a run, or the official program's
+    `label_indices.txt`: positions in the original training file, integers between any white space. Positions
+    are known where the ids hold them, zero-padded: svhn_cropped, cifar10 and cifar100 ('train_000123'),
+    digits ('0123') and .npz files ('000123'). The position is then the number in the id.
+
+    Args:
+      path: of the file.
+      ids: of the training images, unique.
+
+    Returns:
+      Sorted ids.
+
+    Raises:
+      UserError: no such file, or one that is empty, names an image twice, or one that `ids` does not hold.
+    """
+    source = f'data.split_file={path}'
+    try:
+        text = Path(path).expanduser().read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{source} cannot be read ({getattr(error, "strerror", None) or error})') from error
+    names = [line for line in text.splitlines() if line.strip()]
+    if not names:
+        raise UserError(f'{source} is empty; name one labeled image a line')
+    if not {*names} <= {*ids} and all(token.isdecimal() for token in text.split()):
+        names = _by_position(source, [int(token) for token in text.split()], ids)
+    unknown = sorted({*names} - {*ids})
+    if unknown:
+        raise UserError(
+            f'{source} names {len(unknown):,} images that the training set does not hold: '
+            f'{first_ten(unknown)}'
+        )
+    if len({*names}) < len(names):
+        raise UserError(f'{source} names an image twice; name each labeled image once')
+    return sorted(names)
+
+
+def _by_position(source: str, positions: list[int], ids: Sequence[str]) -> list[str]:
+    forms = [re.fullmatch(r'(?:[a-z]+_)?(\d+)', name) for name in ids]
+    if not all(forms):
+        raise UserError(
+            f"{source} holds positions, but the ids of these images are no positions ('{ids[0]}' is one); "
+            'name an id a line'
+        )
+    id_at = {int(form[1]): str(name) for form, name in zip(forms, ids, strict=True)}
+    unknown = sorted({*positions} - id_at.keys())
+    if unknown:
+        raise UserError(
+            f'{source} names {len(unknown):,} positions that the training set does not hold: '
+            f'{first_ten([str(position) for position in unknown])}'
+        )
+    return [id_at[position] for position in positions]
