@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from metasemi_jax.data import pipeline as pipeline_module
 from metasemi_jax.data.pipeline import Augmentation, channel_statistics, resident_pipeline
 from metasemi_jax.data.sources import Dataset, load_dataset
 from metasemi_jax.data.splits import class_balanced_split, split_positions
@@ -140,6 +141,15 @@ def test_channel_statistics_against_numpy():
     np.testing.assert_allclose(mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(std, scaled.std(axis=(0, 1, 2)), rtol=1e-12)
     assert all(type(value) is float for value in mean + std)
+
+
+def test_channel_statistics_of_some_images_a_little_at_a_time(monkeypatch):
+    monkeypatch.setattr(pipeline_module, 'COUNTED_BYTES', 300)
+    images = np.random.default_rng(0).integers(0, 256, (50, 7, 5, 3)).astype(np.uint8)
+    some = np.array([3, 40, 7, 8, 9, 11, 49])
+    np.testing.assert_allclose(channel_statistics(images, some), channel_statistics(images[some]), rtol=1e-12)
+    mean, _ = channel_statistics(images, some)
+    np.testing.assert_allclose(mean, images[some].mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
 
 
 def test_a_constant_channel_has_a_deviation_of_one():

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from metasemi_jax.data.splits import class_balanced_split, split_positions, split_sha256, split_text
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.splits import (
+    class_balanced_split,
+    data_sha256,
+    draw_split,
+    split_positions,
+    split_sha256,
+    split_text,
+)
 from metasemi_jax.errors import UserError
 
 LABELS = np.random.default_rng(0).choice(4, 200, p=[0.1, 0.2, 0.3, 0.4])
@@ -82,3 +90,82 @@ def test_text_and_sum():
     # printf 'a\nb\n' | sha256sum
     assert split_sha256(['a', 'b']) == '911169ddaaf146aff539f58c26c489af3b892dff0fe283c1c264c65ae5aa59a2'
     assert split_sha256(['a', 'b']) != split_sha256(['ab'])
+
+
+def small_dataset(counts=(6, 4, 10), unlabeled=5, test=True):
+    labels = np.repeat([*range(len(counts)), -1], [*counts, unlabeled]).astype(np.int32)
+    images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+    ids = np.array([f'{i:02d}' for i in range(len(labels))])
+    test = (images[:3], labels[:3]) if test else (None, None)
+    return Dataset(images, labels, ids, *test, ('a', 'b', 'c'))
+
+
+def drawn(dataset, num_labels=0, num_validation=0, seed=0, **options):
+    return draw_split(dataset, num_labels=num_labels, num_validation=num_validation, seed=seed, **options)
+
+
+def counts(dataset, ids):
+    return np.bincount(dataset.train_labels[np.isin(dataset.train_ids, ids)], minlength=3).tolist()
+
+
+def test_every_label_that_is_given():
+    data = small_dataset()
+    assert drawn(data) == (data.train_ids[:20].tolist(), [])
+    assert counts(data, drawn(data, num_labels=6).labeled) == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ('num_labels', 'num_validation', 'held_out'),
+    [(12, 3, [1, 1, 1]), (12, 9, [3, 3, 3]), (0, 10, [3, 2, 5]), (0, 4, [1, 1, 2]), (0, 17, [5, 3, 9])],
+)
+def test_validation_is_of_each_class_in_proportion(num_labels, num_validation, held_out):
+    data = small_dataset()
+    split = drawn(data, num_labels, num_validation)
+    assert counts(data, split.validation) == held_out
+    whole = drawn(data, num_labels).labeled
+    assert sorted(split.labeled + split.validation) == whole
+    assert not {*split.labeled} & {*split.validation}
+    labeled, unlabeled = split_positions(data.train_ids, split.labeled, split.validation)
+    held = np.flatnonzero(np.isin(data.train_ids, split.validation))
+    assert sorted([*labeled, *unlabeled, *held]) == list(range(25))
+
+
+def test_validation_depends_on_seed_and_ids_alone():
+    data = small_dataset()
+    split = drawn(data, num_validation=6)
+    assert drawn(data, num_validation=6, seed=1).validation != split.validation
+    order = np.random.default_rng(0).permutation(25)
+    shuffled = data._replace(train_labels=data.train_labels[order], train_ids=data.train_ids[order])
+    assert drawn(shuffled, num_validation=6) == split
+
+
+def test_a_fifth_is_held_out_where_there_is_no_test_set():
+    data = small_dataset(test=False)
+    assert len(drawn(data).validation) == 4
+    assert len(drawn(data, num_validation=7).validation) == 7
+    assert len(drawn(data, num_labels=6).validation) == 1
+    with_validation = data._replace(val_images=data.train_images, val_labels=data.train_labels)
+    assert drawn(with_validation).validation == []
+    with pytest.raises(UserError, match='come with a validation set; use 0'):
+        drawn(with_validation, num_validation=3)
+
+
+def test_more_than_the_labels_can_spare():
+    with pytest.raises(UserError, match='use at most data.num_validation=17 or a test set'):
+        drawn(small_dataset(), num_validation=18)
+    with pytest.raises(UserError, match='1 validation images cannot be held out of 3 labeled ones'):
+        drawn(small_dataset((1, 1, 1), test=False))
+
+
+def test_a_named_split_needs_labels():
+    data = small_dataset()
+    assert drawn(data, labeled_ids=['03', '01']).labeled == ['01', '03']
+    with pytest.raises(UserError, match=r"images without a label, the first '22'"):
+        drawn(data, labeled_ids=['01', '22'])
+
+
+def test_the_sum_of_the_data_sees_every_change():
+    args = (['a', 'b', 'c'], ['b'], ['x', 'y'])
+    assert data_sha256(['c', 'a', 'b'], *args[1:]) == data_sha256(*args)
+    others = ((['a', 'b'], ['b'], ['x', 'y']), (args[0], [], args[2]), (*args[:2], ['y', 'x']))
+    assert len({data_sha256(*other) for other in (args, *others)}) == 4

@@ -1,0 +1,192 @@
+"""Training on one's own images, as a user types it and in this process."""
+
+import json
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from own_images import TINY_OWN, own_config, own_flags, random_pixels, write_csv, write_folder, write_image
+from runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.experiment import build_experiment
+from metasemi_jax.recorder import Recorder
+from metasemi_jax.train import train_and_evaluate
+
+
+def commands():
+    text = (ROOT / 'docs' / 'own_images.md').read_text()
+    blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.fixture(scope='module')
+def documented(tmp_path_factory):
+    """A folder in which the commands of docs/own_images.md can be typed."""
+    here = tmp_path_factory.mktemp('documented')
+    folder = write_folder(here / 'mine', labeled=(6, 5))
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.png'))
+    rows = [(name, '' if 'unlabeled' in name else name.split('/')[1], name.split('/')[0]) for name in files]
+    rows = [(name, label, 'test' if top == 'test' else '') for name, label, top in rows]
+    write_csv(folder / 'list.csv', rows, ('path', 'label', 'split'))
+    x = np.stack([random_pixels(i) for i in range(12)])
+    np.savez(folder / 'arrays.npz', x=x, y=np.array([0, 1, 0, 1, 0, 1, 0, 1, -1, -1, -1, -1]))
+    return here
+
+
+@pytest.mark.parametrize('command', range(len(commands())))
+def test_the_documented_commands(documented, command):
+    """As written, but for a config that makes them small: flags that are named override it."""
+    python, script, config, *flags = shlex.split(commands()[command])
+    assert (python, script, config) == ('python', 'main.py', '--config=configs/folder.py')
+    given = {flag.split('=')[0] for flag in flags}
+    # The statistics become constants of the compiled step: the same ones, or each run would compile it anew.
+    small = [
+        f'--config.{k}={v}'
+        for k, v in TINY_OWN.items()
+        if f'--config.{k}' not in given
+        and not ('arrays' in commands()[command] and k in ('data.mean', 'data.std'))
+    ]
+    process = run_main(f'--config={ROOT}/configs/folder.py', *flags, *small, cwd=documented)
+    assert (process.returncode, process.stderr) == (0, '')
+    (workdir,) = (documented / flag.split('=')[1] for flag in flags if flag.startswith('--workdir='))
+    results = json.loads((workdir / 'results.json').read_text())
+    has_test_set = 'arrays' not in str(workdir)
+    assert ('test_error_last' in results) == ('ema_test_error_best' in results) == has_test_set
+    assert ('there is no test set' in process.stdout) != has_test_set
+    assert ('validation_error_last' in results) == (not has_test_set or workdir.name == 'validated')
+    assert results['num_held_out'] == {'arrays': 2, 'validated': 4}.get(workdir.name, 0)
+    names = json.loads((workdir / 'class_names.json').read_text())
+    assert names == (['cat', 'dog'] if has_test_set else ['0', '1'])
+    if workdir.name == 'again':
+        ids = [(documented / f'runs/{run}/labeled_ids.txt').read_text() for run in ('ten', 'again')]
+        assert ids[0] == ids[1]
+        assert_same_state(read_state(documented / 'runs/ten'), read_state(workdir))
+
+
+def test_the_picture_of_the_folder_is_the_layout():
+    text = (ROOT / 'docs' / 'own_images.md').read_text()
+    header = (ROOT / 'configs' / 'folder.py').read_text()
+    for part in ('labeled/', 'unlabeled/**', 'test/', 'val/'):
+        assert part in text
+        assert part in header
+
+
+def test_pools_and_counts(tmp_path):
+    write_folder(tmp_path, labeled=(9, 2), unlabeled=30)
+    experiment = build_experiment(own_config(tmp_path, data__num_validation=4, batch_size=16))
+    assert experiment.description.startswith(
+        'own_images: 7 labeled, 30 unlabeled, 4 validation, 4 test images of 2 classes; conv_small, '
+    )
+    assert '8×8×3 pixels' in experiment.description
+    assert sum(name.startswith('labeled/dog/') for name in experiment.split.labeled) == 1
+    # Seven labels fill batches of sixteen, again and again.
+    labeled, unlabeled = zip(*(next(experiment.pipeline.host_batches(s)) for s in range(30)), strict=True)
+    labeled, unlabeled = np.concatenate(labeled), np.concatenate(unlabeled)
+    labels = np.asarray(experiment.pipeline.device_data[1])
+    assert len(set(labeled)) == 7
+    assert len(set(unlabeled)) == 30
+    assert (labels[labeled] >= 0).all()
+    assert (labels[unlabeled] == -1).all()
+
+
+def test_validation_chooses_the_checkpoint(tmp_path):
+    write_folder(tmp_path / 'mine', labeled=(9, 9), unlabeled=20, test=5, val=4)
+    config = own_config(tmp_path / 'mine', total_steps=10, eval_every=1, log_every=1, checkpoint_every=100)
+    results = train_and_evaluate(config, tmp_path / 'run')
+    log = [line for line in read_log(tmp_path / 'run') if 'validation/error' in line]
+    assert [line['step'] for line in log] == list(range(1, 11))
+    for prefix in ('', 'ema_'):
+        validation = [line[f'validation/{prefix}error'] for line in log]
+        test = [line[f'test/{prefix}error'] for line in log]
+        best = max(i for i, error in enumerate(validation) if error == min(validation))
+        assert results[f'{prefix}test_error_best_on_validation'] == test[best]
+        assert results[f'{prefix}validation_error_last'] == validation[-1]
+        if not prefix:
+            assert results['best_checkpoint'] == {'step': best + 1, 'selected_on': 'validation'}
+            read_state(tmp_path / 'run', best + 1)  # it was kept
+    assert results['selected_on_test_set'] == ['test_error_best', 'ema_test_error_best']
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A run without a test set that died after its first checkpoint: its images and its folder."""
+
+    def die(recorder, at):
+        raise RuntimeError('died')
+
+    write_folder(tmp_path / 'mine', labeled=(6, 6), test=0)
+    monkeypatch.setattr(Recorder, 'show', die)
+    with pytest.raises(RuntimeError, match='died'):
+        train_and_evaluate(own_config(tmp_path / 'mine', eval_every=2), tmp_path / 'run')
+    monkeypatch.undo()
+    return tmp_path / 'mine', tmp_path / 'run'
+
+
+def test_a_run_continues_where_its_images_have_moved(interrupted, tmp_path):
+    images, run = interrupted
+    held_out = (run / 'validation_ids.txt').read_text()
+    assert len(held_out.splitlines()) == 2
+    train_and_evaluate(own_config(images), tmp_path / 'undisturbed')
+    images.rename(tmp_path / 'moved')
+    results = train_and_evaluate(own_config(tmp_path / 'moved', data__memory_budget=10**7), run)
+    assert results['num_held_out'] == 2
+    assert (run / 'validation_ids.txt').read_text() == held_out
+    assert_same_state(read_state(tmp_path / 'undisturbed'), read_state(run))
+
+
+def test_other_images_are_refused(interrupted):
+    images, run = interrupted
+    before = contents(run / 'checkpoints')
+    write_image(images / 'unlabeled' / 'new.png', 500)
+    with pytest.raises(UserError, match='the images have changed since .*: some were added, removed'):
+        train_and_evaluate(own_config(images), run)
+    assert contents(run / 'checkpoints') == before
+    shutil.rmtree(images / 'labeled' / 'cat')
+    write_image(images / 'labeled' / 'cat' / 'other.png')
+    with pytest.raises(UserError, match='the split names . images that the dataset does not hold'):
+        train_and_evaluate(own_config(images), run)
+
+
+def test_another_split_file_is_refused(interrupted, tmp_path):
+    images, run = interrupted
+    split = tmp_path / 'split.txt'
+    split.write_text('labeled/cat/0.png\nlabeled/dog/0.png\n')
+    with pytest.raises(UserError, match='is not the split that this --workdir began with'):
+        train_and_evaluate(own_config(images, data__split_file=str(split)), run)
+    split.write_text((run / 'labeled_ids.txt').read_text() + (run / 'validation_ids.txt').read_text())
+    train_and_evaluate(own_config(images, data__split_file=str(split)), run)
+
+
+def test_labeled_only_needs_no_unlabeled_images(tmp_path):
+    write_folder(tmp_path / 'mine', unlabeled=0)
+    with pytest.raises(UserError, match='data.num_labels=0 leaves no unlabeled image'):
+        train_and_evaluate(own_config(tmp_path / 'mine'), tmp_path / 'run')
+    config = own_config(tmp_path / 'mine', method__meta=False, method__mixup=False)
+    train_and_evaluate(config, tmp_path / 'run')
+
+
+def test_bad_images_end_in_one_line_and_nothing_is_written(tmp_path):
+    folder = write_folder(tmp_path / 'mine')
+    (folder / 'unlabeled' / 'bad.png').write_bytes(b'not an image')
+    (folder / 'labeled' / 'cat' / '0.png').write_bytes(b'')
+    (tmp_path / 'ids.txt').write_text('labeled/cat/77.png\n')
+    good = write_folder(tmp_path / 'good')
+    for flags, message in (
+        (
+            own_flags(folder),
+            '2 of 21 images cannot be read: labeled/cat/0.png (not an image, or damaged), unl',
+        ),
+        (own_flags(tmp_path / 'nowhere'), 'there is no such folder or file'),
+        (own_flags(good, data__num_validation=6), 'use at most data.num_validation=5'),
+        (own_flags(good, data__split_file=tmp_path / 'ids.txt'), 'does not hold: labeled/cat/77.png'),
+        (own_flags(good, data__memory_budget=100), 'streaming from disk is not in yet'),
+    ):
+        process = run_main(f'--workdir={tmp_path}/run', *flags, cwd=ROOT)
+        assert (process.returncode, process.stdout) == (1, '')
+        assert process.stderr.startswith('error: ')
+        assert process.stderr.count('\n') == 1
+        assert message in process.stderr
+        assert not (tmp_path / 'run').exists()
