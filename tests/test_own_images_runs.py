@@ -1,6 +1,7 @@
 """Training on one's own images, as a user types it and in this process."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +15,10 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import build_experiment
 from metasemi_jax.recorder import Recorder
 from metasemi_jax.train import train_and_evaluate
+
+# Compiling is most of this file's time.
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+QUICK = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
 
 
 def commands():
@@ -49,7 +54,7 @@ def test_the_documented_commands(documented, command):
         if f'--config.{k}' not in given
         and not ('arrays' in commands()[command] and k in ('data.mean', 'data.std'))
     ]
-    process = run_main(f'--config={ROOT}/configs/folder.py', *flags, *small, cwd=documented)
+    process = run_main(f'--config={ROOT}/configs/folder.py', *flags, *small, cwd=documented, env=QUICK)
     assert (process.returncode, process.stderr) == (0, '')
     (workdir,) = (documented / flag.split('=')[1] for flag in flags if flag.startswith('--workdir='))
     results = json.loads((workdir / 'results.json').read_text())
@@ -119,7 +124,7 @@ def interrupted(tmp_path, monkeypatch):
 
     write_folder(tmp_path / 'mine', labeled=(6, 6), test=0)
     monkeypatch.setattr(Recorder, 'show', die)
-    with pytest.raises(RuntimeError, match='died'):
+    with pytest.raises(RuntimeError, match=r'died'):
         train_and_evaluate(own_config(tmp_path / 'mine', eval_every=2), tmp_path / 'run')
     monkeypatch.undo()
     return tmp_path / 'mine', tmp_path / 'run'
@@ -141,12 +146,12 @@ def test_other_images_are_refused(interrupted):
     images, run = interrupted
     before = contents(run / 'checkpoints')
     write_image(images / 'unlabeled' / 'new.png', 500)
-    with pytest.raises(UserError, match='the images have changed since .*: some were added, removed'):
+    with pytest.raises(UserError, match=r'the images have changed since .*: some were added, removed'):
         train_and_evaluate(own_config(images), run)
     assert contents(run / 'checkpoints') == before
     shutil.rmtree(images / 'labeled' / 'cat')
     write_image(images / 'labeled' / 'cat' / 'other.png')
-    with pytest.raises(UserError, match='the split names . images that the dataset does not hold'):
+    with pytest.raises(UserError, match=r'the split names . images that the dataset does not hold'):
         train_and_evaluate(own_config(images), run)
 
 
@@ -154,7 +159,7 @@ def test_another_split_file_is_refused(interrupted, tmp_path):
     images, run = interrupted
     split = tmp_path / 'split.txt'
     split.write_text('labeled/cat/0.png\nlabeled/dog/0.png\n')
-    with pytest.raises(UserError, match='is not the split that this --workdir began with'):
+    with pytest.raises(UserError, match=r'is not the split that this --workdir began with'):
         train_and_evaluate(own_config(images, data__split_file=str(split)), run)
     split.write_text((run / 'labeled_ids.txt').read_text() + (run / 'validation_ids.txt').read_text())
     train_and_evaluate(own_config(images, data__split_file=str(split)), run)
@@ -162,7 +167,7 @@ def test_another_split_file_is_refused(interrupted, tmp_path):
 
 def test_labeled_only_needs_no_unlabeled_images(tmp_path):
     write_folder(tmp_path / 'mine', unlabeled=0)
-    with pytest.raises(UserError, match='data.num_labels=0 leaves no unlabeled image'):
+    with pytest.raises(UserError, match=r'data.num_labels=0 leaves no unlabeled image'):
         train_and_evaluate(own_config(tmp_path / 'mine'), tmp_path / 'run')
     config = own_config(tmp_path / 'mine', method__meta=False, method__mixup=False)
     train_and_evaluate(config, tmp_path / 'run')
