@@ -179,19 +179,21 @@ def test_bad_images_end_in_one_line_and_nothing_is_written(tmp_path):
     (folder / 'labeled' / 'cat' / '0.png').write_bytes(b'')
     (tmp_path / 'ids.txt').write_text('labeled/cat/77.png\n')
     good = write_folder(tmp_path / 'good')
-    for flags, message in (
-        (
-            own_flags(folder),
-            '2 of 21 images cannot be read: labeled/cat/0.png (not an image, or damaged), unl',
-        ),
-        (own_flags(tmp_path / 'nowhere'), 'there is no such folder or file'),
-        (own_flags(good, data__num_validation=6), 'use at most data.num_validation=5'),
-        (own_flags(good, data__split_file=tmp_path / 'ids.txt'), 'does not hold: labeled/cat/77.png'),
-        (own_flags(good, data__memory_budget=100), 'streaming from disk is not in yet'),
+    unreadable = (
+        '2 of 21 images cannot be read: labeled/cat/0.png (not an image, or damaged), unlabeled/bad.png'
+    )
+    process = run_main(f'--workdir={tmp_path}/run', *own_flags(folder), cwd=ROOT)
+    assert (process.returncode, process.stdout) == (1, '')
+    assert process.stderr.startswith('error: ')
+    assert process.stderr.count('\n') == 1
+    assert unreadable in process.stderr
+    for config, message in (
+        (own_config(folder), re.escape(unreadable)),
+        (own_config(tmp_path / 'nowhere'), r'there is no such folder or file'),
+        (own_config(good, data__num_validation=6), r'use at most data.num_validation=5'),
+        (own_config(good, data__split_file=f'{tmp_path}/ids.txt'), r'does not hold: labeled/cat/77.png'),
+        (own_config(good, data__memory_budget=100), r'streaming from disk is not in yet'),
     ):
-        process = run_main(f'--workdir={tmp_path}/run', *flags, cwd=ROOT)
-        assert (process.returncode, process.stdout) == (1, '')
-        assert process.stderr.startswith('error: ')
-        assert process.stderr.count('\n') == 1
-        assert message in process.stderr
-        assert not (tmp_path / 'run').exists()
+        with pytest.raises(UserError, match=message):
+            train_and_evaluate(config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
