@@ -11,14 +11,10 @@ import contextlib
 import errno
 import io
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
-
-import numpy as np
 
 from metasemi_jax.data.archives import (
     CIFAR10,
@@ -38,10 +34,7 @@ from metasemi_jax.data.original_files import (
 )
 from metasemi_jax.data.png import encode_png
 from metasemi_jax.errors import UserError
-from metasemi_jax.progress import ProgressLine
 
-SPLITS = ('train', 'test')
-READ_TOGETHER = 500  # records
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Downloader = Callable[[str], Path]  # file name -> local path
 
@@ -192,79 +185,3 @@ def _examples(prefix: str, split: ArchiveSplit, digits: int, count: Callable[[],
         count()
         labels = {feature: int(values[i]) for feature, values in split.labels.items()}
         yield i, {'id': f'{prefix}{i:0{digits}d}', 'image': encode_png(image), **labels}
-
-
-def decode(builder: Any, count: Callable[[int], None]) -> dict[str, np.ndarray]:
-    """Read a prepared dataset, and put it in the order of its ids.
-
-    Args:
-      builder: of `stock_builder`.
-      count: called for each image, with their number.
-
-    Returns:
-      For 'train' and 'test': SPLIT_images uint8 [N, H, W, C], SPLIT_labels int32 [N], SPLIT_ids str [N].
-
-    Raises:
-      UserError: a prepared file is damaged.
-    """
-    total = sum(builder.info.splits[split].num_examples for split in SPLITS)
-    arrays = {}
-    for split in SPLITS:
-        try:
-            arrays |= _decode_split(builder, split, lambda: count(total))
-        # array_record, protobuf and PIL fail on damaged bytes in a dozen ways.
-        except Exception as error:
-            raise UserError(
-                f'{builder.name}: {builder.data_dir} is damaged ({" ".join(str(error).split())}); '
-                'delete that folder, and it is prepared again'
-            ) from error
-    return arrays
-
-
-def _decode_split(builder: Any, split: str, count: Callable[[], None]) -> dict[str, np.ndarray]:
-    import tensorflow_datasets as tfds
-    from PIL import Image
-
-    # PNGs are decoded here: TFDS would use OpenCV where it is installed, and complain where it is not.
-    source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-    images = np.empty((len(source), *builder.info.features['image'].shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    ids = []
-    for start in range(0, len(source), READ_TOGETHER):
-        together = range(start, min(start + READ_TOGETHER, len(source)))
-        for i, example in zip(together, source.__getitems__(together), strict=True):
-            count()
-            images[i] = np.asarray(Image.open(io.BytesIO(example['image'])))
-            labels[i] = example['label']
-            ids.append(example['id'].decode())
-    if len(set(ids)) != builder.info.splits[split].num_examples:
-        raise ValueError(f'{len(set(ids))} different ids in {split}')
-    order = np.argsort(ids)
-    return {
-        f'{split}_images': images[order],
-        f'{split}_labels': labels[order],
-        f'{split}_ids': np.array(ids)[order],
-    }
-
-
-class ImageCounter:
-    """Counts images, and now and then shows how many there are."""
-
-    def __init__(self, line: ProgressLine, doing: str):
-        """`doing`: 'cifar10: prepared'."""
-        self._line, self._doing = line, doing
-        self._done = 0
-        self._start = self._shown = time.perf_counter()
-        # A line in a log stays there.
-        self._seconds = 0.5 if sys.stdout.isatty() else 10
-
-    def __call__(self, total: int) -> None:
-        """One image more, of `total`."""
-        self._done += 1
-        if self._done % 100 and self._done < total:
-            return
-        now = time.perf_counter()
-        if now - self._shown >= self._seconds or self._done == total:
-            speed = self._done / max(now - self._start, 1e-9)
-            self._line.show(f'{self._doing} {self._done:,}/{total:,} images, {speed:,.0f} images/s')
-            self._shown = now

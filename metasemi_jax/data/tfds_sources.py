@@ -17,15 +17,9 @@ import numpy as np
 
 from metasemi_jax.data.array_cache import lock, read_cache, write_cache
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.tfds_prepare import (
-    DISK_FULL,
-    RECIPES,
-    ImageCounter,
-    check_sources,
-    decode,
-    prepare,
-    stock_builder,
-)
+from metasemi_jax.data.image_counter import ImageCounter
+from metasemi_jax.data.tfds_decode import decode
+from metasemi_jax.data.tfds_prepare import DISK_FULL, RECIPES, check_sources, prepare, stock_builder
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import ProgressLine, duration
 
