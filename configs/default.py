@@ -20,6 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.name = ''
+    data.data_dir = ''  # of TFDS datasets; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets
+    data.manual_dir = ''  # with the original archives; '' for downloads/manual in data_dir, else download
     data.num_labels = 0  # labeled images in all, the same number of every class
     data.pad = 4  # random crop after padding with black; 0 for none
     data.flip = False  # random horizontal flip

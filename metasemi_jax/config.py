@@ -6,6 +6,8 @@ from typing import Any
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
 
+# Where the data lie does not change a run: it may move between machines.
+LOCATIONS = ('data.data_dir', 'data.manual_dir')
 DTYPES = ('auto', 'float32', 'bfloat16')
 POSITIVE = ('total_steps', 'batch_size', 'log_every', 'eval_every', 'eval_batch_size', 'checkpoint_every')
 POSITIVE += ('data.num_labels', 'model.width', 'method.mixup_gamma', 'method.epsilon')
@@ -35,11 +37,11 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def differing_fields(old: Any, new: Any) -> list[str]:
-    """'field: old value there, new value here' for each field that differs."""
+    """'field: old value there, new value here' for each field that differs, other than `LOCATIONS`."""
     there, here = flatten(old), flatten(new)
     return [
         f'{name}: {there.get(name, "absent")} there, {here.get(name, "absent")} here'
-        for name in sorted(there.keys() | here.keys())
+        for name in sorted((there.keys() | here.keys()) - {*LOCATIONS})
         if there.get(name, 'absent') != here.get(name, 'absent')
     ]
 

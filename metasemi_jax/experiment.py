@@ -44,7 +44,7 @@ def build_experiment(config: Any, labeled_ids: list[str] | None = None) -> Exper
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
-    dataset = load_dataset(config.data.name)
+    dataset = load_dataset(config.data.name, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir)
     labeled_ids = labeled_ids or class_balanced_split(
         dataset.train_labels,
         dataset.train_ids,

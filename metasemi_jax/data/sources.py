@@ -1,43 +1,28 @@
 """Where images come from: one function for each dataset, by the name in `config.data.name`."""
 
-from typing import NamedTuple
-
 import numpy as np
 
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.tfds_sources import TFDS_DATASETS, load_tfds
 from metasemi_jax.errors import UserError
 
 
-class Dataset(NamedTuple):
-    """A training and a test split in memory."""
-
-    train_images: np.ndarray  # uint8 [N, H, W, C]
-    train_labels: np.ndarray  # int32 [N]
-    train_ids: np.ndarray  # str [N], unique, stable between versions and orders of the data
-    test_images: np.ndarray  # uint8 [M, H, W, C]
-    test_labels: np.ndarray  # int32 [M]
-    class_names: tuple[str, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.class_names)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """[H, W, C] of one image."""
-        return self.train_images.shape[1:]
-
-
-def load_dataset(name: str) -> Dataset:
+def load_dataset(name: str, *, data_dir: str = '', manual_dir: str = '') -> Dataset:
     """The dataset called `name`.
 
+    Args:
+      name: a key of `SOURCES`, or one of the TFDS datasets `svhn_cropped`, `cifar10` and `cifar100`.
+      data_dir, manual_dir: folders of the TFDS datasets, see `load_tfds`; the others ignore them.
+
     Raises:
-      UserError: an unknown name.
+      UserError: an unknown name, or data that cannot be had.
     """
-    if name not in SOURCES:
-        known = ', '.join(sorted(SOURCES))
-        raise UserError(f"data.name '{name}': there is no source for this dataset; choose one of {known}")
-    return SOURCES[name]()
+    if name in SOURCES:
+        return SOURCES[name]()
+    if name in TFDS_DATASETS:
+        return load_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
+    known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS)))
+    raise UserError(f"data.name '{name}': there is no source for this dataset; choose one of {known}")
 
 
 def _digits() -> Dataset:

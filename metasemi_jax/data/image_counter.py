@@ -1,0 +1,29 @@
+"""Progress of the long first use of a dataset."""
+
+import sys
+import time
+
+from metasemi_jax.progress import ProgressLine
+
+
+class ImageCounter:
+    """Counts images, and now and then shows how many there are."""
+
+    def __init__(self, line: ProgressLine, doing: str):
+        """`doing`: 'cifar10: prepared'."""
+        self._line, self._doing = line, doing
+        self._done = 0
+        self._start = self._shown = time.perf_counter()
+        # A line in a log stays there.
+        self._seconds = 0.5 if sys.stdout.isatty() else 10
+
+    def __call__(self, total: int) -> None:
+        """One image more, of `total`."""
+        self._done += 1
+        if self._done % 100 and self._done < total:
+            return
+        now = time.perf_counter()
+        if now - self._shown >= self._seconds or self._done == total:
+            speed = self._done / max(now - self._start, 1e-9)
+            self._line.show(f'{self._doing} {self._done:,}/{total:,} images, {speed:,.0f} images/s')
+            self._shown = now

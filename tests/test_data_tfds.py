@@ -1,0 +1,244 @@
+"""SVHN and CIFAR from tiny archives in the real formats, prepared by TFDS's own builders."""
+
+import functools
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+
+import archives
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from archives import WRITERS, expect_archives, hide_tensorflow
+from runs import ROOT, contents
+
+from metasemi_jax.data import tfds_sources
+from metasemi_jax.data.sources import load_dataset
+from metasemi_jax.data.splits import class_balanced_split, split_positions
+from metasemi_jax.data.tfds_prepare import RECIPES
+from metasemi_jax.errors import UserError
+from metasemi_jax.train import train_and_evaluate
+
+CONFIGS = {'svhn_cropped': 'svhn', 'cifar10': 'cifar10', 'cifar100': 'cifar100'}
+CLASSES = {
+    'svhn_cropped': tuple('0123456789'),
+    'cifar10': tuple(archives.CIFAR10_CLASSES),
+    'cifar100': tuple(f'fine_{i}' for i in range(100)),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_tensorflow(monkeypatch):
+    hide_tensorflow(monkeypatch)
+
+
+@pytest.fixture
+def expect(monkeypatch):
+    return functools.partial(expect_archives, monkeypatch)
+
+
+@pytest.fixture(scope='module')
+def originals(tmp_path_factory):
+    """{name: (folder of the archives, {split: (images, labels)})}."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in WRITERS}
+    return {name: (folder, WRITERS[name](folder)) for name, folder in folders.items()}
+
+
+@pytest.fixture(params=WRITERS)
+def loaded(request, originals, expect, tmp_path):
+    """(name, the archive's contents, the loaded dataset, data_dir)."""
+    folder, splits = originals[request.param]
+    expect(request.param, folder)
+    data = load_dataset(request.param, data_dir=str(tmp_path / 'tfds'), manual_dir=str(folder))
+    return request.param, splits, data, tmp_path / 'tfds'
+
+
+def test_contents_are_the_archives_image_by_image(loaded):
+    name, splits, data, _ = loaded
+    for split in ('train', 'test'):
+        images, labels = splits[split]
+        loaded_images = getattr(data, f'{split}_images')
+        loaded_labels = getattr(data, f'{split}_labels')
+        assert (loaded_images.dtype, loaded_labels.dtype) == (np.uint8, np.int32)
+        np.testing.assert_array_equal(loaded_images, images)
+        np.testing.assert_array_equal(loaded_labels, labels)
+        np.testing.assert_array_equal(np.bincount(loaded_labels), np.bincount(labels))
+    digits = RECIPES[name].id_digits
+    assert data.train_ids.tolist() == [f'train_{i:0{digits}d}' for i in range(len(data.train_images))]
+    assert data.class_names == CLASSES[name]
+    assert isinstance(data.train_images, np.memmap)
+    assert not data.train_images.flags.writeable
+
+
+def test_what_is_prepared_is_tfds_own(loaded):
+    """Any program that uses TFDS may read it, and finds what the archive says."""
+    name, splits, _, data_dir = loaded
+    for split in ('train', 'test'):
+        source = tfds.data_source(
+            name,
+            split=split,
+            data_dir=data_dir,
+            download=False,
+            decoders={'image': tfds.decode.SkipDecoding()},
+        )
+        assert len(source) == len(splits[split][0])
+        stored = {example['id'].decode(): example for example in source}
+        assert list(stored) != sorted(stored)  # TFDS shuffles by a hash; ours is ordered by id
+        for i, label in enumerate(splits[split][1]):
+            example = stored[f'{split}_{i:0{RECIPES[name].id_digits}d}']
+            assert example['label'] == label
+            if name == 'cifar100':
+                assert example['coarse_label'] == label // 5
+
+
+def test_pools_are_disjoint_and_together_the_training_split(loaded):
+    _, _, data, _ = loaded
+    k = data.num_classes
+    ids = class_balanced_split(data.train_labels, data.train_ids, k, num_classes=k, seed=0)
+    labeled, unlabeled = split_positions(data.train_ids, ids)
+    assert not set(labeled) & set(unlabeled)
+    assert sorted([*labeled, *unlabeled]) == list(range(len(data.train_labels)))
+    np.testing.assert_array_equal(np.bincount(data.train_labels[labeled]), np.ones(k))
+
+
+def test_the_second_load_needs_the_cache_alone(loaded, monkeypatch):
+    name, splits, _, data_dir = loaded
+    shutil.rmtree(data_dir / name)
+    shutil.rmtree(data_dir / 'downloads')
+    monkeypatch.setattr(tfds_sources, 'stock_builder', None)
+    before = contents(data_dir)
+    again = load_dataset(name, data_dir=str(data_dir), manual_dir='nowhere')
+    np.testing.assert_array_equal(again.train_images, splits['train'][0])
+    assert contents(data_dir) == before
+
+
+def test_a_damaged_cache_is_made_again(loaded, capsys):
+    name, splits, _, data_dir = loaded
+    path = data_dir / 'metasemi_jax' / name / RECIPES[name].version / 'train_images.npy'
+    stale = path.parent.with_name(f'{path.parent.name}.incomplete')
+    stale.mkdir()
+    (stale / 'train_images.npy').write_text('what a kill left')
+    for damage in (lambda content: content[:-1], lambda content: b'', lambda content: b'\x93NUMPZ'):
+        path.write_bytes(damage(path.read_bytes()))
+        capsys.readouterr()
+        again = load_dataset(name, data_dir=str(data_dir))
+        np.testing.assert_array_equal(again.train_images, splits['train'][0])
+        assert 'decoded' in capsys.readouterr().out
+        assert not stale.exists()
+
+
+def test_a_damaged_prepared_file_ends_in_one_line(loaded):
+    name, _, _, data_dir = loaded
+    shutil.rmtree(data_dir / 'metasemi_jax')
+    path = next((data_dir / name).rglob('*-train.array_record*'))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        UserError, match=rf'^{name}: .*{RECIPES[name].version} is damaged \(.*delete that folder'
+    ) as e:
+        load_dataset(name, data_dir=str(data_dir))
+    assert '\n' not in str(e.value)
+    assert list((data_dir / 'metasemi_jax' / name).iterdir()) == [cache_lock(data_dir, name)]
+
+
+def test_files_of_another_format_are_refused(loaded):
+    name, _, _, data_dir = loaded
+    shutil.rmtree(data_dir / 'metasemi_jax')
+    info = next((data_dir / name).rglob('dataset_info.json'))
+    info.write_text(info.read_text().replace('array_record', 'tfrecord').replace('ARRAY_RECORD', 'TFRECORD'))
+    with pytest.raises(UserError, match=r'holds no array_record files \(tfrecord\).*data_dir='):
+        load_dataset(name, data_dir=str(data_dir))
+    info.unlink()
+    with pytest.raises(UserError, match=r'holds no array_record files'):
+        load_dataset(name, data_dir=str(data_dir))
+    assert not (data_dir / 'metasemi_jax').exists()
+
+
+def cache_lock(data_dir, name):
+    return data_dir / 'metasemi_jax' / name / f'{RECIPES[name].version}.lock'
+
+
+def test_recipes_are_of_the_stock_builders():
+    sizes = {}
+    for name, recipe in RECIPES.items():
+        builder = tfds.builder_cls(name)
+        assert str(builder.VERSION) == recipe.version
+        sizes |= {
+            info.filename: info.size for info in builder.url_infos.values() if info.filename in recipe.files
+        }
+    assert sizes == {
+        'train_32x32.mat': 182040794,
+        'test_32x32.mat': 64275384,
+        'cifar-10-binary.tar.gz': 170052171,
+        'cifar-100-binary.tar.gz': 168513733,
+    }
+
+
+def test_the_default_folder_is_tfds_own(monkeypatch, tmp_path):
+    monkeypatch.delenv('TFDS_DATA_DIR', raising=False)
+    assert str(tfds_sources.default_data_dir()) == tfds.core.constants.DATA_DIR
+    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+    assert tfds_sources.default_data_dir() == tmp_path
+
+
+def test_the_default_manual_dir_is_tfds_own(originals, expect, tmp_path):
+    folder, splits = originals['cifar10']
+    expect('cifar10', folder)
+    shutil.copytree(folder, tmp_path / 'downloads' / 'manual')
+    data = load_dataset('cifar10', data_dir=str(tmp_path))
+    np.testing.assert_array_equal(data.train_images, splits['train'][0])
+
+
+def test_loading_from_the_cache_imports_no_tfds(originals, expect, tmp_path):
+    expect('cifar10', originals['cifar10'][0])
+    load_dataset('cifar10', data_dir=str(tmp_path), manual_dir=str(originals['cifar10'][0]))
+    script = (
+        'import sys; from metasemi_jax.data.sources import load_dataset; '
+        'load_dataset("cifar10", data_dir=sys.argv[1]); print(sorted(sys.modules))'
+    )
+    process = subprocess.run(
+        [sys.executable, '-c', script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for module in ('tensorflow_datasets', 'tensorflow', 'scipy.io', 'PIL'):
+        assert f"'{module}'" not in process.stdout
+    assert process.stderr == ''
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_two_steps_of_the_real_config(name, originals, expect, tmp_path, capfd):
+    folder, splits = originals[name]
+    expect(name, folder)
+    config = importlib.import_module(f'configs.{CONFIGS[name]}').get_config()
+    num_labels = 100 if name == 'cifar100' else 10
+    config.update_from_flattened_dict(
+        {
+            'total_steps': 2,
+            'batch_size': 4,
+            'eval_batch_size': 20,
+            'model.width': 4,
+            'data.num_labels': num_labels,
+            'data.data_dir': str(tmp_path / 'tfds'),
+            'data.manual_dir': str(folder),
+        }
+    )
+    results = train_and_evaluate(config, tmp_path / 'run')
+    assert 0 <= results['test_error_last'] <= 100
+    out, err = capfd.readouterr()
+    assert err == ''
+    rest = len(splits['train'][1]) - num_labels
+    assert f'{name}: {num_labels} labeled, {rest} unlabeled, {len(splits["test"][1])} test images' in out
+    assert len((tmp_path / 'run' / 'labeled_ids.txt').read_text().split()) == num_labels
+    # The data may move: its folder is no setting of the run.
+    config.data.data_dir = config.data.manual_dir = ''
+    assert train_and_evaluate(config, tmp_path / 'run') == json.loads(
+        (tmp_path / 'run' / 'results.json').read_text()
+    )
+
+
+def test_the_images_go_to_the_device_as_they_are(originals, expect, tmp_path):
+    folder, splits = originals['svhn_cropped']
+    expect('svhn_cropped', folder)
+    data = load_dataset('svhn_cropped', data_dir=str(tmp_path), manual_dir=str(folder))
+    np.testing.assert_array_equal(jax.numpy.asarray(data.train_images), splits['train'][0])
