@@ -44,14 +44,14 @@ def build_experiment(config: Any, labeled_ids: list[str] | None = None) -> Exper
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
-    dataset = load_dataset(config.data.name, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir)
-    labeled_ids = labeled_ids or class_balanced_split(
-        dataset.train_labels,
-        dataset.train_ids,
-        config.data.num_labels,
-        num_classes=dataset.num_classes,
-        seed=config.seed,
-    )
+    dataset = load_data(config)
+    if labeled_ids is None:
+        labeled_ids = draw_split(config, dataset)
+    elif len(labeled_ids) != config.data.num_labels:
+        raise UserError(
+            f'labeled_ids.txt names {len(labeled_ids)} images, data.num_labels={config.data.num_labels}; '
+            'make the two agree, or delete the file of a run without checkpoints'
+        )
     labeled, unlabeled = split_positions(dataset.train_ids, labeled_ids)
     if not len(unlabeled) and (config.method.meta or config.method.mixup):
         raise UserError(
@@ -85,6 +85,22 @@ def build_experiment(config: Any, labeled_ids: list[str] | None = None) -> Exper
             f'{len(dataset.test_labels):,} test images of {dataset.num_classes} classes; '
             f'{config.model.name}, {num_params:,} parameters, {dtype.name} on {jax.default_backend()}'
         ),
+    )
+
+
+def load_data(config: Any) -> Dataset:
+    """The images that `config` names."""
+    return load_dataset(config.data.name, data_dir=config.data.data_dir, manual_dir=config.data.manual_dir)
+
+
+def draw_split(config: Any, dataset: Dataset) -> list[str]:
+    """The ids that keep their label in a run of `config`: the same number of every class."""
+    return class_balanced_split(
+        dataset.train_labels,
+        dataset.train_ids,
+        config.data.num_labels,
+        num_classes=dataset.num_classes,
+        seed=config.seed,
     )
 
 

@@ -94,25 +94,29 @@ class Recorder:
         self.history.append(Evaluation(step, raw['error'], ema_error))
         return lowest
 
+    def evaluated(self, step: int) -> bool:
+        """Whether `step` is the last one that was evaluated."""
+        return bool(self.history) and self.history[-1].step == step
+
     def save(self, step: int, state: TrainState) -> None:
         """Start to write a checkpoint.
 
         Raises:
-          UserError: a parameter is no longer finite; then nothing is written.
+          UserError: the state is no longer finite; then nothing is written.
         """
-        if not all_finite(state.params):
-            raise self._diverged('a parameter is not finite', step)
+        if not all_finite(state):
+            raise self._diverged('a parameter or statistic is not finite', step)
         record = {
             'history': [list(evaluation) for evaluation in self.history],
             'seconds': self.seconds,
             'split_sha256': self._split_sha256,
         }
-        evaluated = self.history and self.history[-1].step == step
-        test_error = self.history[-1].error if evaluated else None
+        test_error = self.history[-1].error if self.evaluated(step) else None
         save_checkpoint(self._manager, state, record, step=step, test_error=test_error)
 
     def _diverged(self, what: str, step: int) -> UserError:
+        saved = self._manager.latest_step()
+        kept = 'nothing was saved yet' if saved is None else f'the last good checkpoint is of step {saved}'
         return UserError(
-            f'{what} at step {step}; the last good checkpoint is of step {self._manager.latest_step() or 0}. '
-            'Start again in a new --workdir with a lower optimizer.lr'
+            f'{what} at step {step}; {kept}. Start again in a new --workdir with a lower optimizer.lr'
         )
