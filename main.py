@@ -1,5 +1,6 @@
 """Train MetaSemi: `python main.py --config=configs/digits.py --workdir=runs/digits`."""
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -26,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_command(main, default_config=Path(__file__).parent / 'configs' / 'digits.py')
+    run_command(main, sys.argv, default_config=Path(__file__).parent / 'configs' / 'digits.py')

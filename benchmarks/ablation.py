@@ -8,6 +8,7 @@ goes on: start the same command again after a stop.
 
 import copy
 import statistics
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -68,4 +69,4 @@ def _mean_and_deviation(values: list[float]) -> str:
 
 
 if __name__ == '__main__':
-    run_command(main, default_config=Path(__file__).parent.parent / 'configs' / 'digits.py')
+    run_command(main, sys.argv, default_config=Path(__file__).parent.parent / 'configs' / 'digits.py')

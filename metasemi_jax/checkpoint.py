@@ -20,7 +20,11 @@ class Restored(NamedTuple):
 
 
 def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
-    """The manager of a run's checkpoints; `close` it, or the last save may be lost."""
+    """The manager of a run's checkpoints; `close` it, or the last save may be lost.
+
+    Raises:
+      UserError: what lies there cannot be read.
+    """
 
     # Sorted ascending and the last one kept, hence the minus.
     def goodness(metrics: dict[str, float]) -> float:
@@ -34,7 +38,12 @@ def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
         best_fn=goodness,
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(folder, options=options)
+    try:
+        return ocp.CheckpointManager(folder, options=options)
+    except Exception as error:  # Orbax raises whatever the layer below met
+        raise UserError(
+            f'{folder} cannot be read ({_reason(error)}); move it away, or what is damaged in it'
+        ) from error
 
 
 def save_checkpoint(
@@ -77,11 +86,13 @@ def restore_latest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
     items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
     try:
         restored = manager.restore(step, args=items)
-    except Exception as error:  # Orbax raises whatever the layer below met
-        folder = manager.directory / str(step)
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    except Exception as error:  # as above
         raise UserError(
-            f'the checkpoint {folder} cannot be read ({reason}); move that folder away to continue from the '
-            'one before it'
+            f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
+            'move that folder away to continue from the one before it'
         ) from error
     return Restored(restored['state'], restored['record'])
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -5,42 +5,56 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from metasemi_jax.errors import UserError
 
+HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
 
-def run_command(main: Callable[[], None], *, default_config: Path) -> None:
-    """Parse the flags, `--config` among them, and call `main`.
+
+def run_command(
+    main: Callable[..., None],
+    argv: list[str],
+    *,
+    default_config: Path,
+    values: flags.FlagValues = flags.FLAGS,
+    argument: str | None = None,
+) -> None:
+    """Parse `argv`, `--config` among its flags, and call `main`; exits the program where that fails.
 
     Args:
-      main: reads its flags, raises UserError for what the user can mend.
+      main: raises UserError for what the user can mend.
+      argv: as `sys.argv`.
       default_config: for a command line without `--config`.
+      values: the flags, defined by the caller.
+      argument: what the one argument that is no flag names, which is then passed to `main`; None for none.
     """
-
-    def guarded_main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            _fail(f"unexpected argument '{argv[1]}'; settings are given as --config.FIELD=VALUE")
-        # Orbax reports every file it writes at the level of INFO.
-        logging.set_verbosity(logging.WARNING)
-        try:
-            main()
-        except UserError as error:
-            _fail(str(error))
-        except BrokenPipeError:
-            # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _fail('nobody reads the output any more; the same command continues from the last checkpoint')
-
-    def parse(argv: list[str]) -> list[str]:
-        # ml_collections takes field overrides from sys.argv.
-        sys.argv = config_first(argv, default_config)
-        try:
-            return parse_flags(flags.FLAGS, sys.argv)
-        except UserError as error:
-            _fail(str(error))
-
-    app.run(guarded_main, flags_parser=parse)
+    if HELP & {*argv}:
+        print(f'{sys.modules["__main__"].__doc__}\n{values.main_module_help()}')
+        return
+    # Orbax reports every file it writes at the level of INFO.
+    logging.set_verbosity(logging.WARNING)
+    try:
+        main(*_arguments(parse_flags(values, config_first(argv, default_config)), argument))
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail('nobody reads the output any more; the same command continues from the last checkpoint')
+    # A folder in the place of a file, a file of other bytes, a name too long, no permission, no room.
+    except (OSError, UnicodeError) as error:
+        _fail(_one_line(error))
+    except KeyboardInterrupt:
+        print('interrupted; nothing that was saved is lost', file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # JAX's own class, which is not imported for the sake of a mistyped flag.
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        _fail(
+            f'the device has not enough memory ({_one_line(error)[:200]}); use a smaller batch_size or model'
+        )
 
 
 def config_first(argv: list[str], default_config: Path) -> list[str]:
@@ -57,18 +71,24 @@ def config_first(argv: list[str], default_config: Path) -> list[str]:
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parse `argv`, as `config_first` orders it, into `values`; returns what is no flag, the program first.
+    """Parse `argv`, as `config_first` orders it, into `values`; returns the arguments that are no flags.
 
     Raises:
       UserError: an unknown flag or field, a value of another type, a config file that is missing or fails.
     """
     path = Path(argv[1].removeprefix('--config=').split(':')[0])
     if not path.is_file():
-        raise UserError(f'--config={path}: there is no such file; the experiments are in configs/')
+        raise UserError(
+            f'--config={path}: there is no such file (seen from {Path.cwd()}); name an experiment'
+        )
+    # ml_collections takes the overrides of fields from here.
+    sys.argv = argv
     try:
-        rest = values(argv)
+        rest = values(argv)[1:]
         values['config'].value.lock()
     except (AttributeError, KeyError) as error:
+        if 'get_config' in str(error):
+            raise UserError(f'--config={path} has no function get_config()') from error
         raise UserError(
             f'unknown config field {_one_line(error)}; configs/default.py lists them all'
         ) from error
@@ -78,7 +98,16 @@ def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
     return rest
 
 
-def _one_line(error: Exception) -> str:
+def _arguments(given: list[str], argument: str | None) -> list[str]:
+    wanted = 0 if argument is None else 1
+    if len(given) > wanted:
+        raise UserError(f"unexpected argument '{given[wanted]}'; settings are given as --config.FIELD=VALUE")
+    if len(given) < wanted:
+        raise UserError(f'name one {argument}')
+    return given
+
+
+def _one_line(error: BaseException) -> str:
     # ml_collections wraps a KeyError, which quotes its text, in an AttributeError.
     while len(error.args) == 1 and isinstance(error.args[0], Exception):
         error = error.args[0]

@@ -1,7 +1,9 @@
 """Checks on a run's settings, and their form in `config.json`."""
 
 import json
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
@@ -9,18 +11,77 @@ from metasemi_jax.meta_gradient import ESTIMATORS
 # Where the data lie does not change a run: it may move between machines. What they are is in its checkpoints.
 LOCATIONS = ('data.data_dir', 'data.manual_dir', 'data.path', 'data.split_file', 'data.memory_budget')
 DTYPES = ('auto', 'float32', 'bfloat16')
-POSITIVE = ('total_steps', 'batch_size', 'log_every', 'eval_every', 'eval_batch_size', 'checkpoint_every')
-POSITIVE += ('data.memory_budget', 'model.width', 'method.mixup_gamma', 'method.epsilon')
-NOT_NEGATIVE = ('seed', 'steps_per_call', 'data.pad', 'method.rampup_steps', 'method.meta_lr')
-NOT_NEGATIVE += (
-    'data.num_labels',
-    'data.num_validation',
-    'data.image_size',
-    'method.consistency_weight',
-    'optimizer.lr',
-    'optimizer.warmup_steps',
-    'optimizer.weight_decay',
-)
+
+
+class Field(NamedTuple):
+    """What one field may hold."""
+
+    kind: type  # of its value, or of each entry of a list; an int serves as a float
+    holds: Callable[[Any], bool] = lambda value: True
+    must: str = ''  # the rest of 'FIELD=VALUE must ...'
+    optional: bool = False  # None is allowed
+    many: bool = False  # a list
+
+
+def _more_than_0(kind: type, **options: bool) -> Field:
+    return Field(kind, lambda value: value > 0, 'be more than 0', **options)
+
+
+def _not_negative(kind: type, **options: bool) -> Field:
+    return Field(kind, lambda value: 0 <= value < math.inf, 'not be negative', **options)
+
+
+def _share(**options: bool) -> Field:
+    return Field(float, lambda value: 0 <= value < 1, 'be at least 0 and less than 1', **options)
+
+
+def _one_of(choices: Iterable[str]) -> Field:
+    names = sorted(choices)
+    return Field(str, lambda value: value in names, f'be one of {", ".join(names)}')
+
+
+FIELDS = {
+    # NumPy takes larger seeds, but JAX keeps 32 bits of them.
+    'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32'),
+    'total_steps': _more_than_0(int),
+    'batch_size': _more_than_0(int),
+    'dtype': _one_of(DTYPES),
+    'ema_decay': _share(),
+    'data.name': Field(str),
+    'data.data_dir': Field(str),
+    'data.manual_dir': Field(str),
+    'data.path': Field(str),
+    'data.image_size': _not_negative(int),
+    'data.memory_budget': _more_than_0(int),
+    'data.num_labels': _not_negative(int),
+    'data.num_validation': _not_negative(int),
+    'data.split_file': Field(str),
+    'data.pad': _not_negative(int),
+    'data.flip': Field(bool),
+    'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
+    'data.std': _more_than_0(float, many=True),
+    'model.name': Field(str),
+    'model.width': _more_than_0(int, optional=True),
+    'model.dropout_rate': _share(optional=True),
+    'method.meta': Field(bool),
+    'method.mixup': Field(bool),
+    'method.estimator': _one_of(ESTIMATORS),
+    'method.epsilon': _more_than_0(float),
+    'method.meta_lr': _not_negative(float),
+    'method.mixup_gamma': _more_than_0(float),
+    'method.consistency_weight': _not_negative(float),
+    'method.rampup_steps': _not_negative(int),
+    'optimizer.lr': _not_negative(float),
+    'optimizer.warmup_steps': _not_negative(int),
+    'optimizer.milestones': _not_negative(int, many=True),
+    'optimizer.momentum': _share(),
+    'optimizer.weight_decay': _not_negative(float),
+    'log_every': _more_than_0(int),
+    'eval_every': _more_than_0(int),
+    'eval_batch_size': _more_than_0(int),
+    'checkpoint_every': _more_than_0(int),
+    'steps_per_call': _not_negative(int),
+}
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -56,23 +117,25 @@ def check_config(config: Any) -> None:
       UserError: naming the first bad field, its value and what it may be.
     """
     fields = flatten(config)
-    for name in POSITIVE:
-        if fields[name] is not None and not fields[name] > 0:
-            raise UserError(f'{name}={fields[name]} must be more than 0')
-    for name in NOT_NEGATIVE:
-        if not fields[name] >= 0:
-            raise UserError(f'{name}={fields[name]} must not be negative')
-    for name in ('ema_decay', 'optimizer.momentum', 'model.dropout_rate'):
-        if not 0 <= (fields[name] or 0) < 1:
-            raise UserError(f'{name}={fields[name]} must be at least 0 and less than 1')
-    _check_choice('dtype', fields['dtype'], DTYPES)
-    _check_choice('method.estimator', fields['method.estimator'], ESTIMATORS)
+    for name in sorted(fields.keys() ^ FIELDS.keys()):
+        what = f"the config has an unknown field '{name}'" if name in fields else f"the config lacks '{name}'"
+        raise UserError(f'{what}; configs/default.py lists the fields')
+    for name, field in FIELDS.items():
+        _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
-    if not all(value > 0 for value in fields['data.std']):
-        raise UserError(f'data.std={fields["data.std"]} must be more than 0 in every channel')
 
 
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise UserError(f"{name} '{value}' is unknown; choose one of {', '.join(sorted(choices))}")
+def _check_field(name: str, value: Any, field: Field) -> None:
+    if value is None and field.optional:
+        return
+    entries = value if field.many and isinstance(value, list) else [value]
+    kinds = (int, float) if field.kind is float else (field.kind,)
+    # JSON has made a list of every tuple; and a bool is an int to Python, but not to the user.
+    if isinstance(value, list) != field.many or not all(
+        isinstance(entry, kinds) and (isinstance(entry, bool) == (field.kind is bool)) for entry in entries
+    ):
+        what = f'a list of {field.kind.__name__}s' if field.many else f'of the type {field.kind.__name__}'
+        raise UserError(f'{name}={value!r} must be {what}')
+    if not all(map(field.holds, entries)):
+        raise UserError(f'{name}={value} must {field.must}')

@@ -132,6 +132,12 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
             f'data.split_file={data.split_file} is not the split that this --workdir began with; name '
             'that file, or another --workdir'
         )
+    count = len(begun.labeled) + len(begun.validation)
+    if data.num_labels not in (0, count) or not begun.labeled:
+        raise UserError(
+            f'labeled_ids.txt names {count} images, data.num_labels={data.num_labels}; '
+            'make the two agree, or delete the file of a run without checkpoints'
+        )
     return begun
 
 

@@ -11,6 +11,27 @@ class StopRequest:
 
     def __init__(self):
         self.signal: signal.Signals | None = None
+        self._previous = {}
+
+    def listen(self) -> None:
+        """Note SIGTERM and SIGINT instead of dying of them; a second one has its usual effect.
+
+        Outside the main thread, where Python allows no handlers, signals keep the effect they have.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+
+    def ignore(self) -> None:
+        """Give signals back the effect that they had before `listen`."""
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        del frame
+        self.signal = signal.Signals(number)
+        self.ignore()
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -28,27 +49,9 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note SIGTERM and SIGINT instead of dying of them; a second one has its usual effect.
-
-    Outside the main thread, where Python allows no handlers, signals keep the effect they have.
-    """
+    """A request that begins to `listen` when its user says so, and no longer does at the end of the block."""
     request = StopRequest()
-    previous = {}
-
-    def restore() -> None:
-        while previous:
-            number, handler = previous.popitem()
-            signal.signal(number, handler)
-
-    def note(number: int, frame) -> None:
-        del frame
-        request.signal = signal.Signals(number)
-        restore()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, note)
     try:
         yield request
     finally:
-        restore()
+        request.ignore()

@@ -104,7 +104,7 @@ def jvp(
     direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
     inner_grad = jax.grad(inner_loss, argnums=1)
     _, tangent = jax.jvp(lambda p: inner_grad(p, pseudo_labels), (params,), (direction,))
-    return _scaled(tangent, -lr, pseudo_labels.dtype)
+    return _scaled(tangent, -lr, like=pseudo_labels)
 
 
 def finite_difference(
@@ -138,7 +138,7 @@ def finite_difference(
     inner_grad = jax.grad(inner_loss, argnums=1)
     ahead = inner_grad(_move(params, direction, step), pseudo_labels)
     behind = inner_grad(_move(params, direction, -step), pseudo_labels)
-    return _scaled((ahead - behind) / (2 * step).astype(ahead.dtype), -lr, pseudo_labels.dtype)
+    return _scaled((ahead - behind) / (2 * step).astype(ahead.dtype), -lr, like=pseudo_labels)
 
 
 ESTIMATORS = {'exact': exact, 'jvp': jvp, 'finite_difference': finite_difference}
@@ -158,7 +158,7 @@ def update_pseudo_labels(
       ŷ [B, K]: no entry below zero, each row divided by its sum. A row whose sum is 0 stays all zero, as in
       the authors' program: such an image pulls on no class.
     """
-    moved = jnp.maximum(pseudo_labels - _scaled(meta_gradient, meta_lr, pseudo_labels.dtype), 0)
+    moved = jnp.maximum(pseudo_labels - _scaled(meta_gradient, meta_lr, like=pseudo_labels), 0)
     total = jnp.sum(moved, axis=-1, keepdims=True)
     return moved / jnp.where(total > 0, total, jnp.ones_like(total))
 
@@ -177,9 +177,11 @@ def _outer_gradient(
 
 
 def _move(params: Params, direction: Params, distance: float | Array) -> Params:
-    return jax.tree.map(lambda p, d: p + _scaled(d, distance, p.dtype), params, direction)
+    return jax.tree.map(lambda p, d: p + _scaled(d, distance, like=p), params, direction)
 
 
-def _scaled(array: Array, factor: float | Array, dtype: Any) -> Array:
-    # In `dtype`: a float32 learning rate must not widen bfloat16 parameters, nor fail strict promotion.
-    return array.astype(dtype) * jnp.asarray(factor, dtype)
+def _scaled(array: Array, factor: float | Array, *, like: Array) -> Array:
+    # In the dtype of `like`, as JAX holds it: a float32 learning rate must not widen bfloat16 parameters, nor
+    # fail strict promotion; and NumPy's float64 is float32 to JAX unless x64 is on.
+    dtype = jnp.asarray(like).dtype
+    return jnp.asarray(array, dtype) * jnp.asarray(factor, dtype)

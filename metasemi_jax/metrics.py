@@ -23,7 +23,9 @@ def pseudo_label_metrics(when: str, pseudo_labels: Array, labels: Array | None) 
     entropy = -jnp.sum(jax.scipy.special.xlogy(pseudo_labels, pseudo_labels), axis=-1)
     metrics = {f'pseudo_label_entropy_{when}': mean_of(entropy)}
     if labels is not None:
-        correct = jnp.argmax(pseudo_labels, axis=-1) == labels
+        # A row that the update emptied names no class, and would count as the first.
+        named = jnp.max(pseudo_labels, axis=-1) > 0
+        correct = named & (jnp.argmax(pseudo_labels, axis=-1) == labels)
         metrics[f'pseudo_label_accuracy_{when}'] = mean_of(correct, where=labels >= 0)
     return metrics
 

@@ -22,5 +22,5 @@ def interpolate(mixup_lambda: Array, first: Array, second: Array) -> Array:
     Returns:
       The mixture, of the shape and dtype of `first`.
     """
-    weight = mixup_lambda.astype(first.dtype).reshape(-1, *[1] * (first.ndim - 1))
+    weight = jnp.asarray(mixup_lambda, first.dtype).reshape(-1, *[1] * (first.ndim - 1))
     return weight * first + (1 - weight) * second

@@ -103,24 +103,28 @@ class Recorder:
         lowest = min(evaluation.selection_error for evaluation in self.history)
         return self.history[-1].selection_error == lowest
 
+    def evaluated(self, step: int) -> bool:
+        """Whether `step` is the last one that was evaluated."""
+        return bool(self.history) and self.history[-1].step == step
+
     def save(self, step: int, state: TrainState) -> None:
         """Start to write a checkpoint.
 
         Raises:
-          UserError: a parameter is no longer finite; then nothing is written.
+          UserError: the state is no longer finite; then nothing is written.
         """
-        if not all_finite(state.params):
-            raise self._diverged('a parameter is not finite', step)
+        if not all_finite(state):
+            raise self._diverged('a parameter or statistic is not finite', step)
         record = {
             'history': [list(evaluation) for evaluation in self.history],
             'seconds': self.seconds,
         } | self._identity
-        evaluated = self.history and self.history[-1].step == step
-        error = self.history[-1].selection_error if evaluated else None
+        error = self.history[-1].selection_error if self.evaluated(step) else None
         save_checkpoint(self._manager, state, record, step=step, error=error)
 
     def _diverged(self, what: str, step: int) -> UserError:
+        saved = self._manager.latest_step()
+        kept = 'nothing was saved yet' if saved is None else f'the last good checkpoint is of step {saved}'
         return UserError(
-            f'{what} at step {step}; the last good checkpoint is of step {self._manager.latest_step() or 0}. '
-            'Start again in a new --workdir with a lower optimizer.lr'
+            f'{what} at step {step}; {kept}. Start again in a new --workdir with a lower optimizer.lr'
         )

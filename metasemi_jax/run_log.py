@@ -21,24 +21,29 @@ class RunLog:
         self._file.flush()
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, step)
+        # It would hold them back for minutes, and a resumed run does not log them again.
+        self._tensorboard.flush()
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds."""
+        """Close the files."""
         self._file.close()
         self._tensorboard.close()
 
 
 def _drop_after(metrics_file: Path, step: int) -> None:
-    """Cut the lines of steps that a resumed run will do again, and a half-written last line."""
+    """Cut the lines of steps that a resumed run will do again, and what a kill left half-written."""
     if not metrics_file.exists():
         return
-    kept = []
-    for line in metrics_file.read_text().splitlines(keepends=True):
+    kept = {}
+    for line in metrics_file.read_bytes().splitlines(keepends=True):
         try:
-            if line.endswith('\n') and json.loads(line)['step'] <= step:
-                kept.append(line)
+            entry = json.loads(line)
+            if line.endswith(b'\n') and entry['step'] <= step:
+                # Killed between an evaluation and its checkpoint, a run evaluates that step again.
+                kept[entry['step'], *entry] = line
+        # JSON's and Unicode's errors are ValueErrors too.
         except (ValueError, KeyError, TypeError):
             continue
     beside = metrics_file.with_name('.metrics.jsonl.tmp')
-    beside.write_text(''.join(kept))
+    beside.write_bytes(b''.join(kept.values()))
     beside.replace(metrics_file)

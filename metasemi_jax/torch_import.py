@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.checkpoint import open_checkpoints, save_checkpoint
-from metasemi_jax.command import config_first, parse_flags
+from metasemi_jax.command import run_command
 from metasemi_jax.config import check_config
 from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
@@ -195,42 +195,40 @@ def main(argv: list[str]) -> None:
     Args:
       argv: as `sys.argv`.
     """
-    logging.set_verbosity(logging.WARNING)
-    try:
-        file, workdir, config, overrides = _parse(argv)
-        _check_workdir(workdir)
-        checkpoint = read_checkpoint(file)
-        sizes = infer_sizes(config.model.name, checkpoint['model'])
-        if config.model.width is None and sizes.width != MODELS[config.model.name].width:
-            config.model.width = sizes.width
-            overrides.append(f'--config.model.width={sizes.width}')
-        lines = import_checkpoint(checkpoint, config, workdir)
-    except UserError as error:
-        sys.exit(f'error: {error}')
-    command = ['python', 'main.py', *overrides, f'--workdir={workdir}']
-    print('\n'.join([*lines, f'to continue: {shlex.join(command)}']))
-
-
-def _parse(argv: list[str]) -> tuple[str, str, Any, list[str]]:
-    """The checkpoint's file, the workdir, the config, and the arguments that give main.py the same config."""
-    argv = config_first(argv, Path(os.path.relpath(DEFAULT_CONFIG)))
     # Flags of its own, so that a program may import this module beside `main.py`.
     values = flags.FlagValues()
     flags.DEFINE_string('model', None, "The checkpoint's network.", flag_values=values)
     flags.DEFINE_string('workdir', None, 'Folder of the run; a new one.', flag_values=values)
-    config_flags.DEFINE_config_file('config', None, 'The run.', flag_values=values, sys_argv=argv)
-    files = parse_flags(values, argv)[1:]
-    if len(files) != 1:
-        usage = 'python -m metasemi_jax.torch_import model_best.pth --model=conv_large --workdir=...'
-        raise UserError(f'name one checkpoint: {usage}')
-    if not values['workdir'].value:
+    config_flags.DEFINE_config_file(
+        'config', None, 'The run; --config.FIELD=VALUE changes one of its fields.', flag_values=values
+    )
+    run_command(
+        lambda file: _import(file, values, sys.argv),
+        argv,
+        default_config=Path(os.path.relpath(DEFAULT_CONFIG)),
+        values=values,
+        argument='checkpoint: ... torch_import model_best.pth --model=conv_large --workdir=runs/official',
+    )
+
+
+def _import(file: str, values: flags.FlagValues, argv: list[str]) -> None:
+    config, workdir, model = values['config'].value, values['workdir'].value, values['model'].value
+    if not workdir:
         raise UserError('--workdir is missing; name the folder of the run to make')
-    config, model = values['config'].value, values['model'].value
+    # The arguments that give main.py the same config.
     overrides = [arg for arg in argv if arg.startswith(('--config=', '--config.'))]
     if model and model != config.model.name:
         config.model.name = model
         overrides.append(f'--config.model.name={model}')
-    return files[0], values['workdir'].value, config, overrides
+    _check_workdir(workdir)
+    checkpoint = read_checkpoint(file)
+    sizes = infer_sizes(config.model.name, checkpoint['model'])
+    if config.model.width is None and sizes.width != MODELS[config.model.name].width:
+        config.model.width = sizes.width
+        overrides.append(f'--config.model.width={sizes.width}')
+    lines = import_checkpoint(checkpoint, config, workdir)
+    command = ['python', 'main.py', *overrides, f'--workdir={workdir}']
+    print('\n'.join([*lines, f'to continue: {shlex.join(command)}']))
 
 
 if __name__ == '__main__':

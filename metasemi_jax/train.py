@@ -46,10 +46,10 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     if results is not None:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
-    with stop_on_signals() as stop:
-        labeled_ids = files.read_labeled_ids()
-        split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
-        experiment = build_experiment(config, split)
+    labeled_ids = files.read_labeled_ids()
+    split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
+    experiment = build_experiment(config, split)
+    with files.lock():
         files.create(
             config,
             experiment.split.labeled,
@@ -57,21 +57,19 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
             class_names=experiment.class_names,
         )
         print(experiment.description)
-        figures = _run(config, files, experiment, stop, started)
-    results = figures | {
-        'seed': config.seed,
-        'steps': config.total_steps,
-        'split_sha256': experiment.split_sha256,
-        'num_held_out': len(experiment.split.validation),
-    }
-    write_json(files.results, results)
+        figures = _run(config, files, experiment, started)
+        results = figures | {
+            'seed': config.seed,
+            'steps': config.total_steps,
+            'split_sha256': experiment.split_sha256,
+            'num_held_out': len(experiment.split.validation),
+        }
+        write_json(files.results, results)
     print(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
 
 
-def _run(
-    config: Any, files: Workdir, experiment: Experiment, stop: StopRequest, started: float
-) -> dict[str, Any]:
+def _run(config: Any, files: Workdir, experiment: Experiment, started: float) -> dict[str, Any]:
     """Restore, train what is left, and sum up."""
     with contextlib.ExitStack() as stack:
         manager = stack.enter_context(contextlib.closing(open_checkpoints(files.checkpoints)))
@@ -89,9 +87,11 @@ def _run(
             record=record,
         )
         recorder.say(f'{files.path}: ' + (f'continuing after step {start}' if start else 'starting'))
-        if start == config.total_steps and not recorder.history:
-            # Imported after its last step: nothing is left to train, and nothing was evaluated here.
+        evaluation_due = start == config.total_steps or (start and start % config.eval_every == 0)
+        if evaluation_due and not recorder.evaluated(start):
+            # It was stopped by a signal before it could, or imported.
             recorder.evaluate(start, state, experiment.evaluate)
+        stop = stack.enter_context(stop_on_signals())
         stopped_at = _loop(config, experiment, state, start, recorder, stop)
     if stopped_at < config.total_steps:
         print(
@@ -126,7 +126,7 @@ def _loop(
 ) -> int:
     """Train from step `start` to the end, or until `stop`; returns the last step done, which is saved."""
     pipeline = experiment.pipeline
-    max_steps = config.steps_per_call or default_steps_per_call()
+    max_steps = min(config.steps_per_call or default_steps_per_call(), config.total_steps)
     run_steps = make_run_steps(experiment.train_step, pipeline.to_batch, max_steps=max_steps)
     host_batches = pipeline.host_batches(start)
     # Folded with the step inside the step, never changed: resuming needs no key in flight.
@@ -143,13 +143,17 @@ def _loop(
         jax.block_until_ready(previous)
         if step == start:
             recorder.first_call_done(end, sums)
+            # Until here a signal has its usual effect, at once: there is nothing new to save, and compiling
+            # would keep it waiting.
+            stop.listen()
         step, stopping = end, bool(stop)
         last = step == config.total_steps
         if not (stopping or last or any(step % cadence == 0 for cadence in cadences)):
             continue
         recorder.log(step, sums)
         sums = None
-        evaluating = last or step % config.eval_every == 0
+        # A stop does not wait for an evaluation; the run makes up for it when it goes on.
+        evaluating = last or (step % config.eval_every == 0 and not stopping)
         lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate)
         if stopping or last or lowest or step % config.checkpoint_every == 0:
             recorder.save(step, state)

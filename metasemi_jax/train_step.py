@@ -74,7 +74,8 @@ def metasemi_grads(
       meta_lr: β.
       estimator: a key of `ESTIMATORS`, or None for no meta-gradient and no consistency term.
       epsilon: of `finite_difference`; the others ignore it.
-      dropout_key: None turns dropout off.
+      dropout_key: the model's 'dropout' rng. None passes none, which turns dropout off in this package's
+        models; other Flax models may insist on one.
 
     Returns:
       grads: of the structure of `params`.
@@ -217,7 +218,10 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         mixup_key, dropout_key = jax.random.split(key)
         del key
-        lr, weight = lr_schedule(state.step), consistency_schedule(state.step)
+        if bool(state.ema) != (ema_decay > 0):
+            raise ValueError('ema_decay > 0 needs a state made with `with_ema=True`, and only then')
+        lr = jnp.asarray(lr_schedule(state.step), float)
+        weight = jnp.asarray(consistency_schedule(state.step), float)
         mixup_lambda = None
         if mixup_gamma is not None:
             mixup_lambda = sample_lambda(mixup_key, batch.labels.shape[0], gamma=mixup_gamma)
@@ -274,5 +278,6 @@ def _step_metrics(
         metrics |= pseudo_label_metrics('after', aux['updated_pseudo'], batch.unlabeled_labels)
         moved = aux['initial_pseudo'] - aux['updated_pseudo']
         metrics['pseudo_label_change'] = mean_of(jnp.sum(jnp.abs(moved), axis=-1))
-        metrics['pseudo_label_clipped'] = mean_of(aux['updated_pseudo'] <= 0)
+        clipped = (aux['updated_pseudo'] <= 0) & (aux['initial_pseudo'] > 0)
+        metrics['pseudo_label_clipped'] = mean_of(clipped)
     return metrics

@@ -1,9 +1,11 @@
 """The files of a run: settings, split, class names, figures, checkpoints."""
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ class Workdir:
         Raises:
           UserError: a file, a folder that cannot be written, or the run of another config.
         """
-        nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
+        # A link that leads nowhere exists too, as something in the way.
+        nearest = next(p for p in (self.path, *self.path.parents) if p.exists() or p.is_symlink())
         if not nearest.is_dir():
             raise UserError(f'--workdir={self.path}: {nearest} is a file; name a folder')
         try:
@@ -41,11 +44,34 @@ class Workdir:
             raise UserError(
                 f'--workdir={self.path}: {nearest} cannot be written ({error.strerror}); name another folder'
             ) from error
-        if self.config.exists() and (fields := differing_fields(read_json(self.config), config)):
+        if not self.config.exists():
+            if self.results.exists() or self.checkpoints.exists():
+                raise UserError(
+                    f'--workdir={self.path} holds a run without its config.json; put that back, '
+                    'or name another folder'
+                )
+        elif fields := differing_fields(read_json(self.config), config):
             raise UserError(
                 f'--workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
                 'name another folder, or use the same settings to continue that run'
             )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the folder, and keep it to this process; the system lifts the lock of a killed one.
+
+        Raises:
+          UserError: another run is in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / '.lock').open('w') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f'--workdir={self.path}: another run is in it; wait for its end, or name another folder'
+                ) from error
+            yield
 
     def create(
         self,
@@ -55,8 +81,7 @@ class Workdir:
         validation_ids: Sequence[str] = (),
         class_names: Sequence[str] = (),
     ) -> None:
-        """Make the folder and the files that describe the run; none for what is empty."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write the files that describe the run, none for what is empty; the folder is `lock`ed."""
         # Before labeled_ids.txt: a run that finds that one draws no split.
         if validation_ids:
             write_atomically(self.validation_ids, split_text(validation_ids))
@@ -92,23 +117,32 @@ class Workdir:
 
     def read_results(self) -> dict | None:
         """The figures of a finished run, or None."""
-        return read_json(self.results) if self.results.exists() else None
+        if not self.results.exists():
+            return None
+        results = read_json(self.results)
+        if 'steps' not in results:
+            raise UserError(f'{self.results} holds no results; delete it, or name another --workdir')
+        return results
 
 
 def _read_ids(path: Path) -> list[str]:
     return path.read_text(encoding='utf-8').splitlines()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
     """Parse a file of ours.
 
     Raises:
-      UserError: it is not JSON.
+      UserError: it is not a JSON object.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f'it holds a {type(value).__name__}')
+    # JSON's and Unicode's errors are ValueErrors too.
     except ValueError as error:
         raise UserError(f'{path} is damaged ({error}); restore it, or name another --workdir') from error
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,6 @@
 """Kills, signals and closed pipes, against an undisturbed run."""
 
+import os
 import random
 import signal
 import subprocess
@@ -8,38 +9,50 @@ import time
 import pytest
 from runs import assert_same_state, main_command, read_log, read_state, run_main, tiny_flags
 
-# About ten seconds of steps, with a save nearly always under way.
-STEPS = {'total_steps': 2000, 'log_every': 20, 'eval_every': 100, 'checkpoint_every': 20, 'batch_size': 16}
+# A save is nearly always under way.
+STEPS = {'total_steps': 1600, 'log_every': 20, 'eval_every': 100, 'checkpoint_every': 20, 'batch_size': 16}
 
 
-def start(workdir, **overrides):
+def start(workdir, environment=None, **overrides):
     return subprocess.Popen(
         main_command(*tiny_flags(**(STEPS | overrides)), f'--workdir={workdir}'),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
     )
 
 
-def wait_for_training(process):
+def wait_for(process, seen):
     for line in process.stdout:
-        if line.startswith('first step'):
-            return
-    pytest.fail(f'never trained: {process.stderr.read()}')
+        if seen(line):
+            return line
+    return pytest.fail(f'ended too soon: {process.stderr.read()}')
+
+
+def wait_for_training(process):
+    wait_for(process, lambda line: line.startswith('first step'))
+
+
+def wait_for_step(process, step):
+    wait_for(process, lambda line: line.startswith('step ') and int(line[5:].split('/')[0]) >= step)
 
 
 @pytest.mark.slow
 def test_ten_kills_change_no_bit(tmp_path):
+    """Three while it starts, compiles or restores, seven at random steps, a moment behind a log line."""
     undisturbed, killed = tmp_path / 'undisturbed', tmp_path / 'killed'
     assert run_main(*tiny_flags(**STEPS), f'--workdir={undisturbed}').returncode == 0
     moments = random.Random(0)
-    for kill in range(10):
+    # Far enough from the end for a fast machine to be still at work when the kill comes.
+    steps = [0, 0, 0, *sorted(moments.randrange(20, 1200) for _ in range(7))]
+    for step in steps:
         process = start(killed)
-        if kill < 7:
-            wait_for_training(process)
-            time.sleep(moments.uniform(0, 1.5))
+        if step == 0:
+            time.sleep(moments.uniform(0.5, 3))
         else:
-            time.sleep(moments.uniform(0, 6))  # while it starts, compiles, restores
+            wait_for_step(process, step)
+            time.sleep(moments.uniform(0, 0.1))
         assert process.poll() is None, 'the run ended before it could be killed'
         process.kill()
         process.communicate()
@@ -69,12 +82,8 @@ def test_a_signal_saves_and_the_run_continues(tmp_path, number):
     assert read_state(tmp_path)["['step']"] == step > 0
 
     process = start(tmp_path, **overrides)
-    for line in process.stdout:
-        if 'continuing' in line:
-            assert line.endswith(f'continuing after step {step}\n')
-            break
-    else:
-        pytest.fail('did not continue')
+    line = wait_for(process, lambda line: 'continuing' in line)
+    assert line.endswith(f'continuing after step {step}\n')
     process.kill()
     process.communicate()
 
@@ -86,3 +95,27 @@ def test_a_closed_pipe_ends_in_one_line(tmp_path):
     assert process.wait(timeout=60) == 1
     assert process.stderr.read().startswith('error: nobody reads the output any more')
     process.stderr.close()
+
+
+def test_a_signal_while_it_compiles_ends_it_at_once(tmp_path):
+    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cold')}
+    process = start(tmp_path / 'run', environment)
+    wait_for(process, lambda line: line.endswith('starting\n'))
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 5
+    assert (process.returncode, errors) == (-signal.SIGTERM, '')
+    assert not list((tmp_path / 'run' / 'checkpoints').iterdir())
+
+
+def test_a_second_run_in_one_workdir_is_refused(tmp_path):
+    process = start(tmp_path, total_steps=100_000)
+    wait_for_training(process)
+    second = run_main(*tiny_flags(**(STEPS | {'total_steps': 100_000})), f'--workdir={tmp_path}')
+    assert (second.returncode, second.stdout) == (1, '')
+    assert second.stderr.endswith('another run is in it; wait for its end, or name another folder\n')
+    assert process.poll() is None
+    process.kill()
+    process.communicate()

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ WAITER = """
 import sys, time
 from metasemi_jax.interrupt import stop_on_signals
 with stop_on_signals() as stop:
+    stop.listen()
     print('ready', flush=True)
     while not stop:
         time.sleep(0.01)
@@ -60,10 +62,13 @@ main_thread_only = pytest.mark.skipif(
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with stop_on_signals() as stop:
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+        stop.listen()
         assert signal.getsignal(signal.SIGTERM) != before[0]
         assert not stop
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-    with pytest.raises(RuntimeError), stop_on_signals():
+    with contextlib.suppress(RuntimeError), stop_on_signals() as stop:
+        stop.listen()
         raise RuntimeError
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
@@ -71,6 +76,7 @@ def test_handlers_are_put_back():
 @main_thread_only
 def test_in_this_process():
     with stop_on_signals() as stop:
+        stop.listen()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop
         assert (stop.name, stop.exit_code) == ('SIGTERM', 143)
@@ -82,6 +88,7 @@ def test_outside_the_main_thread_nothing_is_changed():
 
     def work():
         with stop_on_signals() as stop:
+            stop.listen()
             seen.append((bool(stop), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)

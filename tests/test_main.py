@@ -4,19 +4,19 @@ import json
 import os
 
 import pytest
-from runs import ROOT, contents, read_log, run_main, tiny_flags
+from runs import ROOT, contents, read_log, run_main, tiny_config, tiny_flags
 
 BAD_FLAGS = {
     '--config.nope=1': "unknown config field 'nope'",
     '--config.method.estimater=jvp': 'Did you mean "estimator"',
     '--config.batch_size=many': 'invalid literal for int',
-    '--config=configs/nope.py': 'there is no such file; the experiments are in configs/',
+    '--config=configs/nope.py': 'there is no such file (seen from ',
     '--confg=configs/digits.py': "Unknown command line flag 'confg'",
     'digits': "unexpected argument 'digits'",
     '--config.data.name=mnist': "data.name 'mnist': there is no source for this dataset; choose one of",
     '--config.model.name=vgg': "model.name 'vgg' is unknown; choose one of conv_large, conv_small",
     '--config.model.name=conv_large': 'needs images of at least 12×12, not 8×8',
-    '--config.method.estimator=guess': 'choose one of exact, finite_difference, jvp',
+    '--config.method.estimator=guess': 'must be one of exact, finite_difference, jvp',
     '--config.data.num_labels=5000': 'asks for 500 labels of class 0, which has',
     '--config.data.num_labels=55': 'cannot be shared evenly by 10 classes',
     '--config.batch_size=0': 'batch_size=0 must be more than 0',
@@ -31,6 +31,18 @@ def assert_one_clear_line(process, message):
     assert process.stderr.count('\n') == 1
     assert message in process.stderr
     assert process.stdout == ''
+
+
+BAD_WORKDIRS = {
+    'config.json': (b'{"seed": ', 'is damaged'),
+    'config.json ': (b'null', 'is damaged (it holds a NoneType)'),
+    'results.json': (b'[1]', 'is damaged (it holds a list)'),
+    'results.json ': (b'{}', 'holds no results'),
+    'labeled_ids.txt': (b'\xff\xfe', 'codec'),
+    'labeled_ids.txt ': (b'0001\n', 'labeled_ids.txt names 1 images, data.num_labels=50'),
+    'labeled_ids.txt  ': (b'', 'labeled_ids.txt names 0 images, data.num_labels=50'),
+    'checkpoints': (b'a file', 'holds a run without its config.json'),
+}
 
 
 @pytest.mark.parametrize('flags', BAD_FLAGS)
@@ -48,6 +60,30 @@ def test_a_broken_config_file_ends_in_one_line(tmp_path):
     config.write_text('def get_config(:\n')
     assert_one_clear_line(run_main(f'--workdir={tmp_path}/run', f'--config={config}'), 'invalid syntax')
     assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize('name', BAD_WORKDIRS)
+def test_a_damaged_workdir_ends_in_one_line(tmp_path, name):
+    content, message = BAD_WORKDIRS[name]
+    if name.startswith('results'):
+        (tmp_path / 'config.json').write_text(json.dumps(tiny_config().to_dict()))
+    (tmp_path / name.strip()).write_bytes(content)
+    before = contents(tmp_path)
+    assert_one_clear_line(run_main(*tiny_flags(), f'--workdir={tmp_path}'), message)
+    assert contents(tmp_path) == before
+
+
+def test_odd_workdirs(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+    assert_one_clear_line(run_main(f'--workdir={tmp_path}/link'), 'is a file; name a folder')
+    assert_one_clear_line(run_main(f'--workdir={tmp_path}/{"x" * 300}'), 'File name too long')
+
+
+def test_help():
+    process = run_main('--help')
+    assert (process.returncode, process.stderr) == (0, '')
+    assert '--config' in process.stdout
+    assert '--workdir' in process.stdout
 
 
 def test_a_workdir_that_is_a_file(tmp_path):

@@ -2,6 +2,7 @@ import json
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import assert_same_state, contents, read_log, read_state, tiny_config
@@ -157,13 +158,29 @@ def test_parameters_are_float32_in_every_dtype(tmp_path, dtype):
     assert {value.dtype.name for value in state.values()} == {'float32', 'int32'}
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    with pytest.raises(
-        UserError, match=r'(nan|inf|not finite) at step \d+; the last good checkpoint is of step'
-    ):
-        train_and_evaluate(tiny_config(optimizer__lr=1e30), tmp_path)
+def test_a_diverged_run_stops_and_names_the_last_good_checkpoint(tmp_path, monkeypatch):
+    def explode_after_step_5(*args, **kwargs):
+        return lambda step: jnp.where(step < 5, 0.1, jnp.inf)
+
+    monkeypatch.setattr(experiment_module, 'warmup_piecewise_schedule', explode_after_step_5)
+    with pytest.raises(UserError, match='at step 8; the last good checkpoint is of step 4'):
+        train_and_evaluate(tiny_config(log_every=4), tmp_path)
     for name, value in read_state(tmp_path).items():
         assert np.all(np.isfinite(value)), name
+
+
+def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
+    # The loss of step 3 is still finite; the update that ends it spoils the parameters. Without the
+    # meta-gradient, which would see the learning rate before.
+    def explode_at_step_3(*args, **kwargs):
+        return lambda step: jnp.where(step < 3, 0.1, jnp.inf)
+
+    monkeypatch.setattr(experiment_module, 'warmup_piecewise_schedule', explode_at_step_3)
+    with pytest.raises(
+        UserError, match='a parameter is not finite at step 4; the last good checkpoint is of'
+    ):
+        train_and_evaluate(tiny_config(log_every=4, method__meta=False), tmp_path)
+    assert not list((tmp_path / 'checkpoints').glob('[0-9]*'))
 
 
 def test_another_split_is_refused(finished, tmp_path, monkeypatch):

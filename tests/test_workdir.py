@@ -33,7 +33,8 @@ def test_checks_write_nothing(tmp_path):
     assert workdir.read_labeled_ids() is None
     assert workdir.read_results() is None
     assert everything(tmp_path) == {}
-    workdir.create(digits.get_config(), IDS)
+    with workdir.lock():
+        workdir.create(digits.get_config(), IDS)
     before = everything(tmp_path)
     workdir.check(digits.get_config())
     assert everything(tmp_path) == before
@@ -42,13 +43,14 @@ def test_checks_write_nothing(tmp_path):
 def test_create_and_read_back(tmp_path):
     workdir = Workdir(tmp_path / 'a' / 'b')
     config = digits.get_config()
-    workdir.create(config, IDS)
-    assert sorted(p.name for p in workdir.path.iterdir()) == ['config.json', 'labeled_ids.txt']
+    with workdir.lock():
+        workdir.create(config, IDS)
+    assert sorted(p.name for p in workdir.path.iterdir()) == ['.lock', 'config.json', 'labeled_ids.txt']
     assert workdir.read_labeled_ids() == IDS
     assert hashlib.sha256(workdir.labeled_ids.read_bytes()).hexdigest() == split_sha256(IDS)
     assert read_json(workdir.config)['data']['num_labels'] == 50
-    write_json(workdir.results, {'test_error_last': 4.5})
-    assert workdir.read_results() == {'test_error_last': 4.5}
+    write_json(workdir.results, {'test_error_last': 4.5, 'steps': 3})
+    assert workdir.read_results() == {'test_error_last': 4.5, 'steps': 3}
 
 
 def test_another_config_is_refused_with_the_fields(tmp_path):

@@ -31,6 +31,6 @@ def sample_stream(pool_size: int, seed: tuple[int, ...], *, start: int, count: i
     return np.concatenate(parts)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _permutation(size: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
     return np.random.default_rng([*seed, epoch]).permutation(size)
