@@ -226,7 +226,7 @@ def test_command_with_the_pinned_flags(small, tmp_path, monkeypatch, capsys):
     ('args', 'message'),
     [
         ([], 'name one checkpoint'),
-        (['a.pth', 'b.pth', '--workdir=x'], 'name one checkpoint'),
+        (['a.pth', 'b.pth', '--workdir=x'], "unexpected argument 'b.pth'"),
         (['a.pth'], '--workdir is missing'),
         (['a.pth', '--workdir=x', '--config=nowhere.py'], 'there is no such file'),
         (['a.pth', '--workdir=x', '--config.nothing=1'], "unknown config field 'nothing'"),
