@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from own_images import random_pixels, write_image
 from PIL import Image
 
 from metasemi_jax.data.image_files import read_images
 from metasemi_jax.errors import UserError
+from own_images import random_pixels, write_image
 
 
 def read(*paths, size=8, budget=10**9):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from own_images import random_pixels, write_csv, write_folder, write_image
 from PIL import Image
 
 from metasemi_jax.data.own_images import load_own_images
 from metasemi_jax.errors import UserError
+from own_images import random_pixels, write_csv, write_folder, write_image
 
 
 def load(path, size=8, budget=10**9):

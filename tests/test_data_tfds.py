@@ -7,20 +7,20 @@ import shutil
 import subprocess
 import sys
 
-import archives
 import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from archives import WRITERS, expect_archives, hide_tensorflow
-from runs import ROOT, contents
 
+import archives
+from archives import WRITERS, expect_archives, hide_tensorflow
 from metasemi_jax.data import tfds_sources
 from metasemi_jax.data.sources import load_dataset
 from metasemi_jax.data.splits import class_balanced_split, split_positions
 from metasemi_jax.data.tfds_prepare import RECIPES
 from metasemi_jax.errors import UserError
 from metasemi_jax.train import train_and_evaluate
+from small_runs import ROOT, contents
 
 CONFIGS = {'svhn_cropped': 'svhn', 'cifar10': 'cifar10', 'cifar100': 'cifar100'}
 CLASSES = {

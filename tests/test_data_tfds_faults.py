@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+
 from archives import (
     WRITERS,
     command,
@@ -22,13 +23,12 @@ from archives import (
     write_svhn,
     write_tar,
 )
-from runs import ROOT, contents, run_main
-
 from metasemi_jax.data.array_cache import lock
 from metasemi_jax.data.download_watch import network_patience, watch_downloads
 from metasemi_jax.data.original_files import Original, check_network
 from metasemi_jax.data.sources import load_dataset
 from metasemi_jax.errors import UserError
+from small_runs import ROOT, contents, run_main
 
 FILES = {
     'svhn_cropped': ('train_32x32.mat', 182040794, 'http://ufldl.stanford.edu/housenumbers/train_32x32.mat'),

@@ -7,7 +7,8 @@ import subprocess
 import time
 
 import pytest
-from runs import assert_same_state, main_command, read_log, read_state, run_main, tiny_flags
+
+from small_runs import assert_same_state, main_command, read_log, read_state, run_main, tiny_flags
 
 # A save is nearly always under way.
 STEPS = {'total_steps': 1600, 'log_every': 20, 'eval_every': 100, 'checkpoint_every': 20, 'batch_size': 16}

@@ -4,7 +4,8 @@ import json
 import os
 
 import pytest
-from runs import ROOT, contents, read_log, run_main, tiny_config, tiny_flags
+
+from small_runs import ROOT, contents, read_log, run_main, tiny_config, tiny_flags
 
 BAD_FLAGS = {
     '--config.nope=1': "unknown config field 'nope'",

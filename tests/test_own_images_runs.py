@@ -8,13 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
-from own_images import TINY_OWN, own_config, own_flags, random_pixels, write_csv, write_folder, write_image
-from runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import build_experiment
 from metasemi_jax.recorder import Recorder
 from metasemi_jax.train import train_and_evaluate
+from own_images import TINY_OWN, own_config, own_flags, random_pixels, write_csv, write_folder, write_image
+from small_runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
 
 # Compiling is most of this file's time.
 pytestmark = pytest.mark.usefixtures('quick_compilation')

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
 
 from configs import svhn
 from metasemi_jax.optimizer import ramp_up, warmup_piecewise_schedule
+from reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
 
 
 @pytest.mark.slow

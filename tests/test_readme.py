@@ -2,7 +2,8 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
-from runs import ROOT
+
+from small_runs import ROOT
 
 
 def test_the_example_runs_as_written():

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from test_torch_state_dict import random_state_dict
 
 from configs import svhn
 from metasemi_jax import torch_import
@@ -22,6 +21,7 @@ from metasemi_jax.torch_checkpoint import convert_momentum, read_checkpoint
 from metasemi_jax.torch_import import import_checkpoint, to_state_dict
 from metasemi_jax.torch_state_dict import parameter_keys
 from metasemi_jax.train import train_and_evaluate
+from test_torch_state_dict import random_state_dict
 
 # ml_collections loads a config file by a method that Python is about to remove.
 loads_a_config = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')

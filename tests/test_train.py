@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import assert_same_state, contents, read_log, read_state, tiny_config
 
 from metasemi_jax import experiment as experiment_module
 from metasemi_jax.data import sources
@@ -14,6 +13,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import build_experiment
 from metasemi_jax.recorder import Recorder
 from metasemi_jax.train import train_and_evaluate
+from small_runs import assert_same_state, contents, read_log, read_state, tiny_config
 
 
 @pytest.fixture(scope='module')
