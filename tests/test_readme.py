@@ -20,3 +20,9 @@ def test_every_file_that_the_architecture_names_exists():
     package = picture.split('metasemi_jax/\n')[1].split('benchmarks/')[0]
     for name in re.findall(r'\b(\w+\.py)\b', package):
         assert name == 'default.py' or (ROOT / 'metasemi_jax' / name).exists(), name
+
+
+def test_no_figure_is_left_to_be_filled_in():
+    texts = [*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md'), *(ROOT / 'configs').glob('*.py')]
+    for path in texts:
+        assert not re.search(r'@[A-Z_]+@|\bTODO\b', path.read_text()), path

@@ -3,7 +3,6 @@
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.own_images import load_own_images
 from metasemi_jax.data.tfds_sources import TFDS_DATASETS, load_tfds
 from metasemi_jax.errors import UserError
 
@@ -35,6 +34,9 @@ def load_dataset(
     if name in TFDS_DATASETS:
         return load_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
     if name == OWN_IMAGES:
+        # Imported here: it loads Pillow, which serves this dataset alone.
+        from metasemi_jax.data.own_images import load_own_images
+
         return load_own_images(path, image_size=image_size, memory_budget=memory_budget)
     known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS, OWN_IMAGES)))
     raise UserError(f"data.name '{name}': there is no source for this dataset; choose one of {known}")
