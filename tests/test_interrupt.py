@@ -10,8 +10,10 @@ import pytest
 from metasemi_jax.interrupt import stop_on_signals
 
 WAITER = """
-import sys, time
+import signal, sys, time
 from metasemi_jax.interrupt import stop_on_signals
+# A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with stop_on_signals() as stop:
     stop.listen()
     print('ready', flush=True)
