@@ -61,5 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 1000
     config.checkpoint_every = 4000
     config.steps_per_call = 0  # 0: one on CPU, 100 on accelerators
+    # Where the loss is no longer a number: 'stop', or 'rollback': from the last checkpoint at half the rate.
+    config.on_nonfinite = 'stop'
 
     return config

@@ -1,10 +1,20 @@
 """Orbax checkpoints: the latest two and the best, written in the background."""
 
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import logging
 import math
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -17,14 +27,17 @@ class Restored(NamedTuple):
 
     state: TrainState
     record: dict[str, Any]  # what the loop keeps beside the arrays; JSON
+    damaged: dict[int, str]  # newer checkpoints that cannot be read: step -> why
 
 
 def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
-    """The manager of a run's checkpoints; `close` it, or the last save may be lost.
+    """The manager of a run's checkpoints; without `closing_checkpoints` the last save may be lost.
 
     Raises:
       UserError: what lies there cannot be read.
     """
+
+    _silence_orphans()
 
     # Sorted ascending and the last one kept, hence the minus.
     def goodness(metrics: dict[str, float]) -> float:
@@ -46,6 +59,58 @@ def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
         ) from error
 
 
+@contextlib.contextmanager
+def closing_checkpoints(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
+    """Wait for the last save at the end of the block.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    try:
+        yield manager
+    except BaseException:
+        # A save that failed would be reported again, in the place of what ended the block.
+        with contextlib.suppress(Exception):
+            manager.close()
+        raise
+    with _unwritten(manager):
+        manager.close()
+
+
+@contextlib.contextmanager
+def _unwritten(manager: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax raises whatever the layer below met
+        reason = re.search('No space left on device|Disk quota exceeded|File too large', str(error))
+        steps = [int(path.name) for path in Path(manager.directory).iterdir() if path.name.isdecimal()]
+        kept = f'the last whole one is of step {max(steps)}' if steps else 'there is none yet'
+        raise UserError(
+            f'a checkpoint could not be written to {manager.directory} '
+            f'({reason[0] if reason else _reason(error)}); {kept}: make room there, and the same command '
+            'goes on from it'
+        ) from error
+
+
+def steps_without_listing(folder: Path) -> list[int]:
+    """Steps whose checkpoint has damaged metrics; one of them is enough for Orbax to open none."""
+    damaged = []
+    for path in folder.glob('*/metrics/metrics'):
+        try:
+            float(json.loads(path.read_bytes())['error'])
+        except (ValueError, KeyError, TypeError, OSError):
+            damaged.append(int(path.parts[-3]))
+    return sorted(damaged)
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Move the damaged checkpoint of `step` out of the run's way, and return where to; nothing is deleted."""
+    aside = folder.with_name(f'damaged_{folder.name}')
+    target = next(path for n in itertools.count() if not (path := aside / f'{step}.{n}').exists())
+    aside.mkdir(exist_ok=True)
+    return (folder / str(step)).rename(target)
+
+
 def save_checkpoint(
     manager: ocp.CheckpointManager,
     state: TrainState,
@@ -63,36 +128,85 @@ def save_checkpoint(
       step: names the checkpoint; saving a step twice writes it once.
       error: percent, decides which checkpoint is the best, the latest of equals; None where this step was not
         evaluated.
+
+    Raises:
+      UserError: this save or the one before it could not be written.
     """
     if step in manager.all_steps():
         return
     # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint. A
     # step that was not evaluated, as on SIGTERM, is never the best.
     metrics = {'error': math.inf if error is None else float(error)}
-    items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-    manager.save(step, args=items, metrics=metrics)
+    signed = {'sha256': _sha256(state, record), 'record': record}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(signed))
+    # What a save meets in the background is raised by the next.
+    with _unwritten(manager):
+        manager.save(step, args=items, metrics=metrics)
 
 
-def restore_latest(manager: ocp.CheckpointManager, state: TrainState) -> Restored | None:
-    """The newest checkpoint in the structure, dtypes and placement of `state`, or None where there is none.
+def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restored | None:
+    """The newest checkpoint that can be read, or None where there is none at all.
+
+    Args:
+      manager: from `open_checkpoints`.
+      state: gives structure, dtypes and placement; its values are not used. The checkpoint may come from
+        another number of devices or processes.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: there are checkpoints, and none can be read.
     """
-    step = manager.latest_step()
-    if step is None:
-        return None
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
-    try:
-        restored = manager.restore(step, args=items)
-    except Exception as error:  # as above
+    damaged: dict[int, str] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            return Restored(*_restore(manager, step, target), damaged)
+        except Exception as error:  # Orbax raises whatever the layer below met
+            damaged[step] = _reason(error)
+    if damaged:
+        steps = ', '.join(f'{step} ({reason})' for step, reason in damaged.items())
         raise UserError(
-            f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
-            'move that folder away to continue from the one before it'
-        ) from error
-    return Restored(restored['state'], restored['record'])
+            f'no checkpoint in {manager.directory} can be read: {steps}; '
+            'put back a good copy, or start again in a new --workdir'
+        )
+    return None
+
+
+def _restore(
+    manager: ocp.CheckpointManager, step: int, target: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+    restored = manager.restore(step, args=items)
+    state, signed = restored['state'], restored['record']
+    if signed['sha256'] != _sha256(state, signed['record']):
+        raise ValueError('its contents are not what was saved')
+    return state, signed['record']
+
+
+@functools.cache
+def _silence_orphans() -> None:
+    # Of a checkpoint that cannot be read or written, Orbax raises the first failure; nobody waits for the
+    # others, and each would write a page to stderr.
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
+
+
+def _sha256(state: TrainState, record: dict[str, Any]) -> str:
+    # Of the arrays too: most of the bytes of a compressed float are stored as they are, and a flipped bit in
+    # them decodes to another number without a complaint.
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(jax.device_get(state)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _reason(error: Exception) -> str:
+    # TensorStore begins with a code, and goes on with all its settings.
+    if code := re.match(r'([A-Z]+_[A-Z_]+): ', str(error)):
+        return code.group(1).replace('_', ' ').lower()
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -32,8 +32,9 @@ def run_command(
     if HELP & {*argv}:
         print(f'{sys.modules["__main__"].__doc__}\n{values.main_module_help()}')
         return
-    # Orbax reports every file it writes at the level of INFO.
-    logging.set_verbosity(logging.WARNING)
+    # Orbax reports every file it writes at the level of INFO, and as ERROR, with a page each, what it also
+    # raises.
+    logging.set_verbosity(logging.FATAL)
     try:
         main(*_arguments(parse_flags(values, config_first(argv, default_config)), argument))
     except UserError as error:

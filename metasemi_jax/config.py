@@ -10,6 +10,9 @@ from metasemi_jax.meta_gradient import ESTIMATORS
 
 # Where the data lie does not change a run: it may move between machines. What they are is in its checkpoints.
 LOCATIONS = ('data.data_dir', 'data.manual_dir', 'data.path', 'data.split_file', 'data.memory_budget')
+# What a stopped run may be told otherwise when it is started again.
+MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
+ON_NONFINITE = ('stop', 'rollback')
 DTYPES = ('auto', 'float32', 'bfloat16')
 
 
@@ -81,6 +84,7 @@ FIELDS = {
     'eval_batch_size': _more_than_0(int),
     'checkpoint_every': _more_than_0(int),
     'steps_per_call': _not_negative(int),
+    'on_nonfinite': _one_of(ON_NONFINITE),
 }
 
 
@@ -101,11 +105,11 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def differing_fields(old: Any, new: Any) -> list[str]:
-    """'field: old value there, new value here' for each field that differs, other than `LOCATIONS`."""
+    """'field: old value there, new value here' for each field that differs, other than `MAY_DIFFER`."""
     there, here = flatten(old), flatten(new)
     return [
         f'{name}: {there.get(name, "absent")} there, {here.get(name, "absent")} here'
-        for name in sorted((there.keys() | here.keys()) - {*LOCATIONS})
+        for name in sorted((there.keys() | here.keys()) - {*MAY_DIFFER})
         if there.get(name, 'absent') != here.get(name, 'absent')
     ]
 

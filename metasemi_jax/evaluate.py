@@ -1,51 +1,59 @@
 """The test error, exact for any number of images."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.losses import cross_entropy
 from metasemi_jax.metrics import Metrics, mean_of
+from metasemi_jax.sharding import place, process_rows, replicated, split_axis
 
 Array = jax.Array
 
 
 class EvalData(NamedTuple):
-    """A split on the device, cut into equal batches; the last is filled up with images of label -1."""
+    """A split on the devices, cut into equal batches; the last is filled up with images of label -1."""
 
     images: Array  # uint8 [batches, B, H, W, C]
     labels: Array  # int32 [batches, B]
 
 
-def place_eval_data(images: np.ndarray, labels: np.ndarray, *, batch_size: int) -> EvalData:
-    """Place uint8 [N, H, W, C] and int [N] on the device in batches of at most `batch_size`."""
-    size = min(batch_size, len(images))
+def place_eval_data(images: np.ndarray, labels: np.ndarray, *, batch_size: int, mesh: Mesh) -> EvalData:
+    """Place uint8 [N, H, W, C] and int [N] on the devices in batches of about `batch_size`, split among them.
+
+    Every process gives all images, and keeps those of its devices. A batch is no larger than the images are
+    many, and rounded up to what the devices share evenly.
+    """
+    size = -(-min(batch_size, len(images)) // mesh.size) * mesh.size
     padding = -len(images) % size
     images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
     labels = np.concatenate([labels, np.full(padding, -1)]).astype(np.int32)
-    return EvalData(
-        jnp.asarray(images.reshape(-1, size, *images.shape[1:])), jnp.asarray(labels.reshape(-1, size))
-    )
+    rows = process_rows(size, jax.process_index(), jax.process_count())
+    batches = EvalData(images.reshape(-1, size, *images.shape[1:]), labels.reshape(-1, size))
+    return place(jax.tree.map(lambda x: x[:, rows], batches), split_axis(mesh, 1))
 
 
 def make_evaluate(
-    model: Any, normalize: Callable[[Array], Array]
+    model: Any, normalize: Callable[[Array], Array], mesh: Mesh
 ) -> Callable[[dict, EvalData], dict[str, float]]:
     """(variables, data) -> {'error': percent, 'loss': mean cross-entropy}, in evaluation mode.
 
     Args:
       model: `model.apply(variables, images, train=False)` -> logits.
       normalize: uint8 images -> what the model takes.
+      mesh: where the variables (on every device) and the data lie.
 
     Returns:
       The function; one compilation serves raw and EMA weights, every batch and every evaluation.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def batch_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:
         labels = data.labels[i]
         logits = model.apply(variables, normalize(data.images[i]), train=False)

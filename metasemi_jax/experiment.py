@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from metasemi_jax.data.augment import normalize
 from metasemi_jax.data.pipeline import Augmentation, Pipeline, channel_statistics, resident_pipeline
@@ -16,7 +17,7 @@ from metasemi_jax.data.sources import Dataset, load_dataset
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, data_sha256, draw_split, split_positions, split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.evaluate import EvalData, make_evaluate, place_eval_data
+from metasemi_jax.evaluate import make_evaluate, place_eval_data
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.multi_step import StepFn
 from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_piecewise_schedule
@@ -26,9 +27,9 @@ from metasemi_jax.train_step import TrainState, make_train_step
 class Experiment(NamedTuple):
     """What the loop needs of a config."""
 
-    state: TrainState  # before the first step
+    state: TrainState  # before the first step, on the host
     pipeline: Pipeline
-    train_step: StepFn
+    make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
     # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
     split: Split
@@ -38,11 +39,12 @@ class Experiment(NamedTuple):
     description: str  # one line for people
 
 
-def build_experiment(config: Any, split: Split | None = None) -> Experiment:
+def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Experiment:
     """Load the data of `config`, split it, and make its network and step.
 
     Args:
       config: a ConfigDict that `check_config` has passed.
+      mesh: of all devices.
       split: of a run that was begun; by default it is drawn, or read, as the config says.
 
     Raises:
@@ -60,16 +62,23 @@ def build_experiment(config: Any, split: Split | None = None) -> Experiment:
     model, dtype = _model(config, dataset.num_classes)
     tx = sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
-    eval_data = _eval_data(config, dataset, split)
+    held_out = _eval_images(dataset, split)
+    eval_data = {
+        name: place_eval_data(*pair, batch_size=config.eval_batch_size, mesh=mesh)
+        for name, pair in held_out.items()
+    }
     evaluate = make_evaluate(
-        model, functools.partial(normalize, mean=augmentation.mean, std=augmentation.std)
+        model, functools.partial(normalize, mean=augmentation.mean, std=augmentation.std), mesh
     )
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
-        name: int((data.labels >= 0).sum()) for name, data in eval_data.items()
+        name: len(labels) for name, (_, labels) in held_out.items()
     }
+    devices = f'{mesh.size} × {jax.default_backend()}' if mesh.size > 1 else jax.default_backend()
+    if jax.process_count() > 1:
+        devices += f' in {jax.process_count()} processes'
     return Experiment(
-        state=TrainState.create(variables, tx, with_ema=config.ema_decay > 0),
+        state=jax.device_get(TrainState.create(variables, tx, with_ema=config.ema_decay > 0)),
         pipeline=resident_pipeline(
             dataset,
             labeled,
@@ -77,8 +86,10 @@ def build_experiment(config: Any, split: Split | None = None) -> Experiment:
             batch_size=config.batch_size,
             seed=config.seed,
             augmentation=augmentation,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ),
-        train_step=_train_step(config, model, tx),
+        make_train_step=lambda lr_factor: _train_step(config, model, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
         split=split,
         split_sha256=split_sha256(split.labeled),
@@ -87,7 +98,7 @@ def build_experiment(config: Any, split: Split | None = None) -> Experiment:
         description=(
             f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
             f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
-            f'{"×".join(map(str, dataset.image_shape))} pixels, {dtype.name} on {jax.default_backend()}'
+            f'{"×".join(map(str, dataset.image_shape))} pixels, {dtype.name} on {devices}'
         ),
     )
 
@@ -141,18 +152,14 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
     return begun
 
 
-def _eval_data(config: Any, dataset: Dataset, split: Split) -> dict[str, EvalData]:
-    """'validation' and 'test', as far as there are such images."""
+def _eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of 'validation' and 'test', as far as there are such images."""
     images = {'validation': (dataset.val_images, dataset.val_labels)}
     if split.validation:
         held_out, _ = split_positions(dataset.train_ids, split.validation)
         images['validation'] = (dataset.train_images[held_out], dataset.train_labels[held_out])
     images['test'] = (dataset.test_images, dataset.test_labels)
-    return {
-        name: place_eval_data(*pair, batch_size=config.eval_batch_size)
-        for name, pair in images.items()
-        if pair[0] is not None
-    }
+    return {name: pair for name, pair in images.items() if pair[0] is not None}
 
 
 def _augmentation(config: Any, dataset: Dataset, labeled: np.ndarray, unlabeled: np.ndarray) -> Augmentation:
@@ -177,13 +184,13 @@ def _model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
     return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
 
 
-def _train_step(config: Any, model: nn.Module, tx: optax.GradientTransformation) -> StepFn:
+def _train_step(config: Any, model: nn.Module, tx: optax.GradientTransformation, lr_factor: float) -> StepFn:
     optimizer, method = config.optimizer, config.method
     return make_train_step(
         model,
         tx,
         lr_schedule=warmup_piecewise_schedule(
-            optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
+            lr_factor * optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
         ),
         consistency_schedule=lambda step: method.consistency_weight * ramp_up(step, method.rampup_steps),
         meta=method.meta,

@@ -86,6 +86,7 @@ def jvp(
     *,
     lr: float | Array,
     at_inner_step: bool = False,
+    outer_grad: Params | None = None,
 ) -> Array:
     """-lr · d/dθ[∂L_u/∂y] · ∇L_l by one forward-mode Jacobian-vector product: exact, without any ε.
 
@@ -97,11 +98,15 @@ def jvp(
     Args:
       outer_loss, inner_loss, params, pseudo_labels, lr: as in `exact`.
       at_inner_step: take ∇L_l at θ̃ instead of θ (one gradient of L_u more).
+      outer_grad: ∇L_l at that point, where the caller has it already. XLA would find it twice on one device,
+        but on several it sums each over them before it looks.
 
     Returns:
       The meta-gradient [B, K], of the dtype of `pseudo_labels`.
     """
-    direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
+    direction = outer_grad
+    if direction is None:
+        direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
     inner_grad = jax.grad(inner_loss, argnums=1)
     _, tangent = jax.jvp(lambda p: inner_grad(p, pseudo_labels), (params,), (direction,))
     return _scaled(tangent, -lr, like=pseudo_labels)
@@ -116,6 +121,7 @@ def finite_difference(
     lr: float | Array,
     epsilon: float = 1e-2,
     at_inner_step: bool = False,
+    outer_grad: Params | None = None,
 ) -> Array:
     """The paper's central difference along ∇L_l (Eq. 9 and Algorithm 2), with ε = epsilon / ‖∇L_l‖₂.
 
@@ -126,12 +132,14 @@ def finite_difference(
     Args:
       outer_loss, inner_loss, params, pseudo_labels, lr: as in `exact`.
       epsilon: numerator of the step length ε, i.e. the distance ‖εg‖₂ in parameter space.
-      at_inner_step: as in `jvp`.
+      at_inner_step, outer_grad: as in `jvp`.
 
     Returns:
       The meta-gradient [B, K], of the dtype of `pseudo_labels`; zero where ∇L_l is zero.
     """
-    direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
+    direction = outer_grad
+    if direction is None:
+        direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
     norm = optax.tree.norm(direction)
     # A zero gradient would make ε infinite and the result NaN; with ε = epsilon the difference is exactly 0.
     step = epsilon / jnp.where(norm > 0, norm, jnp.ones_like(norm))

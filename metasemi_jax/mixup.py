@@ -7,8 +7,8 @@ Array = jax.Array
 
 
 def sample_lambda(key: Array, batch_size: int, *, gamma: float) -> Array:
-    """λ_i ~ Beta(γ, γ), one for each example: [batch_size], float32, in [0, 1]."""
-    return jax.random.beta(key, gamma, gamma, (batch_size,), jnp.float32)
+    """λ_i ~ Beta(γ, γ), one for each example: [batch_size], JAX's default float, in [0, 1]."""
+    return jax.random.beta(key, gamma, gamma, (batch_size,))
 
 
 def interpolate(mixup_lambda: Array, first: Array, second: Array) -> Array:

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.batch import Batch
 from metasemi_jax.metrics import Metrics
+from metasemi_jax.sharding import place, replicated, split_axis
 from metasemi_jax.train_step import TrainState
 
 Array = jax.Array
@@ -24,8 +26,8 @@ def default_steps_per_call() -> int:
 
 
 def make_run_steps(
-    train_step: StepFn, to_batch: Callable[[PyTree, PyTree, Array], Batch], *, max_steps: int
-) -> Callable[[TrainState, PyTree, PyTree, int, Array], tuple[TrainState, Metrics]]:
+    train_step: StepFn, to_batch: Callable[[PyTree, PyTree, Array], Batch], *, max_steps: int, mesh: Mesh
+) -> Callable[[TrainState, PyTree, PyTree, Array, Array], tuple[TrainState, Metrics]]:
     """Jitted (state, device_data, host_batches, count, key) -> (state, sums) doing `count` steps.
 
     `count` is a value, not a shape: one compilation serves every distance to the next log or checkpoint.
@@ -34,10 +36,12 @@ def make_run_steps(
       train_step: as `make_train_step` returns it.
       to_batch: as in `Pipeline`.
       max_steps: the leading axis of `host_batches`, of which the first `count` entries are used.
+      mesh: its devices share every batch: axis 1 of `host_batches` is split among them, all else is on each.
 
     Returns:
       The function. `state` is donated; `sums` are the metrics of its steps added up; `key` is the run's one
-      base key, folded with the step, so that a resumed run draws the same numbers.
+      base key, folded with the step, so that a resumed run draws the same numbers, and so does one on another
+      number of devices. An argument that lies elsewhere than on the mesh is refused.
     """
 
     def one_step(state: TrainState, device_data: PyTree, host_batch: PyTree, key: Array):
@@ -58,7 +62,13 @@ def make_run_steps(
         no_sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.fori_loop(0, count, body, (state, no_sums))
 
-    return jax.jit(run_one if max_steps == 1 else run_many, donate_argnums=0)
+    everywhere = replicated(mesh)
+    return jax.jit(
+        run_one if max_steps == 1 else run_many,
+        in_shardings=(everywhere, everywhere, split_axis(mesh, 1), everywhere, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
 
 
 def call_ends(start: int, total: int, max_steps: int, cadences: Sequence[int]) -> Iterator[int]:
@@ -73,11 +83,18 @@ def call_ends(start: int, total: int, max_steps: int, cadences: Sequence[int]) -
         yield step
 
 
-def stack_host_batches(batches: Iterator[PyTree], count: int, max_steps: int) -> PyTree:
-    """The next `count` host batches with a leading axis of `max_steps`; the rest is filled up, never used."""
+def place_host_batches(
+    batches: Iterator[PyTree], count: int, max_steps: int, mesh: Mesh
+) -> tuple[PyTree, Array]:
+    """The next `count` host batches and the number, on the devices, as `make_run_steps` takes them.
+
+    The batches get a leading axis of `max_steps`; what is left of it is filled up, and never used.
+    """
     taken = [next(batches) for _ in range(count)]
     taken += [taken[-1]] * (max_steps - count)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
+    # One batch alone is not copied: it may be images.
+    stacked = jax.tree.map(lambda *x: np.stack(x) if len(x) > 1 else np.asarray(x[0])[None], *taken)
+    return place(stacked, split_axis(mesh, 1)), place(np.int32(count), replicated(mesh))
 
 
 def _take(host_batches: PyTree, i: int | Array) -> PyTree:

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 from metasemi_jax import metrics
 from metasemi_jax.checkpoint import save_checkpoint
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import DivergedError
 from metasemi_jax.metrics import Metrics, all_finite
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.results import Evaluation
@@ -31,8 +31,19 @@ class Recorder:
         data_sha256: str,
         started: float,
         record: dict[str, Any] | None,
+        rollbacks: int = 0,
     ):
-        """`record`: of the checkpoint that the run goes on from; `started`: a `time.perf_counter()`."""
+        """Go on from a checkpoint, or begin.
+
+        Args:
+          manager, log, progress, pace: where things go.
+          total_steps: of the whole run.
+          split_sha256, data_sha256: kept in every checkpoint.
+          started: a `time.perf_counter()`.
+          record: of the checkpoint that the run goes on from.
+          rollbacks: how often this process went back to it, with those of the record the halvings of the
+            learning rate.
+        """
         self._manager, self._log, self._progress, self._pace = manager, log, progress, pace
         self._total_steps = total_steps
         self._identity = {'split_sha256': split_sha256, 'data_sha256': data_sha256}
@@ -40,6 +51,8 @@ class Recorder:
         self._loss = self._speed = math.nan
         self._seconds_before = record['seconds'] if record else 0.0
         self.history = [Evaluation(*row) for row in record['history']] if record else []
+        # An imported checkpoint has none.
+        self.rollbacks = max(rollbacks, record.get('rollbacks', 0) if record else 0)
 
     @property
     def seconds(self) -> float:
@@ -60,7 +73,7 @@ class Recorder:
         """Write out the means since the last log; waits for the device.
 
         Raises:
-          UserError: the loss is no longer finite. Nothing of this window is saved.
+          DivergedError: the loss is no longer finite. Nothing of this window is saved.
         """
         means = metrics.compute(sums)
         speed = self._pace.images_per_second(step)
@@ -111,20 +124,24 @@ class Recorder:
         """Start to write a checkpoint.
 
         Raises:
-          UserError: the state is no longer finite; then nothing is written.
+          DivergedError: the state is no longer finite; then nothing is written.
         """
         if not all_finite(state):
             raise self._diverged('a parameter or statistic is not finite', step)
         record = {
             'history': [list(evaluation) for evaluation in self.history],
             'seconds': self.seconds,
+            'rollbacks': self.rollbacks,
         } | self._identity
         error = self.history[-1].selection_error if self.evaluated(step) else None
         save_checkpoint(self._manager, state, record, step=step, error=error)
 
-    def _diverged(self, what: str, step: int) -> UserError:
+    def _diverged(self, what: str, step: int) -> DivergedError:
         saved = self._manager.latest_step()
         kept = 'nothing was saved yet' if saved is None else f'the last good checkpoint is of step {saved}'
-        return UserError(
-            f'{what} at step {step}; {kept}. Start again in a new --workdir with a lower optimizer.lr'
+        return DivergedError(
+            f'{what} at step {step}; {kept}',
+            'Start again in a new --workdir with a lower optimizer.lr, or go on from there at half the rate '
+            'with --config.on_nonfinite=rollback',
+            rollbacks=self.rollbacks,
         )

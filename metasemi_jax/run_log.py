@@ -9,14 +9,22 @@ from tensorboardX import SummaryWriter
 class RunLog:
     """Appends scalars to metrics.jsonl and to TensorBoard's event files."""
 
-    def __init__(self, metrics_file: Path, *, start_step: int):
-        """Continue the log of a run that goes on from `start_step`; what it logged later is done again."""
+    def __init__(self, metrics_file: Path | None, *, start_step: int):
+        """Continue the log of a run that goes on from `start_step`; what it logged later is done again.
+
+        `metrics_file`: None writes nothing, as of several processes all but the first.
+        """
+        self._writes = metrics_file is not None
+        if not self._writes:
+            return
         _drop_after(metrics_file, start_step)
         self._file = metrics_file.open('a')
         self._tensorboard = SummaryWriter(str(metrics_file.parent), purge_step=start_step + 1)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One line of JSON, handed to the system at once, so that a kill loses none."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({'step': step, **scalars}) + '\n')
         self._file.flush()
         for name, value in scalars.items():
@@ -26,8 +34,9 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
-        self._tensorboard.close()
+        if self._writes:
+            self._file.close()
+            self._tensorboard.close()
 
 
 def _drop_after(metrics_file: Path, step: int) -> None:

@@ -6,7 +6,6 @@
 is `configs/svhn.py`. PyTorch is needed for reading the file, and for nothing else.
 """
 
-import contextlib
 import os
 import shlex
 import shutil
@@ -22,7 +21,7 @@ import optax
 from absl import flags
 from ml_collections import config_flags
 
-from metasemi_jax.checkpoint import open_checkpoints, save_checkpoint
+from metasemi_jax.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.command import run_command
 from metasemi_jax.config import check_config
 from metasemi_jax.data.splits import Split, split_sha256
@@ -163,7 +162,7 @@ def _write(
             beside.create(config, split.labeled, validation_ids=split.validation)
         else:
             write_json(beside.config, config.to_dict())
-        with contextlib.closing(open_checkpoints(beside.checkpoints)) as manager:
+        with closing_checkpoints(open_checkpoints(beside.checkpoints)) as manager:
             save_checkpoint(manager, state, record, step=step, error=None)
         beside.path.replace(path)
     except OSError as error:

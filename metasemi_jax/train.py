@@ -5,22 +5,27 @@ import time
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from metasemi_jax import metrics
-from metasemi_jax.checkpoint import Restored, open_checkpoints, restore_latest
+from metasemi_jax.checkpoint import closing_checkpoints
 from metasemi_jax.config import check_config
 from metasemi_jax.data.splits import Split
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import DivergedError
 from metasemi_jax.experiment import Experiment, build_experiment
 from metasemi_jax.interrupt import StopRequest, stop_on_signals
-from metasemi_jax.multi_step import call_ends, default_steps_per_call, make_run_steps, stack_host_batches
+from metasemi_jax.multi_host import check_same, failing_together, is_first, naming_lost_peers
+from metasemi_jax.multi_step import call_ends, default_steps_per_call, make_run_steps, place_host_batches
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.recorder import Recorder
 from metasemi_jax.results import summarize, table
+from metasemi_jax.resume import open_and_restore
 from metasemi_jax.run_log import RunLog
+from metasemi_jax.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.workdir import Workdir, write_json
+
+MAX_ROLLBACKS = 3
 
 
 def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
@@ -39,45 +44,74 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
       SystemExit: SIGTERM or Ctrl-C came; the state was saved. The code is 128 + the signal's number.
     """
     started = time.perf_counter()
-    check_config(config)
     files = Workdir(workdir)
-    files.check(config)
-    results = files.read_results()
+    with failing_together():
+        check_config(config)
+        files.check(config)
+        results = files.read_results()
+        if results is None:
+            mesh = make_mesh()
+            check_batch_size(config.batch_size, mesh.size)
+            labeled_ids = files.read_labeled_ids()
+            split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
+            experiment = build_experiment(config, mesh, split)
     if results is not None:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
-    labeled_ids = files.read_labeled_ids()
-    split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
-    experiment = build_experiment(config, split)
-    with files.lock():
-        files.create(
-            config,
-            experiment.split.labeled,
-            validation_ids=experiment.split.validation,
-            class_names=experiment.class_names,
-        )
+    check_same('the images or their split', experiment.data_sha256 + experiment.split_sha256)
+    with contextlib.ExitStack() as stack:
+        with failing_together():
+            if is_first():
+                stack.enter_context(files.lock())
+                files.create(
+                    config,
+                    experiment.split.labeled,
+                    validation_ids=experiment.split.validation,
+                    class_names=experiment.class_names,
+                )
+        with failing_together():
+            files.check_shared()
         print(experiment.description)
-        figures = _run(config, files, experiment, started)
+        with naming_lost_peers():
+            figures = _run(config, files, experiment, mesh, started)
         results = figures | {
             'seed': config.seed,
             'steps': config.total_steps,
             'split_sha256': experiment.split_sha256,
             'num_held_out': len(experiment.split.validation),
         }
-        write_json(files.results, results)
+        if is_first():
+            write_json(files.results, results)
     print(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
 
 
-def _run(config: Any, files: Workdir, experiment: Experiment, started: float) -> dict[str, Any]:
+def _run(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> dict[str, Any]:
+    """Train to the end; where the numbers diverge, from the last checkpoint again, if the config says so."""
+    rollbacks = 0
+    while True:
+        try:
+            return _run_once(config, files, experiment, mesh, started, rollbacks)
+        except DivergedError as error:
+            if config.on_nonfinite != 'rollback' or error.rollbacks == MAX_ROLLBACKS:
+                raise
+            rollbacks = error.rollbacks + 1
+            print(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}: from there, at half the rate')
+            started = time.perf_counter()
+
+
+def _run_once(
+    config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float, rollbacks: int
+) -> dict[str, Any]:
     """Restore, train what is left, and sum up."""
     with contextlib.ExitStack() as stack:
-        manager = stack.enter_context(contextlib.closing(open_checkpoints(files.checkpoints)))
-        state, record = _restore(manager, experiment)
+        manager, state, record = open_and_restore(files.checkpoints, experiment, mesh)
+        stack.enter_context(closing_checkpoints(manager))
         start = int(state.step)
+        log = RunLog(files.metrics if is_first() else None, start_step=start)
         recorder = Recorder(
             manager,
-            stack.enter_context(contextlib.closing(RunLog(files.metrics, start_step=start))),
+            stack.enter_context(contextlib.closing(log)),
             stack.enter_context(contextlib.closing(ProgressLine())),
             Pace(start, config.total_steps, images_per_step=2 * config.batch_size),
             total_steps=config.total_steps,
@@ -85,6 +119,7 @@ def _run(config: Any, files: Workdir, experiment: Experiment, started: float) ->
             data_sha256=experiment.data_sha256,
             started=started,
             record=record,
+            rollbacks=rollbacks,
         )
         recorder.say(f'{files.path}: ' + (f'continuing after step {start}' if start else 'starting'))
         evaluation_due = start == config.total_steps or (start and start % config.eval_every == 0)
@@ -92,7 +127,7 @@ def _run(config: Any, files: Workdir, experiment: Experiment, started: float) ->
             # It was stopped by a signal before it could, or imported.
             recorder.evaluate(start, state, experiment.evaluate)
         stop = stack.enter_context(stop_on_signals())
-        stopped_at = _loop(config, experiment, state, start, recorder, stop)
+        stopped_at = _loop(config, experiment, mesh, state, recorder, stop)
     if stopped_at < config.total_steps:
         print(
             f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
@@ -101,52 +136,41 @@ def _run(config: Any, files: Workdir, experiment: Experiment, started: float) ->
     return summarize(recorder.history) | {'wall_time_s': round(recorder.seconds, 1)}
 
 
-def _restore(
-    manager: ocp.CheckpointManager, experiment: Experiment
-) -> tuple[TrainState, dict[str, Any] | None]:
-    restored: Restored | None = restore_latest(manager, experiment.state)
-    if restored is None:
-        return experiment.state, None
-    # None: made by torch_import where the images were not at hand, so no split has been used yet.
-    if restored.record['split_sha256'] not in (None, experiment.split_sha256):
-        raise UserError(
-            f'labeled_ids.txt beside {manager.directory} is not the split that this run was trained on; '
-            'put the old file back, or use another --workdir'
-        )
-    if restored.record.get('data_sha256') not in (None, experiment.data_sha256):
-        raise UserError(
-            f'the images have changed since {manager.directory} was begun: some were added, removed, renamed '
-            'or held out; put the old ones back, or use another --workdir'
-        )
-    return restored.state, restored.record
-
-
 def _loop(
-    config: Any, experiment: Experiment, state: TrainState, start: int, recorder: Recorder, stop: StopRequest
+    config: Any,
+    experiment: Experiment,
+    mesh: Mesh,
+    state: TrainState,
+    recorder: Recorder,
+    stop: StopRequest,
 ) -> int:
-    """Train from step `start` to the end, or until `stop`; returns the last step done, which is saved."""
+    """Train to the end, or until `stop`; returns the last step done, which is saved."""
     pipeline = experiment.pipeline
+    start = step = int(state.step)
     max_steps = min(config.steps_per_call or default_steps_per_call(), config.total_steps)
-    run_steps = make_run_steps(experiment.train_step, pipeline.to_batch, max_steps=max_steps)
+    train_step = experiment.make_train_step(0.5**recorder.rollbacks)
+    run_steps = make_run_steps(train_step, pipeline.to_batch, max_steps=max_steps, mesh=mesh)
+    device_data = place(pipeline.device_data, replicated(mesh))
     host_batches = pipeline.host_batches(start)
     # Folded with the step inside the step, never changed: resuming needs no key in flight.
-    key = jax.random.key(config.seed)
+    key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(config.seed)
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
-    sums, step = None, start
-    for end in call_ends(start, config.total_steps, max_steps, cadences):
+    sums = None
+    for call, end in enumerate(call_ends(start, config.total_steps, max_steps, cadences)):
         previous = sums
-        batches = stack_host_batches(host_batches, end - step, max_steps)
-        state, call_sums = run_steps(state, pipeline.device_data, batches, end - step, key)
-        sums = call_sums if sums is None else metrics.add(sums, call_sums)
-        # Waiting for the call *before* this one keeps the device busy and the queue short; without it a
-        # signal would have to sit out every call that Python ran ahead.
-        jax.block_until_ready(previous)
+        with jax.transfer_guard('disallow'):
+            batches, count = place_host_batches(host_batches, end - step, max_steps, mesh)
+            state, call_sums = run_steps(state, device_data, batches, count, key)
+            sums = call_sums if sums is None else metrics.add(sums, call_sums)
+            # Waiting for the call *before* this one keeps the device busy and the queue short; without it a
+            # signal would have to sit out every call that Python ran ahead.
+            jax.block_until_ready(previous)
         if step == start:
             recorder.first_call_done(end, sums)
             # Until here a signal has its usual effect, at once: there is nothing new to save, and compiling
             # would keep it waiting.
             stop.listen()
-        step, stopping = end, bool(stop)
+        step, stopping = end, stop.reached(call)
         last = step == config.total_steps
         if not (stopping or last or any(step % cadence == 0 for cadence in cadences)):
             continue

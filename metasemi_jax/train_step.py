@@ -1,6 +1,5 @@
 """One MetaSemi step as a pure function of state, batch and key (paper Algorithm 2)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -132,16 +131,17 @@ def _pseudo_labels(
         # Summed, not averaged as the paper writes it: so the authors' program computes it.
         return jnp.sum(squared_error(probs=probs, targets=pseudo_labels))
 
-    # The estimators ask for these forward passes and this gradient again; XLA computes them once.
+    # The estimators ask for these forward passes again; XLA computes them once.
     label_loss, label_grad = jax.value_and_grad(outer_loss)(params)
     initial = jax.nn.softmax(logits_of(params, batch.unlabeled_images))
     meta_gradient = jnp.zeros_like(initial)
     updated = initial
     if estimator is not None:
-        estimate = ESTIMATORS[estimator]
+        # `exact` needs no ∇L_l: it differentiates through the inner step.
+        options = {} if estimator == 'exact' else {'outer_grad': label_grad}
         if estimator == 'finite_difference':
-            estimate = functools.partial(estimate, epsilon=epsilon)
-        meta_gradient = estimate(outer_loss, inner_loss, params, initial, lr=lr)
+            options['epsilon'] = epsilon
+        meta_gradient = ESTIMATORS[estimator](outer_loss, inner_loss, params, initial, lr=lr, **options)
         updated = update_pseudo_labels(initial, meta_gradient, meta_lr=meta_lr)
     return jax.lax.stop_gradient(
         {

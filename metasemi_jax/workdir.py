@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,25 @@ class Workdir:
             write_json(self.class_names, list(class_names))
         write_atomically(self.labeled_ids, split_text(labeled_ids))
         write_json(self.config, config.to_dict())
+
+    def check_shared(self, *, seconds: float = 60) -> None:
+        """Refuse a folder that is another one on the first host, which has `create`d it.
+
+        Args:
+          seconds: to wait, since a network file system may show new files late.
+
+        Raises:
+          UserError: the files of the run are not there.
+        """
+        deadline = time.monotonic() + seconds
+        # A listing: the system may remember that the file itself was not there.
+        while not (self.path.is_dir() and self.config.name in os.listdir(self.path)):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f'--workdir={self.path} is not the folder that the first host made; '
+                    'name one on a file system that all hosts share'
+                )
+            time.sleep(0.1)
 
     def describe(self) -> str:
         """What a finished run left behind, for people."""

@@ -1,15 +1,29 @@
-import contextlib
+import gc
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.checkpoint import open_checkpoints, restore_latest, save_checkpoint
+from metasemi_jax.checkpoint import (
+    closing_checkpoints,
+    open_checkpoints,
+    restore_newest,
+    save_checkpoint,
+    set_aside,
+    steps_without_listing,
+)
 from metasemi_jax.errors import UserError
 from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.train_step import TrainState
 
+# Of a damaged checkpoint Orbax leaves the other reads behind when the first fails.
+pytestmark = [
+    pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+    pytest.mark.filterwarnings('ignore:coroutine .* was never awaited:RuntimeWarning'),
+]
 TX = sgd_momentum(momentum=0.9, weight_decay=1e-4)
 
 
@@ -27,7 +41,7 @@ def state_of(seed):
 
 
 def open_in(folder):
-    return contextlib.closing(open_checkpoints(folder / 'checkpoints'))
+    return closing_checkpoints(open_checkpoints(folder / 'checkpoints'))
 
 
 def save(manager, step, error, record=None):
@@ -46,14 +60,14 @@ def test_round_trip_is_bitwise(tmp_path):
     with open_in(tmp_path) as manager:
         save(manager, 7, 12.5, record)
     with open_in(tmp_path) as manager:
-        restored = restore_latest(manager, state_of(1))
+        restored = restore_newest(manager, state_of(1))
     assert_bitwise_equal(restored.state, state_of(7))
     assert restored.record == record
 
 
 def test_nothing_to_restore(tmp_path):
     with open_in(tmp_path) as manager:
-        assert restore_latest(manager, state_of(1)) is None
+        assert restore_newest(manager, state_of(1)) is None
 
 
 def test_the_latest_is_restored(tmp_path):
@@ -61,7 +75,7 @@ def test_the_latest_is_restored(tmp_path):
         for step, error in ((1, 5.0), (2, 9.0), (3, None)):
             save(manager, step, error)
         manager.wait_until_finished()
-        assert restore_latest(manager, state_of(1)).record == {'step': 3}
+        assert restore_newest(manager, state_of(1)).record == {'step': 3}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +117,7 @@ def test_saving_a_step_twice_writes_it_once(tmp_path):
         save(manager, 1, 5.0, {'first': True})
         save(manager, 1, None, {'first': False})
         manager.wait_until_finished()
-        assert restore_latest(manager, state_of(1)).record == {'first': True}
+        assert restore_newest(manager, state_of(1)).record == {'first': True}
 
 
 def test_the_saved_buffers_may_be_donated_at_once(tmp_path):
@@ -112,26 +126,92 @@ def test_the_saved_buffers_may_be_donated_at_once(tmp_path):
         save_checkpoint(manager, state, {}, step=3, error=None)
         jax.jit(lambda s: jax.tree.map(lambda leaf: leaf * 0, s), donate_argnums=0)(state)
     with open_in(tmp_path) as manager:
-        assert_bitwise_equal(restore_latest(manager, state_of(1)).state, state_of(3))
+        assert_bitwise_equal(restore_newest(manager, state_of(1)).state, state_of(3))
 
 
-def test_a_damaged_latest_is_named_in_one_line(tmp_path):
-    with open_in(tmp_path) as manager:
+@pytest.fixture(scope='module')
+def two_checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('two')
+    with open_in(folder) as manager:
         save(manager, 1, 5.0)
         save(manager, 2, 4.0)
-    latest = tmp_path / 'checkpoints' / '2'
-    for path in (latest / 'state').rglob('*'):
-        if path.is_file():
-            path.write_bytes(b'')
+    return folder
+
+
+def damaged_copies(folder, target):
+    """One for each file of the newest checkpoint and kind of damage, with what was damaged."""
+    for file in sorted(path for path in (folder / 'checkpoints' / '2').rglob('*') if path.is_file()):
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        flipped = bytearray(whole)
+        flipped[middle] ^= 4
+        for kind, damaged in {'cut': whole[:middle], 'flipped': flipped, 'gone': None}.items():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(folder, target)
+            copy = target / file.relative_to(folder)
+            copy.unlink() if damaged is None else copy.write_bytes(damaged)
+            yield f'{file.relative_to(folder)} {kind}'
+
+
+def test_whatever_is_damaged_the_newest_whole_checkpoint_is_found(two_checkpoints, tmp_path):
+    skipped = set()
+    for damage in damaged_copies(two_checkpoints, tmp_path / 'copy'):
+        checkpoints = tmp_path / 'copy' / 'checkpoints'
+        for step in steps_without_listing(checkpoints):
+            set_aside(checkpoints, step)
+        with open_in(tmp_path / 'copy') as manager:
+            restored = restore_newest(manager, state_of(1))
+        # Either the damage does no harm, or it is known.
+        step = restored.record['step']
+        assert_bitwise_equal(restored.state, state_of(step))
+        if restored.damaged:
+            assert list(restored.damaged) == [2]
+            assert '\n' not in restored.damaged[2]
+            skipped.add(damage.split('/')[2].split()[0])
+        if step == 1:
+            skipped.add(damage.split('/')[2])
+    assert {'state', 'record', 'metrics'} <= skipped
+    gc.collect()
+
+
+def test_a_flipped_bit_that_decodes_is_noticed(two_checkpoints, tmp_path, monkeypatch):
+    """As where the bytes of an array are stored uncompressed: another number, and no complaint from below."""
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
     with open_in(tmp_path) as manager:
-        with pytest.raises(UserError, match='cannot be read') as caught:
-            restore_latest(manager, state_of(1))
-        assert str(latest) in str(caught.value)
-        assert '\n' not in str(caught.value)
-    # What the message advises works.
-    latest.rename(tmp_path / 'damaged')
+        restore = manager.restore
+
+        def flipping(step, args):
+            restored = restore(step, args=args)
+            if step == 2:
+                stats = restored['state'].batch_stats
+                stats['mean'] = stats['mean'].at[2].set(3e-45)
+            return restored
+
+        monkeypatch.setattr(manager, 'restore', flipping)
+        restored = restore_newest(manager, state_of(1))
+    assert restored.record == {'step': 1}
+    assert restored.damaged == {2: 'its contents are not what was saved'}
+
+
+def test_what_is_set_aside_is_kept(two_checkpoints, tmp_path):
+    for _ in range(2):
+        shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+        moved = set_aside(tmp_path / 'checkpoints', 2)
+        assert (moved / 'state').is_dir()
+    assert sorted(path.name for path in moved.parent.iterdir()) == ['2.0', '2.1']
     with open_in(tmp_path) as manager:
-        assert restore_latest(manager, state_of(2)).record == {'step': 1}
+        assert list(manager.all_steps()) == [1]
+
+
+def test_no_checkpoint_can_be_read(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob('checkpoints/*/state/manifest.ocdbt'):
+        path.write_bytes(b'')
+    with open_in(tmp_path) as manager, pytest.raises(UserError, match='no checkpoint') as caught:
+        restore_newest(manager, state_of(1))
+    message = str(caught.value)
+    assert re.search(r'2 \(.+\), 1 \(.+\); put back', message)
+    assert len(message.splitlines()) == 1
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path):
@@ -139,5 +219,5 @@ def test_a_state_of_another_shape_is_refused(tmp_path):
         save(manager, 1, 5.0)
         manager.wait_until_finished()
         other = state_of(1).replace(ema={})
-        with pytest.raises(UserError, match='cannot be read'):
-            restore_latest(manager, other)
+        with pytest.raises(UserError, match='can be read'):
+            restore_newest(manager, other)

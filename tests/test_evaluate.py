@@ -7,8 +7,10 @@ import pytest
 
 from metasemi_jax.data.augment import normalize
 from metasemi_jax.evaluate import make_evaluate, place_eval_data
+from metasemi_jax.sharding import make_mesh
 
 MEAN, STD = 0.3, 0.2
+MESH = make_mesh(jax.devices()[:1])
 
 
 class Linear:
@@ -28,7 +30,7 @@ def by_numpy(weights, images, labels):
 
 @pytest.fixture(scope='module')
 def evaluate():
-    return make_evaluate(Linear(), functools.partial(normalize, mean=(MEAN,), std=(STD,)))
+    return make_evaluate(Linear(), functools.partial(normalize, mean=(MEAN,), std=(STD,)), MESH)
 
 
 @pytest.mark.parametrize('batch_size', [5, 10, 100])
@@ -38,7 +40,7 @@ def test_exact_for_any_number_of_images(evaluate, count, batch_size):
     images = rng.integers(0, 256, (count, 4, 4, 1)).astype(np.uint8)
     labels = rng.integers(0, 3, count).astype(np.int32)
     weights = rng.normal(0, 0.1, (16, 3)).astype(np.float32)
-    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=batch_size))
+    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=batch_size, mesh=MESH))
     error, loss = by_numpy(weights, images, labels)
     np.testing.assert_allclose(found['error'], error, rtol=1e-12)
     np.testing.assert_allclose(found['loss'], loss, rtol=1e-5)
@@ -48,7 +50,9 @@ def test_exact_for_any_number_of_images(evaluate, count, batch_size):
 def test_percentages_are_the_nearest_floats(evaluate):
     # 100 · (34 / 500) would be 6.800000000000001.
     images, labels = np.zeros((500, 1, 1, 1), np.uint8), np.arange(500) < 34
-    found = evaluate({'params': np.zeros((1, 2), np.float32)}, place_eval_data(images, labels, batch_size=64))
+    found = evaluate(
+        {'params': np.zeros((1, 2), np.float32)}, place_eval_data(images, labels, batch_size=64, mesh=MESH)
+    )
     assert found['error'] == 6.8
 
 
@@ -56,13 +60,13 @@ def test_padding_would_be_right_if_it_counted(evaluate):
     # A network that calls every image class 0, the padding's stand-in label; all labels are 1.
     images, labels = np.zeros((7, 1, 1, 1), np.uint8), np.ones(7, np.int32)
     weights = np.array([[-1.0, 1.0]], np.float32)
-    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=5))
+    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=5, mesh=MESH))
     assert found['error'] == 100
 
 
 def test_data_on_the_device():
     images = np.arange(7, dtype=np.uint8)[:, None, None, None] + 1
-    data = place_eval_data(images, np.arange(7), batch_size=5)
+    data = place_eval_data(images, np.arange(7), batch_size=5, mesh=MESH)
     assert data.images.shape == (2, 5, 1, 1, 1)
     assert data.images.dtype == jnp.uint8
     np.testing.assert_array_equal(data.labels, [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1]])
@@ -78,8 +82,10 @@ def test_one_compilation_serves_every_batch_and_evaluation():
             traces.append(images.shape)
             return Linear.apply(variables, images, train=train)
 
-    evaluate = make_evaluate(Traced(), lambda images: images.astype(jnp.float32))
-    data = place_eval_data(np.zeros((23, 2, 2, 1), np.uint8), np.zeros(23, np.int32), batch_size=10)
+    evaluate = make_evaluate(Traced(), lambda images: images.astype(jnp.float32), MESH)
+    data = place_eval_data(
+        np.zeros((23, 2, 2, 1), np.uint8), np.zeros(23, np.int32), batch_size=10, mesh=MESH
+    )
     for seed in range(2):
         evaluate({'params': jax.random.normal(jax.random.key(seed), (4, 3))}, data)
     assert traces == [(10, 2, 2, 1)]

@@ -1,14 +1,17 @@
 """Kills, signals and closed pipes, against an undisturbed run."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
-from small_runs import assert_same_state, main_command, read_log, read_state, run_main, tiny_flags
+from small_runs import ROOT, assert_same_state, main_command, read_log, read_state, run_main, tiny_flags
 
 # A save is nearly always under way.
 STEPS = {'total_steps': 1600, 'log_every': 20, 'eval_every': 100, 'checkpoint_every': 20, 'batch_size': 16}
@@ -39,14 +42,21 @@ def wait_for_step(process, step):
     wait_for(process, lambda line: line.startswith('step ') and int(line[5:].split('/')[0]) >= step)
 
 
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('finished')
+    assert run_main(*tiny_flags(), f'--workdir={workdir}').returncode == 0
+    return workdir
+
+
 @pytest.mark.slow
-def test_ten_kills_change_no_bit(tmp_path):
-    """Three while it starts, compiles or restores, seven at random steps, a moment behind a log line."""
+def test_twenty_kills_change_no_bit(tmp_path):
+    """Four while it starts, compiles or restores, the others at random steps, a moment behind a log line."""
     undisturbed, killed = tmp_path / 'undisturbed', tmp_path / 'killed'
     assert run_main(*tiny_flags(**STEPS), f'--workdir={undisturbed}').returncode == 0
     moments = random.Random(0)
     # Far enough from the end for a fast machine to be still at work when the kill comes.
-    steps = [0, 0, 0, *sorted(moments.randrange(20, 1200) for _ in range(7))]
+    steps = [0, 0, 0, 0, *sorted(moments.randrange(20, 1200) for _ in range(16))]
     for step in steps:
         process = start(killed)
         if step == 0:
@@ -120,3 +130,57 @@ def test_a_second_run_in_one_workdir_is_refused(tmp_path):
     assert process.poll() is None
     process.kill()
     process.communicate()
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flipped'])
+def test_a_damaged_newest_checkpoint_is_named_and_skipped(finished, tmp_path, damage):
+    workdir = tmp_path / 'run'
+    shutil.copytree(finished, workdir)
+    (workdir / 'results.json').unlink()
+    for path in (workdir / 'checkpoints' / '12' / 'state' / 'd').iterdir():
+        path.write_bytes(path.read_bytes()[:100]) if damage == 'cut' else flip_a_bit(path)
+    again = run_main(*tiny_flags(), f'--workdir={workdir}')
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ''
+    lines = again.stdout.splitlines()
+    aside = workdir / 'damaged_checkpoints' / '12.0'
+    assert lines[1].startswith('the checkpoint of step 12 cannot be read (')
+    assert lines[1].endswith(f'; it was moved to {aside}')
+    assert lines[2] == f'{workdir}: continuing after step 8'
+    assert (aside / 'state').is_dir()
+    assert_same_state(read_state(workdir), read_state(finished))
+
+
+def test_a_full_disk_names_what_is_whole_and_the_run_goes_on(finished, tmp_path):
+    """Files longer than some limit fail here as they do on a full disk."""
+    workdir = tmp_path / 'run'
+    command = main_command(*tiny_flags(), f'--workdir={workdir}', '--config.total_steps=4')
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    (workdir / 'results.json').unlink()
+    config = json.loads((workdir / 'config.json').read_text())
+    (workdir / 'config.json').write_text(json.dumps(config | {'total_steps': 12}))
+    # Less than the arrays of a checkpoint take together, more than every other file.
+    limited = (
+        'import resource, runpy, sys\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n'
+        f'sys.argv = {main_command(*tiny_flags(), f"--workdir={workdir}")[1:]}\n'
+        f'sys.path.insert(0, {str(ROOT)!r})\n'
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    # JAX's cache could not be written either, and says so.
+    environment = os.environ | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
+    full = subprocess.run([sys.executable, '-c', limited], capture_output=True, text=True, env=environment)
+    assert full.returncode == 1
+    assert full.stderr.startswith(f'error: a checkpoint could not be written to {workdir / "checkpoints"} (')
+    assert 'the last whole one is of step 4: make room there' in full.stderr
+    assert len(full.stderr.splitlines()) == 1
+    again = run_main(*tiny_flags(), f'--workdir={workdir}')
+    assert again.returncode == 0, again.stderr
+    assert 'continuing after step 4' in again.stdout
+    assert_same_state(read_state(workdir), read_state(finished))

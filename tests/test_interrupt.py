@@ -17,7 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 with stop_on_signals() as stop:
     stop.listen()
     print('ready', flush=True)
-    while not stop:
+    while stop.signal is None:
         time.sleep(0.01)
     print(stop.name, flush=True)
     if sys.argv[1] == 'hang':

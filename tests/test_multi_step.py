@@ -7,11 +7,13 @@ from metasemi_jax.batch import Batch
 from metasemi_jax.data.augment import random_crop
 from metasemi_jax.metrics import compute, mean_of
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.multi_step import call_ends, make_run_steps, stack_host_batches
+from metasemi_jax.multi_step import call_ends, make_run_steps, place_host_batches
 from metasemi_jax.optimizer import sgd_momentum, warmup_piecewise_schedule
+from metasemi_jax.sharding import make_mesh, place, replicated
 from metasemi_jax.train_step import TrainState, make_train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
+MESH = make_mesh(jax.devices()[:1])
 
 
 @pytest.mark.parametrize(
@@ -33,11 +35,31 @@ def test_call_ends_by_hand(start, total, max_steps, cadences, ends):
 
 def test_stacked_batches_are_filled_up():
     batches = iter([(np.array([i, i]), np.array([-i])) for i in range(5)])
-    first, second = stack_host_batches(batches, 2, 3)
+    (first, second), count = place_host_batches(batches, 2, 3, MESH)
     np.testing.assert_array_equal(first, [[0, 0], [1, 1], [1, 1]])
     np.testing.assert_array_equal(second, [[0], [-1], [-1]])
+    assert (int(count), count.dtype) == (2, np.int32)
     # The next call goes on where this one stopped.
-    np.testing.assert_array_equal(stack_host_batches(batches, 1, 1)[0], [[2, 2]])
+    np.testing.assert_array_equal(place_host_batches(batches, 1, 1, MESH)[0][0], [[2, 2]])
+
+
+def test_nothing_crosses_to_the_device_unasked():
+    """What the loop's transfer guard refuses: NumPy arrays and Python numbers as arguments."""
+
+    def step(state, batch, key):
+        return state.replace(step=state.step + 1), {'x': mean_of(batch)}
+
+    everywhere = replicated(MESH)
+    run_steps = make_run_steps(step, lambda data, x, key: x, max_steps=2, mesh=MESH)
+    state = place(TrainState(np.int32(0), {}, {}, (), {}), everywhere)
+    key = jax.device_put(jax.random.key(0), everywhere)
+    batches = iter([np.ones(1, np.float32)] * 8)
+    with jax.transfer_guard('disallow'):
+        for _ in range(2):
+            state, sums = run_steps(state, (), *place_host_batches(batches, 2, 2, MESH), key)
+        with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to-device transfer'):
+            run_steps(state, (), np.ones((2, 1), np.float32), 2, key)
+    assert compute(sums) == {'x': 1}
 
 
 class Job:
@@ -74,11 +96,12 @@ class Job:
         )
         self.data = rng.normal(size=(20, 4, 4, 1)), rng.integers(0, 3, 20).astype(np.int32)
         self.indices = rng.integers(0, 19, (7, 4))
-        self.single = make_run_steps(counted_step, to_batch, max_steps=1)
-        self.many = make_run_steps(counted_step, to_batch, max_steps=3)
+        self.single = make_run_steps(counted_step, to_batch, max_steps=1, mesh=MESH)
+        self.many = make_run_steps(counted_step, to_batch, max_steps=3, mesh=MESH)
 
     def call(self, run_steps, state, indices, count):
-        return jax.device_get(run_steps(state, self.data, indices, count, jax.random.key(5)))
+        state = place(state, replicated(MESH))
+        return jax.device_get(run_steps(state, self.data, indices, np.int32(count), jax.random.key(5)))
 
     def one_by_one(self, count):
         state, sums = self.start, []
@@ -152,9 +175,11 @@ def test_sums_start_from_zero_each_call():
     def step(state, batch, key):
         return state.replace(step=state.step + 1), {'x': mean_of(batch)}
 
-    run_steps = make_run_steps(step, lambda data, x, key: x, max_steps=4)
-    state = TrainState(jnp.int32(0), {}, {}, (), {})
+    run_steps = make_run_steps(step, lambda data, x, key: x, max_steps=4, mesh=MESH)
+    state = place(TrainState(np.int32(0), {}, {}, (), {}), replicated(MESH))
     for values, mean in (([1.0, 2.0, 6.0, 99.0], 3.0), ([7.0, 8.0, 9.0, 99.0], 8.0)):
-        state, sums = run_steps(state, (), np.array(values, np.float32), 3, jax.random.key(0))
+        state, sums = run_steps(
+            state, (), np.array(values, np.float32)[:, None], np.int32(3), jax.random.key(0)
+        )
         assert compute(sums) == {'x': mean}
     assert int(state.step) == 6

@@ -12,6 +12,7 @@ import pytest
 from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import build_experiment
 from metasemi_jax.recorder import Recorder
+from metasemi_jax.sharding import make_mesh
 from metasemi_jax.train import train_and_evaluate
 from own_images import TINY_OWN, own_config, own_flags, random_pixels, write_csv, write_folder, write_image
 from small_runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
@@ -81,7 +82,7 @@ def test_the_picture_of_the_folder_is_the_layout():
 
 def test_pools_and_counts(tmp_path):
     write_folder(tmp_path, labeled=(9, 2), unlabeled=30)
-    experiment = build_experiment(own_config(tmp_path, data__num_validation=4, batch_size=16))
+    experiment = build_experiment(own_config(tmp_path, data__num_validation=4, batch_size=16), make_mesh())
     assert experiment.description.startswith(
         'own_images: 7 labeled, 30 unlabeled, 4 validation, 4 test images of 2 classes; conv_small, '
     )

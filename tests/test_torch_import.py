@@ -13,10 +13,11 @@ import pytest
 
 from configs import svhn
 from metasemi_jax import torch_import
-from metasemi_jax.checkpoint import open_checkpoints, restore_latest
+from metasemi_jax.checkpoint import open_checkpoints, restore_newest
 from metasemi_jax.data import sources
 from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import build_experiment
+from metasemi_jax.sharding import make_mesh
 from metasemi_jax.torch_checkpoint import convert_momentum, read_checkpoint
 from metasemi_jax.torch_import import import_checkpoint, to_state_dict
 from metasemi_jax.torch_state_dict import parameter_keys
@@ -72,7 +73,7 @@ def small_config(data_name='synthetic', total_steps=4):
 
 @functools.cache
 def template_of(data_name):
-    return build_experiment(small_config(data_name)).state
+    return build_experiment(small_config(data_name), make_mesh()).state
 
 
 def restore(workdir, config, step=None):
@@ -80,7 +81,7 @@ def restore(workdir, config, step=None):
     manager = open_checkpoints(workdir / 'checkpoints')
     try:
         if step is None:
-            return restore_latest(manager, template).state
+            return restore_newest(manager, template).state
         target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, template))
         return manager.restore(step, args=ocp.args.Composite(state=target))['state']
     finally:

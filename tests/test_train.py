@@ -12,6 +12,7 @@ from metasemi_jax.data.splits import split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import build_experiment
 from metasemi_jax.recorder import Recorder
+from metasemi_jax.sharding import make_mesh
 from metasemi_jax.train import train_and_evaluate
 from small_runs import assert_same_state, contents, read_log, read_state, tiny_config
 
@@ -60,7 +61,7 @@ def test_what_is_logged(finished):
 
 
 def test_training_moves_every_parameter(finished):
-    start = build_experiment(tiny_config()).state.params
+    start = build_experiment(tiny_config(), make_mesh()).state.params
     end = read_state(finished[0])
     for path, before in jax.tree_util.tree_leaves_with_path(start):
         after = end["['params']" + jax.tree_util.keystr(path)]

@@ -126,3 +126,12 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, '-c', program, path], capture_output=True, text=True, check=False)
     assert 'File too large' in done.stderr
     assert path.read_text() == 'old'
+
+
+def test_a_folder_that_another_host_did_not_make(tmp_path):
+    files = Workdir(tmp_path / 'run')
+    with pytest.raises(UserError, match='is not the folder that the first host made'):
+        files.check_shared(seconds=0)
+    files.path.mkdir()
+    files.config.touch()
+    files.check_shared(seconds=0)

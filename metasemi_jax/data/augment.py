@@ -32,7 +32,7 @@ def random_flip(images: Array, key: Array) -> Array:
 
 
 def normalize(images: Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
-    """uint8 [..., C] -> (images/255 - mean)/std, float32; `mean` and `std` per channel, of 0 to 1."""
-    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
-    shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
-    return images.astype(jnp.float32) * scale - shift
+    """uint8 [..., C] -> (images/255 - mean)/std, in JAX's default float; `mean` and `std` are of 0 to 1."""
+    scale = 1 / (255 * jnp.asarray(std, float))
+    shift = jnp.asarray(mean, float) / jnp.asarray(std, float)
+    return images.astype(scale.dtype) * scale - shift

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.augment import normalize, random_crop, random_flip
 from metasemi_jax.data.sampling import sample_stream
 from metasemi_jax.data.sources import Dataset
+from metasemi_jax.sharding import process_rows
 
 Array = jax.Array
 PyTree = Any
@@ -21,8 +21,8 @@ COUNTED_BYTES = 1 << 24
 class Pipeline(NamedTuple):
     """What stays on the devices, what the host sends each step, and how a batch is made of the two."""
 
-    device_data: PyTree
-    host_batches: Callable[[int], Iterator[PyTree]]  # start_step -> one element a step
+    device_data: PyTree  # NumPy arrays, to be placed by the caller
+    host_batches: Callable[[int], Iterator[PyTree]]  # start_step -> each step's rows of this process
     to_batch: Callable[[PyTree, PyTree, Array], Batch]  # (device_data, element, key), inside the jitted step
 
 
@@ -43,23 +43,28 @@ def resident_pipeline(
     batch_size: int,
     seed: int,
     augmentation: Augmentation,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Pipeline:
-    """All training images on the device as uint8; the host sends nothing but indices.
+    """All training images on every device as uint8; the host sends nothing but indices.
 
     Args:
-      dataset: its training split is placed on the device.
+      dataset: its training split stays on the devices.
       labeled, unlabeled: positions of the two pools in it. An empty unlabeled pool gives batches with no
         unlabeled images, which labeled-only training accepts.
       batch_size: B of the labeled and of the unlabeled batch.
       seed: of the two streams of indices.
       augmentation: applied to labeled and unlabeled images alike.
+      process_index, process_count: which of how many processes this is; each sends its rows of a batch.
     """
+    rows = process_rows(batch_size, process_index, process_count)
 
     def host_batches(start_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         step = start_step
         while True:
+            entries = {'start': step * batch_size, 'count': batch_size}
             yield tuple(
-                pool[sample_stream(len(pool), (seed, stream), start=step * batch_size, count=batch_size)]
+                pool[sample_stream(len(pool), (seed, stream), **entries)[rows]]
                 for pool, stream in ((labeled, LABELED_STREAM), (unlabeled, UNLABELED_STREAM))
             )
             step += 1
@@ -75,8 +80,7 @@ def resident_pipeline(
             unlabeled_labels=labels[unlabeled_index],
         )
 
-    device_data = (jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
-    return Pipeline(device_data, host_batches, to_batch)
+    return Pipeline((dataset.train_images, dataset.train_labels), host_batches, to_batch)
 
 
 def augment(images: Array, key: Array, augmentation: Augmentation) -> Array:

@@ -1,0 +1,67 @@
+"""Where a run goes on from."""
+
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from metasemi_jax.checkpoint import (
+    Restored,
+    open_checkpoints,
+    restore_newest,
+    set_aside,
+    steps_without_listing,
+)
+from metasemi_jax.errors import UserError
+from metasemi_jax.experiment import Experiment
+from metasemi_jax.multi_host import failing_together, is_first
+from metasemi_jax.sharding import place, replicated
+from metasemi_jax.train_step import TrainState
+
+
+def open_and_restore(
+    folder: Path, experiment: Experiment, mesh: Mesh
+) -> tuple[ocp.CheckpointManager, TrainState, dict[str, Any] | None]:
+    """The checkpoints of a run, and its state and record after the newest that can be read.
+
+    Damaged ones are named and moved to `damaged_checkpoints/`. In a new run the state is that before the
+    first step, the record None. The state lies on every device of `mesh`, whatever it was saved from.
+
+    Raises:
+      UserError: no checkpoint can be read, or it was trained on another split or other images.
+    """
+    _set_aside(folder, dict.fromkeys(steps_without_listing(folder), 'its metrics are damaged'))
+    manager = open_checkpoints(folder)
+    state = place(experiment.state, replicated(mesh))
+    restored = restore_newest(manager, state)
+    if restored is None:
+        return manager, state, None
+    if restored.damaged:
+        manager.close()
+        _set_aside(folder, restored.damaged)
+        manager = open_checkpoints(folder)
+    _check_same_data(restored, experiment, folder)
+    return manager, restored.state, restored.record
+
+
+def _set_aside(folder: Path, damaged: dict[int, str]) -> None:
+    with failing_together():
+        for step, reason in damaged.items():
+            if is_first():
+                moved = set_aside(folder, step)
+                print(f'the checkpoint of step {step} cannot be read ({reason}); it was moved to {moved}')
+
+
+def _check_same_data(restored: Restored, experiment: Experiment, folder: Path) -> None:
+    # None: made by torch_import where the images were not at hand, so no split has been used yet.
+    if restored.record['split_sha256'] not in (None, experiment.split_sha256):
+        raise UserError(
+            f'labeled_ids.txt beside {folder} is not the split that this run was trained on; '
+            'put the old file back, or use another --workdir'
+        )
+    if restored.record.get('data_sha256') not in (None, experiment.data_sha256):
+        raise UserError(
+            f'the images have changed since {folder} was begun: some were added, removed, renamed '
+            'or held out; put the old ones back, or use another --workdir'
+        )

@@ -1,0 +1,110 @@
+"""What `test_sharding.py` looks at, on eight virtual devices: a program, since JAX makes them when it starts.
+
+python tests/sharding_worker.py OUT.npz
+"""
+
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.pipeline import Augmentation, resident_pipeline
+from metasemi_jax.models import create_model, init_variables
+from metasemi_jax.multi_step import make_run_steps, place_host_batches
+from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.sharding import make_mesh, place, replicated
+from metasemi_jax.train_step import TrainState, make_train_step
+
+STEPS = 5
+CLASSES = 4
+SIZE = 16
+
+
+class Job:
+    """Real steps of ConvLarge, narrow, with mix-up, dropout, crops and flips."""
+
+    def __init__(self, dtype, *, num_devices, batch_size):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
+        labels = rng.integers(0, CLASSES, 64).astype(np.int32)
+        dataset = Dataset(images, labels, np.arange(64).astype(str), None, None, tuple('abcd'))
+        self.mesh = make_mesh(jax.devices()[:num_devices])
+        self.pipeline = resident_pipeline(
+            dataset,
+            np.arange(16),
+            np.arange(16, 64),
+            batch_size=batch_size,
+            seed=0,
+            augmentation=Augmentation(2, True, (0.5,) * 3, (0.25,) * 3),
+        )
+        model = create_model('conv_large', CLASSES, dtype=dtype, width=4)
+        tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
+        step = make_train_step(
+            model,
+            tx,
+            lr_schedule=lambda step: jnp.asarray(0.1),
+            consistency_schedule=lambda step: jnp.asarray(1.0),
+            mixup_gamma=1.0,
+        )
+        variables = init_variables(model, jax.random.key(0), (SIZE, SIZE, 3))
+        variables = jax.tree.map(lambda x: np.asarray(x, dtype), variables)
+        self.state = place(TrainState.create(variables, tx), replicated(self.mesh))
+        self.device_data = place(self.pipeline.device_data, replicated(self.mesh))
+        self.run_steps = make_run_steps(step, self.pipeline.to_batch, max_steps=1, mesh=self.mesh)
+
+    def args(self, batches):
+        everywhere = replicated(self.mesh)
+        key = jax.device_put(jax.random.key(7), everywhere)
+        return self.state, self.device_data, *place_host_batches(batches, 1, 1, self.mesh), key
+
+    def compile(self):
+        return self.run_steps.lower(*self.args(self.pipeline.host_batches(0))).compile()
+
+    def weights(self, compiled):
+        """{parameter or statistic: value} after `STEPS` steps."""
+        batches = self.pipeline.host_batches(0)
+        for _ in range(STEPS):
+            self.state, _ = compiled(*self.args(batches))
+        variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
+        return {
+            jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(variables)
+        }
+
+
+def collectives(text):
+    """[(operation, shape)] of every array that a compiled program sends between devices in one step."""
+    found = []
+    for line in text.splitlines():
+        match = re.search(r'= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(', line)
+        if match:
+            shapes = re.findall(r'\w+\[([\d,]*)\]', match[1])
+            found += [(match[2], tuple(map(int, filter(None, shape.split(','))))) for shape in shapes]
+    return found
+
+
+def main(path):
+    jax.config.update('jax_num_cpu_devices', 8)
+    jax.config.update('jax_enable_x64', True)
+    found = {}
+    for dtype in (np.float64, np.float32):
+        for n in (1, 2, 4, 8):
+            job = Job(dtype, num_devices=n, batch_size=8)
+            compiled = job.compile()
+            name = f'{np.dtype(dtype).name}/{n}'
+            found |= {f'{name}/weights{k}': v for k, v in job.weights(compiled).items()}
+    # One image a device: the last of the programs above, and two more.
+    texts = {8: compiled.as_text()}
+    for n in (2, 4):
+        texts[n] = Job(np.float32, num_devices=n, batch_size=n).compile().as_text()
+    for n, text in texts.items():
+        sent = collectives(text)
+        found[f'collectives/{n}/operations'] = np.array([operation for operation, _ in sent])
+        found[f'collectives/{n}/shapes'] = np.array([str(shape) for _, shape in sent])
+    np.savez(path, **found)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.models import create_model, init_variables
+from metasemi_jax.sharding import check_batch_size, process_rows
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'devices', 'nearest'), [(100, 8, '96 or 104'), (3, 8, '8'), (129, 2, '128 or 130')]
+)
+def test_a_batch_that_the_devices_cannot_share(batch_size, devices, nearest):
+    with pytest.raises(UserError, match=f'batch_size={batch_size} .* {devices} devices; use {nearest}$'):
+        check_batch_size(batch_size, devices)
+
+
+@pytest.mark.parametrize(('batch_size', 'devices'), [(128, 8), (8, 8), (7, 1)])
+def test_a_batch_that_they_can(batch_size, devices):
+    check_batch_size(batch_size, devices)
+
+
+def test_processes_share_the_rows():
+    rows = np.arange(12)
+    assert [rows[process_rows(12, i, 3)].tolist() for i in range(3)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
+
+
+@pytest.fixture(scope='module')
+def found(tmp_path_factory):
+    """What `sharding_worker.py` computed: five steps of ConvLarge on 1, 2, 4 and 8 devices."""
+    out = tmp_path_factory.mktemp('sharding') / 'out.npz'
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, ROOT / 'tests' / 'sharding_worker.py', out]
+    subprocess.run(command, check=True, env=environment, timeout=500)
+    return dict(np.load(out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float64', 1e-9), ('float32', 1e-4)])
+@pytest.mark.parametrize('devices', [2, 4, 8])
+def test_the_number_of_devices_does_not_change_the_weights(found, dtype, tolerance, devices):
+    """Relative to the largest entry of each array: what is 0 but for rounding has no relative error."""
+    prefix = f'{dtype}/1/'
+    names = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
+    assert len(names) > 50
+    for name in names:
+        expected = found[prefix + name]
+        assert expected.dtype == dtype
+        error = np.abs(found[f'{dtype}/{devices}/{name}'] - expected).max()
+        assert error <= tolerance * np.abs(expected).max(), (name, error)
+
+
+@pytest.mark.slow
+def test_only_gradients_and_statistics_are_sent(found):
+    """One image a device, so the batch grows with the devices: what each sends must not."""
+    sent = {n: sorted(found[f'collectives/{n}/shapes']) for n in (2, 4, 8)}
+    assert sent[2] == sent[4] == sent[8]
+    for n in sent:
+        assert set(found[f'collectives/{n}/operations']) == {'all-reduce'}
+    # Of every array that is summed the shape is that of a parameter or a statistic, or it is one number: a
+    # loss, a metric, or whether every device has its random numbers.
+    model = create_model('conv_large', 4, width=4)
+    params = init_variables(model, jax.random.key(0), (16, 16, 3))['params']
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    assert set(sent[8]) <= {*map(str, shapes), '()'}
+    kernels = [str(shape) for shape in shapes if len(shape) == 4]
+    # The labeled gradient, and the gradients of the two training passes.
+    for kernel in set(kernels):
+        assert sent[8].count(kernel) == 3 * kernels.count(kernel)
