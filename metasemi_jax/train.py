@@ -43,7 +43,8 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     files = Workdir(workdir)
     files.check(config)
     results = files.read_results()
-    if results is not None:
+    # Without input.json it is a run of an older version, which goes through the motions to get one.
+    if results is not None and files.input_form.exists():
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
     labeled_ids = files.read_labeled_ids()
@@ -55,6 +56,7 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
             experiment.split.labeled,
             validation_ids=experiment.split.validation,
             class_names=experiment.class_names,
+            input_form=experiment.input_form,
         )
         print(experiment.description)
         figures = _run(config, files, experiment, started)
