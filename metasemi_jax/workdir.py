@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from metasemi_jax.config import differing_fields
 from metasemi_jax.data.dataset import InputForm
@@ -192,9 +192,24 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside `path`, then rename: a kill or a full disk leaves the old file whole."""
-    beside = path.with_name(f'.{path.name}.tmp')
-    with beside.open('w', encoding='utf-8') as file:
+    with open_atomically(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+
+
+@contextmanager
+def open_atomically(path: Path, mode: str = 'w', **options: Any) -> Iterator[IO]:
+    """A file beside `path` to write, in UTF-8 where it is text; renamed at the end of the block.
+
+    A block that fails leaves no trace of it.
+    """
+    beside = path.with_name(f'.{path.name}.tmp')
+    if 'b' not in mode:
+        options = {'encoding': 'utf-8'} | options
+    try:
+        with beside.open(mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
