@@ -76,7 +76,7 @@ class Tally:
     def add(self, chunk: Chunk, predictions: Predictions) -> None:
         """Count a batch."""
         self.count += len(chunk.names)
-        self.failed += [f'{chunk.names[i]} ({reason})' for i, reason in chunk.errors.items()]
+        self.failed += [f'{_printable(chunk.names[i])} ({reason})' for i, reason in chunk.errors.items()]
         if chunk.labels is not None:
             known = chunk.labels >= 0
             self.known += int(known.sum())
@@ -263,6 +263,10 @@ def _open_output(output: str) -> Iterator[IO[str]]:
         raise UserError(
             f'--output={output} cannot be written ({error.strerror or error}); name another file'
         ) from error
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode(errors='replace')
 
 
 def _summary(tally: Tally, split: str | None, seconds: float, whole: float) -> Iterator[str]:
