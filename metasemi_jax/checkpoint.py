@@ -30,8 +30,12 @@ class Restored(NamedTuple):
     damaged: dict[int, str]  # newer checkpoints that cannot be read: step -> why
 
 
-def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
+def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """The manager of a run's checkpoints; without `closing_checkpoints` the last save may be lost.
+
+    Args:
+      folder: made if it is missing.
+      read_only: to look into a run that may be going on: nothing is made, and what it is writing stays.
 
     Raises:
       UserError: what lies there cannot be read.
@@ -49,7 +53,8 @@ def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
         ),
         # Without it the metrics are not written, and the next process takes the best for any other.
         best_fn=goodness,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
     )
     try:
         return ocp.CheckpointManager(folder, options=options)
@@ -169,6 +174,36 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
             'put back a good copy, or start again in a new --workdir'
         )
     return None
+
+
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+    """The checkpoint with the lowest error, the latest of equals; None where none was evaluated.
+
+    Raises:
+      UserError: their errors cannot be read.
+    """
+    try:
+        errors = {step: manager.metrics(step)['error'] for step in sorted(manager.all_steps(), reverse=True)}
+    except Exception as error:  # as above
+        raise UserError(f'the errors beside {manager.directory} cannot be read ({_reason(error)})') from error
+    evaluated = [step for step, error in errors.items() if math.isfinite(error)]
+    return min(evaluated, key=errors.get, default=None)
+
+
+def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -> Restored:
+    """The checkpoint of `step`, in the structure, dtypes and placement of `state`.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    try:
+        return Restored(*_restore(manager, step, target), {})
+    except Exception as error:  # as above
+        raise UserError(
+            f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
+            'put back a good copy, or start the training again: it goes on from the one before'
+        ) from error
 
 
 def _restore(

@@ -12,13 +12,14 @@ import optax
 from jax.sharding import Mesh
 
 from metasemi_jax.data.augment import normalize
+from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.pipeline import Augmentation, Pipeline, channel_statistics, resident_pipeline
 from metasemi_jax.data.sources import Dataset, load_dataset
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, data_sha256, draw_split, split_positions, split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.evaluate import make_evaluate, place_eval_data
-from metasemi_jax.models import create_model, init_variables
+from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.multi_step import StepFn
 from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_piecewise_schedule
 from metasemi_jax.train_step import TrainState, make_train_step
@@ -36,6 +37,7 @@ class Experiment(NamedTuple):
     split_sha256: str  # of the labeled ids
     data_sha256: str  # of all ids, those held out, and the classes
     class_names: tuple[str, ...]
+    input_form: InputForm  # of the images, for whoever uses the network without the data
     description: str  # one line for people
 
 
@@ -58,9 +60,10 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
             f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
             'method.meta=False and method.mixup=False to train on labels alone'
         )
-    augmentation = _augmentation(config, dataset, labeled, unlabeled)
-    model, dtype = _model(config, dataset.num_classes)
-    tx = sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
+    form = input_form(config, dataset, np.concatenate([labeled, unlabeled]))
+    augmentation = Augmentation(config.data.pad, config.data.flip, form.mean, form.std)
+    model, dtype = build_model(config, dataset.num_classes)
+    tx = _optimizer(config)
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
     held_out = _eval_images(dataset, split)
     eval_data = {
@@ -95,6 +98,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         split_sha256=split_sha256(split.labeled),
         data_sha256=data_sha256(dataset.train_ids, split.validation, dataset.class_names),
         class_names=dataset.class_names,
+        input_form=form,
         description=(
             f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
             f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
@@ -162,26 +166,44 @@ def _eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[np.ndarray, 
     return {name: pair for name, pair in images.items() if pair[0] is not None}
 
 
-def _augmentation(config: Any, dataset: Dataset, labeled: np.ndarray, unlabeled: np.ndarray) -> Augmentation:
+def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputForm:
+    """Shape and normalisation of the images; where the config does not give it, of those at `positions`.
+
+    Raises:
+      UserError: `data.mean` and `data.std` name another number of channels.
+    """
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     if not mean:
-        mean, std = channel_statistics(dataset.train_images, np.concatenate([labeled, unlabeled]))
+        mean, std = channel_statistics(dataset.train_images, positions)
     channels = dataset.image_shape[-1]
     if len(mean) != channels:
         raise UserError(
             f'data.mean and data.std name {len(mean)} channels, the images have {channels}; '
             'give as many, or () to compute them from the training images'
         )
-    return Augmentation(config.data.pad, config.data.flip, mean, std)
+    return InputForm(dataset.image_shape, mean, std)
 
 
-def _model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
+def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
+    """The network of `config` and the dtype that it computes in on this machine."""
     dtype = config.dtype
     if dtype == 'auto':
         dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     dtype = jnp.dtype(dtype)
     options = {name: value for name, value in config.model.items() if name != 'name' and value is not None}
     return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
+
+
+def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state of a run of `config`, shapes and dtypes alone: what its checkpoints are restored into."""
+    return jax.eval_shape(
+        lambda variables: TrainState.create(variables, _optimizer(config), with_ema=config.ema_decay > 0),
+        variable_shapes(model, image_shape),
+    )
+
+
+def _optimizer(config: Any) -> optax.GradientTransformation:
+    return sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
 
 
 def _train_step(config: Any, model: nn.Module, tx: optax.GradientTransformation, lr_factor: float) -> StepFn:

@@ -24,9 +24,10 @@ from ml_collections import config_flags
 from metasemi_jax.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.command import run_command
 from metasemi_jax.config import check_config
-from metasemi_jax.data.splits import Split, split_sha256
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.splits import Split, split_positions, split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import choose_split, load_data
+from metasemi_jax.experiment import choose_split, input_form, load_data
 from metasemi_jax.models import MODELS
 from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.torch_checkpoint import convert_momentum, read_checkpoint
@@ -63,7 +64,8 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     step = _step(checkpoint['step'], config.total_steps)
     optimizer = checkpoint.get('optimizer')
     momentum = convert_momentum(name, checkpoint['model'], optimizer) if optimizer else None
-    split, note = _draw_split(config, sizes)
+    dataset, note = _load_data(config, sizes)
+    split = choose_split(config, dataset) if dataset else None
     state = _train_state(config, variables, momentum, step)
     record = {
         'history': [],
@@ -71,7 +73,7 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
         # None: the first run that can load the images draws the split.
         'split_sha256': split_sha256(split.labeled) if split else None,
     }
-    _write(Path(workdir).absolute(), config, split, state, record, step)
+    _write(Path(workdir).absolute(), config, dataset, split, state, record, step)
     return [
         f'{workdir}: {name} of width {sizes.width}, {sizes.num_classes} classes, after {step:,} of '
         f'{config.total_steps:,} steps, '
@@ -118,12 +120,15 @@ def _step(value: Any, total_steps: int) -> int:
     return step
 
 
-def _draw_split(config: Any, sizes: Sizes) -> tuple[Split | None, str]:
-    """The split and a line on it; None where the images are not at hand."""
+def _load_data(config: Any, sizes: Sizes) -> tuple[Dataset | None, str]:
+    """The images and a line on their split; None where they are not at hand."""
     try:
         dataset = load_data(config)
     except UserError as error:
-        return None, f'labeled_ids.txt is drawn when training continues; the images are missing now: {error}'
+        return None, (
+            'labeled_ids.txt is drawn when training continues, and what predict needs (class_names.json, '
+            f'input.json) is written then; the images are missing now: {error}'
+        )
     for what, here, there in (
         ('classes', sizes.num_classes, dataset.num_classes),
         ('channels', sizes.channels, dataset.image_shape[-1]),
@@ -133,7 +138,7 @@ def _draw_split(config: Any, sizes: Sizes) -> tuple[Split | None, str]:
                 f"the checkpoint has {here} {what}, data.name '{config.data.name}' has {there}; "
                 'name the experiment with --config'
             )
-    return choose_split(config, dataset), (
+    return dataset, (
         "labeled_ids.txt is this program's draw: which images the checkpoint was trained on, it does not say"
     )
 
@@ -151,15 +156,28 @@ def _train_state(config: Any, variables: Any, momentum: Any, step: int) -> Any:
 
 
 def _write(
-    path: Path, config: Any, split: Split | None, state: Any, record: dict[str, Any], step: int
+    path: Path,
+    config: Any,
+    dataset: Dataset | None,
+    split: Split | None,
+    state: Any,
+    record: dict[str, Any],
+    step: int,
 ) -> None:
     """Everything beside `path`, then one rename: a run without its checkpoint would start from nothing."""
     beside = Workdir(path.with_name(f'.{path.name}.importing'))
     try:
         shutil.rmtree(beside.path, ignore_errors=True)
         beside.path.mkdir(parents=True)
-        if split:
-            beside.create(config, split.labeled, validation_ids=split.validation)
+        if dataset:
+            pools = split_positions(dataset.train_ids, split.labeled, split.validation)
+            beside.create(
+                config,
+                split.labeled,
+                validation_ids=split.validation,
+                class_names=dataset.class_names,
+                input_form=input_form(config, dataset, np.concatenate(pools)),
+            )
         else:
             write_json(beside.config, config.to_dict())
         with closing_checkpoints(open_checkpoints(beside.checkpoints)) as manager:

@@ -1,4 +1,4 @@
-"""The files of a run: settings, split, class names, figures, checkpoints."""
+"""The files of a run: settings, split, class names, form of the images, figures, checkpoints."""
 
 import fcntl
 import json
@@ -8,11 +8,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from metasemi_jax.config import differing_fields
+from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import split_text
 from metasemi_jax.errors import UserError
+
+# What `describe` lists is written again by each start of a run, and by that of a finished one that lacks it.
+REWRITE = 'start the command that trained this run again: it writes the file, and trains no finished run anew'
 
 
 class Workdir:
@@ -25,6 +29,7 @@ class Workdir:
         self.labeled_ids = self.path / 'labeled_ids.txt'
         self.validation_ids = self.path / 'validation_ids.txt'
         self.class_names = self.path / 'class_names.json'
+        self.input_form = self.path / 'input.json'
         self.metrics = self.path / 'metrics.jsonl'
         self.results = self.path / 'results.json'
         self.checkpoints = self.path / 'checkpoints'
@@ -81,6 +86,7 @@ class Workdir:
         *,
         validation_ids: Sequence[str] = (),
         class_names: Sequence[str] = (),
+        input_form: InputForm | None = None,
     ) -> None:
         """Write the files that describe the run, none for what is empty; the folder is `lock`ed."""
         # Before labeled_ids.txt: a run that finds that one draws no split.
@@ -88,6 +94,8 @@ class Workdir:
             write_atomically(self.validation_ids, split_text(validation_ids))
         if class_names:
             write_json(self.class_names, list(class_names))
+        if input_form:
+            write_json(self.input_form, input_form._asdict())
         write_atomically(self.labeled_ids, split_text(labeled_ids))
         write_json(self.config, config.to_dict())
 
@@ -123,6 +131,8 @@ class Workdir:
             files[self.validation_ids.name] = 'which labeled images were held out'
         if self.class_names.exists():
             files[self.class_names.name] = 'the classes, in the order of the outputs'
+        if self.input_form.exists():
+            files[self.input_form.name] = 'shape, mean and deviation of the images'
         return '\n'.join(
             [f'written to {self.path}', *(f'  {name:<18} {what}' for name, what in files.items())]
         )
@@ -134,6 +144,36 @@ class Workdir:
     def read_validation_ids(self) -> list[str]:
         """The images that this run held out, none in a new run."""
         return _read_ids(self.validation_ids) if self.validation_ids.exists() else []
+
+    def read_class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the outputs.
+
+        Raises:
+          UserError: the file is missing or damaged.
+        """
+        return tuple(map(str, self._read_described(self.class_names, list)))
+
+    def read_input_form(self) -> InputForm:
+        """What images the run's network takes.
+
+        Raises:
+          UserError: the file is missing or damaged.
+        """
+        value = self._read_described(self.input_form, dict)
+        try:
+            form = InputForm(*(tuple(value[name]) for name in InputForm._fields))
+            if len(form.image_shape) != 3 or {len(form.mean), len(form.std)} != {form.image_shape[-1]}:
+                raise ValueError(f'it holds {value}')
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f'{self.input_form} is damaged ({error}); {REWRITE}') from error
+        return form
+
+    def _read_described(self, path: Path, kind: type) -> Any:
+        if not path.exists():
+            raise UserError(
+                f'{path} is missing, as in runs of older versions and imports without their images; {REWRITE}'
+            )
+        return read_json(path, kind)
 
     def read_results(self) -> dict | None:
         """The figures of a finished run, or None."""
@@ -149,15 +189,15 @@ def _read_ids(path: Path) -> list[str]:
     return path.read_text(encoding='utf-8').splitlines()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kind: type = dict) -> Any:
     """Parse a file of ours.
 
     Raises:
-      UserError: it is not a JSON object.
+      UserError: it is not JSON, or holds another `kind` of value.
     """
     try:
-        value = json.loads(path.read_text())
-        if not isinstance(value, dict):
+        value = json.loads(path.read_text(encoding='utf-8'))
+        if not isinstance(value, kind):
             raise ValueError(f'it holds a {type(value).__name__}')
     # JSON's and Unicode's errors are ValueErrors too.
     except ValueError as error:
@@ -172,9 +212,24 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside `path`, then rename: a kill or a full disk leaves the old file whole."""
-    beside = path.with_name(f'.{path.name}.tmp')
-    with beside.open('w', encoding='utf-8') as file:
+    with open_atomically(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+
+
+@contextmanager
+def open_atomically(path: Path, mode: str = 'w', **options: Any) -> Iterator[IO]:
+    """A file beside `path` to write, in UTF-8 where it is text; renamed at the end of the block.
+
+    A block that fails leaves no trace of it.
+    """
+    beside = path.with_name(f'.{path.name}.tmp')
+    if 'b' not in mode:
+        options = {'encoding': 'utf-8'} | options
+    try:
+        with beside.open(mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

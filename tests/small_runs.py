@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from configs import digits
+from metasemi_jax.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
+from metasemi_jax.experiment import build_experiment
+from metasemi_jax.sharding import make_mesh
+from metasemi_jax.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -43,6 +48,45 @@ def main_command(*flags):
 
 def run_main(*flags, **kwargs):
     return subprocess.run(main_command(*flags), capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def make_run(workdir, config, errors=None):
+    """A workdir as training leaves it, in a second: drawn weights, others in each checkpoint.
+
+    `errors`: step -> the error that it was saved with, or None.
+    """
+    experiment = build_experiment(config, make_mesh())
+    files = Workdir(workdir)
+    with files.lock():
+        files.create(
+            config,
+            experiment.split.labeled,
+            validation_ids=experiment.split.validation,
+            class_names=experiment.class_names,
+            input_form=experiment.input_form,
+        )
+    record = {'history': [], 'seconds': 0.0, 'split_sha256': experiment.split_sha256}
+    record |= {'data_sha256': experiment.data_sha256}
+    with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
+        for step, error in (errors or {config.total_steps: None}).items():
+            state = draw_state(experiment.state, step)
+            save_checkpoint(manager, state, record, step=step, error=error)
+    return files.path
+
+
+def draw_state(state, step):
+    """Every weight and statistic normal around what it was, its averages too; variances stay positive."""
+    rng = np.random.default_rng(step)
+
+    def draw(path, leaf):
+        noise = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return leaf + (np.abs(noise) if 'var' in jax.tree_util.keystr(path) else noise)
+
+    drawn = {
+        name: jax.tree_util.tree_map_with_path(draw, getattr(state, name))
+        for name in ('params', 'batch_stats', 'ema')
+    }
+    return state.replace(step=jnp.asarray(step, jnp.int32), **drawn)
 
 
 def read_state(workdir, step=None):

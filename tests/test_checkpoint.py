@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import re
 import shutil
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from metasemi_jax.checkpoint import (
+    best_step,
     closing_checkpoints,
     open_checkpoints,
     restore_newest,
+    restore_step,
     save_checkpoint,
     set_aside,
     steps_without_listing,
@@ -102,6 +105,19 @@ def test_the_best_is_remembered_by_the_next_process(tmp_path):
             save(manager, step, error)
     with open_in(tmp_path) as manager:
         assert sorted(manager.all_steps()) == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ('errors', 'best'), [([9.0, 3.0, 5.0, 4.0], 2), ([5.0, 5.0, 6.0], 2), ([None, None], None), ([], None)]
+)
+def test_the_best_step_is_the_lowest_error_the_latest_of_equals(tmp_path, errors, best):
+    with open_in(tmp_path) as manager:
+        for step, error in enumerate(errors, start=1):
+            save(manager, step, error)
+    with contextlib.closing(open_checkpoints(tmp_path / 'checkpoints', read_only=True)) as manager:
+        assert best_step(manager) == best
+        if best:
+            assert_bitwise_equal(restore_step(manager, state_of(0), best).state, state_of(best))
 
 
 def test_numpy_and_jax_scalars_as_metric_lose_nothing(tmp_path):

@@ -179,7 +179,7 @@ NPZ_ERRORS = {
     },
     'float64 pixels from 0 to 255, outside 0 to 1; save pixels as uint8': {'x': X.astype(float)},
     'int64 pixels from 0 to 510, outside 0 to 255': {'x': X.astype(np.int64) * 2},
-    'is of type bool': {'x': X > 3},
+    'holds pixels of type bool': {'x': X > 3},
     'y must be integers': {'y': Y.astype(float)},
     'y holds the label -2; the lowest is -1': {'y': Y - (Y < 0)},
     'the label 1 is outside class_names': {'class_names': ['one']},

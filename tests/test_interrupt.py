@@ -67,7 +67,7 @@ def test_handlers_are_put_back():
         assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
         stop.listen()
         assert signal.getsignal(signal.SIGTERM) != before[0]
-        assert not stop
+        assert stop.signal is None
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     with contextlib.suppress(RuntimeError), stop_on_signals() as stop:
         stop.listen()
@@ -91,9 +91,9 @@ def test_outside_the_main_thread_nothing_is_changed():
     def work():
         with stop_on_signals() as stop:
             stop.listen()
-            seen.append((bool(stop), signal.getsignal(signal.SIGTERM)))
+            seen.append((stop.signal, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [(False, before)]
+    assert seen == [(None, before)]

@@ -1,10 +1,13 @@
 """Training on one's own images, as a user types it and in this process."""
 
+import csv
 import json
 import os
 import re
-import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from metasemi_jax.experiment import build_experiment
 from metasemi_jax.recorder import Recorder
 from metasemi_jax.sharding import make_mesh
 from metasemi_jax.train import train_and_evaluate
-from own_images import TINY_OWN, own_config, own_flags, random_pixels, write_csv, write_folder, write_image
+from own_images import own_config, own_flags, random_pixels, write_csv, write_folder, write_image
 from small_runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
 
 # Compiling is most of this file's time.
@@ -22,54 +25,68 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 QUICK = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
 
 
-def commands():
-    text = (ROOT / 'docs' / 'own_images.md').read_text()
-    blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
-
-
 @pytest.fixture(scope='module')
 def documented(tmp_path_factory):
-    """A folder in which the commands of docs/own_images.md can be typed."""
+    """A folder in which every command of docs/own_images.md was typed, and what they printed."""
     here = tmp_path_factory.mktemp('documented')
-    folder = write_folder(here / 'mine', labeled=(6, 5))
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.png'))
-    rows = [(name, '' if 'unlabeled' in name else name.split('/')[1], name.split('/')[0]) for name in files]
-    rows = [(name, label, 'test' if top == 'test' else '') for name, label, top in rows]
-    write_csv(folder / 'list.csv', rows, ('path', 'label', 'split'))
+    for name in ('main.py', 'configs', 'metasemi_jax'):
+        (here / name).symlink_to(ROOT / name)
+    text = (ROOT / 'docs' / 'own_images.md').read_text()
+    assert 'export STEPS=20' in text
+    first, *rest = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+    environment = QUICK | {'STEPS': '20', 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
+    options = {'cwd': here, 'env': environment, 'capture_output': True, 'text': True, 'timeout': 500}
+    subprocess.run(['bash', '-euo', 'pipefail', '-c', first], check=True, **options)
+    # What the sections on lists ask the reader for.
+    labeled = sorted(path.relative_to(here / 'mine').as_posix() for path in here.glob('mine/labeled/*/*.png'))
+    rows = [(name, name.split('/')[1] if i % 2 else '', '') for i, name in enumerate(labeled)]
+    write_csv(
+        here / 'mine' / 'list.csv', [*rows, ('test/3/0103.png', '3', 'test')], ('path', 'label', 'split')
+    )
     x = np.stack([random_pixels(i) for i in range(12)])
-    np.savez(folder / 'arrays.npz', x=x, y=np.array([0, 1, 0, 1, 0, 1, 0, 1, -1, -1, -1, -1]))
-    return here
-
-
-@pytest.mark.parametrize('command', range(len(commands())))
-def test_the_documented_commands(documented, command):
-    """As written, but for a config that makes them small: flags that are named override it."""
-    python, script, config, *flags = shlex.split(commands()[command])
-    assert (python, script, config) == ('python', 'main.py', '--config=configs/folder.py')
-    given = {flag.split('=')[0] for flag in flags}
-    # The statistics become constants of the compiled step: the same ones, or each run would compile it anew.
-    small = [
-        f'--config.{k}={v}'
-        for k, v in TINY_OWN.items()
-        if f'--config.{k}' not in given
-        and not ('arrays' in commands()[command] and k in ('data.mean', 'data.std'))
-    ]
-    process = run_main(f'--config={ROOT}/configs/folder.py', *flags, *small, cwd=documented, env=QUICK)
+    np.savez(here / 'mine' / 'arrays.npz', x=x, y=np.array([0, 1, 0, 1, 0, 1, 0, 1, -1, -1, -1, -1]))
+    process = subprocess.run(['bash', '-euo', 'pipefail', '-c', ''.join(rest)], **options)
     assert (process.returncode, process.stderr) == (0, '')
-    (workdir,) = (documented / flag.split('=')[1] for flag in flags if flag.startswith('--workdir='))
-    results = json.loads((workdir / 'results.json').read_text())
-    has_test_set = 'arrays' not in str(workdir)
-    assert ('test_error_last' in results) == ('ema_test_error_best' in results) == has_test_set
-    assert ('there is no test set' in process.stdout) != has_test_set
-    assert ('validation_error_last' in results) == (not has_test_set or workdir.name == 'validated')
-    assert results['num_held_out'] == {'arrays': 2, 'validated': 4}.get(workdir.name, 0)
-    names = json.loads((workdir / 'class_names.json').read_text())
-    assert names == (['cat', 'dog'] if has_test_set else ['0', '1'])
-    if workdir.name == 'again':
-        ids = [(documented / f'runs/{run}/labeled_ids.txt').read_text() for run in ('ten', 'again')]
-        assert ids[0] == ids[1]
-        assert_same_state(read_state(documented / 'runs/ten'), read_state(workdir))
+    return here, process.stdout
+
+
+def test_the_documented_commands_train(documented):
+    here, printed = documented
+    runs = {'mine', 'reviewed', 'list', 'arrays', 'ten'}
+    assert {path.name for path in (here / 'runs').iterdir()} == runs
+    assert printed.count('there is no test set') == 1
+    for name in runs:
+        results = json.loads((here / 'runs' / name / 'results.json').read_text())
+        has_test_set = name != 'arrays'
+        assert results['steps'] == 20
+        assert ('test_error_last' in results) == ('ema_test_error_best' in results) == has_test_set
+        assert ('validation_error_last' in results) == (not has_test_set)
+        assert results['num_held_out'] == (0 if has_test_set else 2)
+        names = json.loads((here / 'runs' / name / 'class_names.json').read_text())
+        assert names == list('0123456789' if has_test_set else '01')
+    ids = {name: (here / 'runs' / name / 'labeled_ids.txt').read_text().split() for name in runs}
+    assert len(ids['mine']) == 100
+    assert len(ids['reviewed']) == 120
+    assert len(ids['ten']) == 10
+
+
+def test_the_documented_commands_predict(documented):
+    here, printed = documented
+
+    def rows(name):
+        with (here / name).open(newline='') as file:
+            return list(csv.DictReader(file))
+
+    assert len(rows('predictions.csv')) == 401
+    unlabeled = rows('runs/mine/predictions_unlabeled.csv')
+    assert len(unlabeled) == 1297
+    assert all(
+        (here / 'mine/labeled' / row['predicted'] / Path(row['path']).name).exists() for row in unlabeled[:20]
+    )
+    assert not any((here / 'mine' / row['path']).exists() for row in unlabeled[:20])
+    error = json.loads((here / 'runs/mine/results.json').read_text())['test_error_last']
+    assert f'test error {error}% (' in printed
+    assert (here / 'runs/reviewed/classifier.jax_export').exists()
 
 
 def test_the_picture_of_the_folder_is_the_layout():

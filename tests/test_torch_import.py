@@ -14,7 +14,9 @@ import pytest
 from configs import svhn
 from metasemi_jax import torch_import
 from metasemi_jax.checkpoint import open_checkpoints, restore_newest
+from metasemi_jax.classifier import load_classifier
 from metasemi_jax.data import sources
+from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.errors import UserError
 from metasemi_jax.experiment import build_experiment
 from metasemi_jax.sharding import make_mesh
@@ -104,6 +106,9 @@ def test_an_imported_run_continues_bit_for_bit_by_its_momentum(data, tmp_path):
     whole = restore(tmp_path / 'whole', config)
 
     import_checkpoint(checkpoint, config, tmp_path / 'imported')
+    classifier = load_classifier(tmp_path / 'imported')
+    assert (classifier.step, classifier.class_names) == (2, tuple('abcd'))
+    assert classifier.input_form == InputForm((12, 12, 3), config.data.mean, config.data.std)
     results = train_and_evaluate(config, str(tmp_path / 'imported'))
     imported = restore(tmp_path / 'imported', config)
     assert (int(imported.step), results['steps']) == (4, 4)
@@ -132,7 +137,10 @@ def test_without_the_images_the_split_is_left_to_the_run(small, data, tmp_path, 
         lines = import_checkpoint(official(small), config, tmp_path / 'run')
     assert 'the images are missing now' in lines[-1]
     assert not (tmp_path / 'run' / 'labeled_ids.txt').exists()
+    with pytest.raises(UserError, match=r'class_names.json is missing, .* imports without their'):
+        load_classifier(tmp_path / 'run')
     train_and_evaluate(config, str(tmp_path / 'run'))
+    assert load_classifier(tmp_path / 'run').class_names == tuple('abcd')
     assert len((tmp_path / 'run' / 'labeled_ids.txt').read_text().split()) == 8
 
 

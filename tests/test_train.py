@@ -76,6 +76,18 @@ def test_a_finished_run_is_reported_and_left_alone(finished, capsys):
     assert contents(workdir) == before
 
 
+def test_a_finished_run_of_an_older_version_gets_its_input_form(finished):
+    workdir, results = finished
+    expected, log = (workdir / 'input.json').read_bytes(), read_log(workdir)
+    state = read_state(workdir)
+    (workdir / 'input.json').unlink()
+    again = train_and_evaluate(tiny_config(ema_decay=0.9), workdir)
+    assert (workdir / 'input.json').read_bytes() == expected
+    assert {**again, 'wall_time_s': 0} == {**results, 'wall_time_s': 0}
+    assert read_log(workdir) == log
+    assert_same_state(read_state(workdir), state)
+
+
 def test_another_config_is_refused_by_field(finished):
     workdir, _ = finished
     before = contents(workdir)

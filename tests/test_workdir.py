@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from configs import digits
+from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.workdir import Workdir, read_json, write_atomically, write_json
@@ -51,6 +52,18 @@ def test_create_and_read_back(tmp_path):
     assert read_json(workdir.config)['data']['num_labels'] == 50
     write_json(workdir.results, {'test_error_last': 4.5, 'steps': 3})
     assert workdir.read_results() == {'test_error_last': 4.5, 'steps': 3}
+
+
+def test_what_the_network_takes_is_read_back(tmp_path):
+    workdir = Workdir(tmp_path)
+    form = InputForm((8, 8, 2), (0.1, 1 / 3), (0.2, 1.0))
+    workdir.create(digits.get_config(), IDS, class_names=('katze', 'größe'), input_form=form)
+    assert workdir.read_input_form() == form
+    assert workdir.read_class_names() == ('katze', 'größe')
+    for text in ('[]', '{"mean": [1]}', '{"image_shape": [8, 8, 1], "mean": [1, 2], "std": [1, 2]}'):
+        workdir.input_form.write_text(text)
+        with pytest.raises(UserError, match=r'input\.json is damaged'):
+            workdir.read_input_form()
 
 
 def test_another_config_is_refused_with_the_fields(tmp_path):

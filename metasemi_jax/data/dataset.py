@@ -1,4 +1,4 @@
-"""What every source returns."""
+"""What every source returns, and what a network is fed of it."""
 
 from typing import NamedTuple
 
@@ -17,6 +17,10 @@ class Dataset(NamedTuple):
     val_images: np.ndarray | None = None  # uint8 [V, H, W, C], where the source has a validation set
     val_labels: np.ndarray | None = None  # int32 [V]
 
+    # str [M] and [V], unique names for people where the source has any
+    test_ids: np.ndarray | None = None
+    val_ids: np.ndarray | None = None
+
     @property
     def num_classes(self) -> int:
         """K."""
@@ -26,3 +30,11 @@ class Dataset(NamedTuple):
     def image_shape(self) -> tuple[int, int, int]:
         """[H, W, C] of one image."""
         return self.train_images.shape[1:]
+
+
+class InputForm(NamedTuple):
+    """What a network is fed: uint8 images of one shape, each channel scaled to (x/255 - mean)/std."""
+
+    image_shape: tuple[int, int, int]  # [H, W, C]
+    mean: tuple[float, ...]  # [C], of pixels scaled to 0..1
+    std: tuple[float, ...]  # [C]

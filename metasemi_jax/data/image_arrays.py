@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -41,7 +42,7 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
         if f'x{suffix}' in shapes:
             labels[suffix] = _labels(path, f'y{suffix}', arrays.pop(f'y{suffix}'))
             pixels = _pixels(path, f'x{suffix}', arrays.pop(f'x{suffix}'))
-            images[suffix] = _resized(pixels, image_size)
+            images[suffix] = resize_images(pixels, image_size)
     forms = sorted({pixels.shape[1:] for pixels in images.values()})
     if len(forms) > 1:
         raise UserError(f'{path}: the images of x, x_val and x_test differ in shape: {forms}')
@@ -50,6 +51,49 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     ids = np.array([f'{i:0{max(6, len(str(count - 1)))}d}' for i in range(count)])
     test, val = ((images.get(suffix), labels.get(suffix)) for suffix in ('_test', '_val'))
     return Dataset(images[''], labels[''], ids, *test, class_names, *val)
+
+
+def pixels_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Pixels of any shape: integers of 0 to 255, or floats of 0 to 1.
+
+    Raises:
+      ValueError: saying what they are instead.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if np.issubdtype(values.dtype, np.floating):
+        if not np.isfinite(values).all():
+            raise ValueError('NaN or infinite pixels')
+        most, scale = 1, 255
+    elif np.issubdtype(values.dtype, np.integer):
+        most, scale = 255, 1
+    else:
+        raise ValueError(f'pixels of type {values.dtype}; save them as uint8')
+    if values.min() < 0 or values.max() > most:
+        raise ValueError(
+            f'{values.dtype} pixels from {values.min():g} to {values.max():g}, outside 0 to {most}; save '
+            'pixels as uint8 of 0 to 255, or as floats of 0 to 1'
+        )
+    return np.round(values * scale).astype(np.uint8)
+
+
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, H, W, C] to [N, size, size, C] as files are, see `read_images`; 0 keeps their size."""
+    if not size or images.shape[1:3] == (size, size):
+        return images
+    resized = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
+    # Channel by channel: Pillow takes the last of four for alpha, and knows no other numbers but 1 and 3.
+    for i, image in enumerate(images):
+        for c in range(image.shape[-1]):
+            resized[i, ..., c] = resize_image(Image.fromarray(image[..., c]), size)
+    return resized
+
+
+def open_npy(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of an .npy file: shape, whether in Fortran's order, dtype; the values come next."""
+    old = np.lib.format.read_magic(file) == (1, 0)
+    header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    return header(file)
 
 
 def _readable(path: Path, read: Callable[[Path], dict]) -> dict:
@@ -66,9 +110,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             with archive.open(member) as file:
-                old = np.lib.format.read_magic(file) == (1, 0)
-                header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-                shapes[member.removesuffix('.npy')] = header(file)[0]
+                shapes[member.removesuffix('.npy')] = open_npy(file)[0]
     return shapes
 
 
@@ -107,8 +149,6 @@ def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
     """As uint8 [N, H, W, C]."""
     if values.ndim == 3:
         values = values[..., None]
-    if values.dtype == np.uint8:
-        return values
     if np.issubdtype(values.dtype, np.floating):
         not_finite = ~np.isfinite(values).all(axis=(1, 2, 3))
         if not_finite.any():
@@ -116,17 +156,10 @@ def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
                 f'{path}: {name} holds NaN or infinite pixels in {not_finite.sum():,} images, the first at '
                 f'position {not_finite.argmax()}'
             )
-        most, scale = 1, 255
-    elif np.issubdtype(values.dtype, np.integer):
-        most, scale = 255, 1
-    else:
-        raise UserError(f'{path}: {name} is of type {values.dtype}; save pixels as uint8')
-    if values.min() < 0 or values.max() > most:
-        raise UserError(
-            f'{path}: {name} holds {values.dtype} pixels from {values.min():g} to {values.max():g}, outside '
-            f'0 to {most}; save pixels as uint8 of 0 to 255, or as floats of 0 to 1'
-        )
-    return np.round(values * scale).astype(np.uint8)
+    try:
+        return pixels_to_uint8(values)
+    except ValueError as error:
+        raise UserError(f'{path}: {name} holds {error}') from error
 
 
 def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
@@ -136,17 +169,6 @@ def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
     if labels.min() < least:
         raise UserError(f'{path}: {name} holds the label {labels.min()}; the lowest is {least}')
     return labels.astype(np.int32)
-
-
-def _resized(images: np.ndarray, size: int) -> np.ndarray:
-    if not size or images.shape[1:3] == (size, size):
-        return images
-    resized = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
-    # Channel by channel: Pillow takes the last of four for alpha, and knows no other numbers but 1 and 3.
-    for i, image in enumerate(images):
-        for c in range(image.shape[-1]):
-            resized[i, ..., c] = resize_image(Image.fromarray(image[..., c]), size)
-    return resized
 
 
 def _class_names(path: Path, given: np.ndarray | None, labels: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def read_images(
             return function(i)
         # Pillow fails on damaged files with SyntaxError, struct.error and others.
         except Exception as error:
-            reasons[i] = _reason(error)
+            reasons[i] = failure_reason(error)
             return failed
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -64,7 +64,7 @@ def read_images(
         images = np.empty(shape, np.uint8)
 
         def decode(i: int) -> None:
-            images[i] = _read_image(paths[i], size, colour=colour).reshape(shape[1:])
+            images[i] = read_image(paths[i], size, colour=colour).reshape(shape[1:])
 
         todo = [i for i, kind in enumerate(kinds) if kind != BAD]
         done = _map(pool, lambda k: attempt(decode, todo[k], None), len(todo))
@@ -122,7 +122,12 @@ def _kind(path: Path) -> int:
         return GREY if image.mode in GREY_MODES or image.mode.startswith('I') else COLOUR
 
 
-def _read_image(path: Path, size: int, *, colour: bool) -> np.ndarray:
+def read_image(path: Path, size: int, *, colour: bool) -> np.ndarray:
+    """One image as `read_images` makes it: uint8 [size, size, 3], or [size, size] unless `colour`.
+
+    Raises:
+      Exception: of whatever kind Pillow chose; `failure_reason` puts it into words.
+    """
     with Image.open(path) as image:
         # A large JPEG is decoded at a half, a quarter or an eighth, no smaller than twice the size.
         image.draft(None, (2 * size, 2 * size))
@@ -145,7 +150,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(values / 257).astype(np.uint8))
 
 
-def _reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
+    """Why an image could not be read, for people, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return 'not an image, or damaged'
     if isinstance(error, OSError) and error.strerror:

@@ -86,6 +86,11 @@ def list_csv(path: Path) -> list[ImageFile]:
     return files
 
 
+def list_below(folder: Path) -> list[Path]:
+    """Every image in `folder` and below it, in the order of their names; hidden ones are left out."""
+    return [folder / name for name in _images_below(folder, '')]
+
+
 def check_ids(source: str, ids: list[str]) -> None:
     """Refuse ids named twice, and those that a list of one id a line could not hold."""
     seen, twice = set(), []

@@ -68,6 +68,8 @@ def _load_files(source: Path, files: list[ImageFile], image_size: int, memory_bu
         *(test if splits['test'] else (None, None)),
         class_names,
         *(val if splits['val'] else (None, None)),
+        test_ids=np.array([file.id for file in splits['test']]),
+        val_ids=np.array([file.id for file in splits['val']]),
     )
 
 

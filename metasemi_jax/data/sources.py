@@ -56,7 +56,9 @@ def _digits() -> Dataset:
     order = np.random.default_rng(0).permutation(len(labels))
     test, train = np.sort(order[:500]), np.sort(order[500:])
     names = tuple(str(name) for name in data.target_names)
-    return Dataset(images[train], labels[train], ids[train], images[test], labels[test], names)
+    return Dataset(
+        images[train], labels[train], ids[train], images[test], labels[test], names, test_ids=ids[test]
+    )
 
 
 def _digits_dev() -> Dataset:
@@ -71,6 +73,7 @@ def _digits_dev() -> Dataset:
         full.train_images[test],
         full.train_labels[test],
         full.class_names,
+        test_ids=full.train_ids[test],
     )
 
 

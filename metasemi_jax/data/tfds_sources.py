@@ -52,6 +52,7 @@ def load_tfds(name: str, *, data_dir: str = '', manual_dir: str = '') -> Dataset
         *(arrays[f'train_{kind}'] for kind in ('images', 'labels', 'ids')),
         *(arrays[f'test_{kind}'] for kind in ('images', 'labels')),
         tuple(class_names),
+        test_ids=arrays['test_ids'],
     )
 
 

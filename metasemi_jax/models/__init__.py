@@ -49,10 +49,17 @@ def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) ->
 
 def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
     """Fresh {'params': ..., 'batch_stats': ...} for images of `image_shape` [H, W, C]."""
-    images = jnp.zeros((1, *image_shape), jnp.float32)
     # It runs once, and on CPU the optimiser would take 7 s over its random draws.
     options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    init = jax.jit(lambda k: model.init({'params': k}, images, train=False), compiler_options=options)
-    variables = init(key)
+    return jax.jit(lambda k: _init(model, k, image_shape), compiler_options=options)(key)
+
+
+def variable_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict:
+    """What `init_variables` returns, shapes and dtypes alone; nothing is computed."""
+    return jax.eval_shape(lambda: _init(model, jax.random.key(0), image_shape))
+
+
+def _init(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+    variables = model.init({'params': key}, jnp.zeros((1, *image_shape), jnp.float32), train=False)
     # Flax starts running statistics in float32 even where they will be float64 after one step.
     return jax.tree.map(lambda leaf: leaf.astype(at_least_float32(model.dtype)), variables)

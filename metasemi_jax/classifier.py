@@ -1,0 +1,217 @@
+"""A trained classifier from its workdir alone, and its predictions for any number of images."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from metasemi_jax.checkpoint import Restored, best_step, open_checkpoints, restore_step
+from metasemi_jax.config import flatten
+from metasemi_jax.data.augment import normalize
+from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.errors import UserError
+from metasemi_jax.experiment import build_model, state_shapes
+from metasemi_jax.workdir import Workdir, read_json
+
+Array = jax.Array
+# Of the config: an older version's, which lacks what has been added since, serves as well.
+NEEDED = {
+    'data.name',
+    'dtype',
+    'ema_decay',
+    'eval_batch_size',
+    'model.name',
+    'optimizer.momentum',
+    'optimizer.weight_decay',
+    'total_steps',
+}
+WEIGHTS = {
+    'last': 'weights of the last checkpoint',
+    'best': 'weights of the best checkpoint',
+    'ema': 'EMA weights of the last checkpoint',
+    'best_ema': 'EMA weights of the best checkpoint',
+}
+
+
+class Classifier(NamedTuple):
+    """A run's network with its weights; nothing of its data."""
+
+    model: Any  # model.apply(variables, normalised images [B, H, W, C], train=False) -> logits [B, K]
+    variables: dict  # {'params': ..., 'batch_stats': ...}
+    class_names: tuple[str, ...]  # K, in the order of the outputs
+    input_form: InputForm  # image_shape [H, W, C], mean, std
+    dtype: jnp.dtype  # of the computation, as training chooses it on this machine
+    weights: str  # of `WEIGHTS`
+    step: int  # steps done when the weights were saved
+    config: Any  # the run's ConfigDict
+    record: dict[str, Any]  # of the checkpoint: 'data_sha256', 'history', ...
+    files: Workdir
+
+    @property
+    def description(self) -> str:
+        """One line for people: which weights, after how many steps, of which network."""
+        total = self.config.total_steps
+        unfinished = '' if self.files.results.exists() else ' (the run is not finished)'
+        return (
+            f'{self.files.path}: {self.config.model.name}, {WEIGHTS[self.weights]}, after step {self.step:,} '
+            f'of {total:,}{unfinished}; {len(self.class_names)} classes, '
+            f'{"×".join(map(str, self.input_form.image_shape))} pixels, {self.dtype.name} on '
+            f'{jax.default_backend()}'
+        )
+
+
+class Predictions(NamedTuple):
+    """Of B images, on the host."""
+
+    classes: np.ndarray  # int32 [B], the largest logit's
+    probs: np.ndarray  # float32 [B, K]
+    features: np.ndarray | None = None  # float32 [B, D], what the last linear layer sees
+
+
+def load_classifier(workdir: str | Path, *, weights: str = 'last') -> Classifier:
+    """The network that a run has trained, finished or not, without its data; writes nothing.
+
+    Args:
+      workdir: of a run, also of one that is going on, and of `torch_import`.
+      weights: of `WEIGHTS`. 'best' is the checkpoint that `results.json` calls `best_checkpoint`; 'best_ema'
+        are the averaged weights of that same checkpoint.
+
+    Raises:
+      UserError: no run, no checkpoint, a damaged one, a run without the weights asked for.
+    """
+    if weights not in WEIGHTS:
+        raise UserError(f"weights '{weights}' are unknown; choose one of {', '.join(WEIGHTS)}")
+    files = Workdir(workdir)
+    if not files.config.is_file():
+        what = 'holds no run (no config.json)' if files.path.is_dir() else 'does not exist'
+        raise UserError(f"--workdir={workdir} {what}; name a run's folder, as main.py printed it")
+    config = ml_collections.ConfigDict(read_json(files.config))
+    if absent := sorted(NEEDED - flatten(config).keys()):
+        raise UserError(f"{files.config} lacks '{absent[0]}'; restore it, or name another --workdir")
+    if 'ema' in weights and not config.ema_decay:
+        raise UserError(
+            f"{files.path} keeps no EMA weights (its ema_decay is 0), so there are no '{weights}' weights; "
+            'use last or best'
+        )
+    if not files.checkpoints.is_dir():
+        raise _no_checkpoint(files, 'no')
+    with contextlib.closing(open_checkpoints(files.checkpoints, read_only=True)) as manager:
+        step = _choose_step(manager, files, weights)
+        class_names, form = files.read_class_names(), files.read_input_form()
+        model, dtype = build_model(config, len(class_names))
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            state_shapes(config, model, form.image_shape),
+        )
+        restored = restore_step(manager, target, step)
+    variables = _variables(restored, weights)
+    return Classifier(
+        model, variables, class_names, form, dtype, weights, step, config, restored.record, files
+    )
+
+
+def make_predict(classifier: Classifier) -> Callable[[dict, Array], dict[str, Array]]:
+    """(variables, uint8 [B, H, W, C]) -> 'classes' [B], 'probs' [B, K], 'features' [B, D]; to be jitted."""
+    form = classifier.input_form
+
+    def predict(variables: dict, images: Array) -> dict[str, Array]:
+        images = normalize(images, mean=form.mean, std=form.std)
+        logits, features = classifier.model.apply(variables, images, train=False, return_features=True)
+        # Of the logits, as `evaluate` does it: two probabilities may round to the same.
+        classes = jnp.argmax(logits, axis=-1)
+        return {'classes': classes, 'probs': jax.nn.softmax(logits), 'features': features}
+
+    return predict
+
+
+def predict_batches(
+    classifier: Classifier,
+    batches: Iterable[np.ndarray],
+    *,
+    batch_size: int,
+    with_features: bool = False,
+) -> Iterator[Predictions]:
+    """Predictions for each of `batches`, in order; one compilation, two batches on the device at most.
+
+    While the device works on a batch the next one is asked for, so an iterator that decodes images in threads
+    keeps both busy.
+
+    Args:
+      classifier: of `load_classifier`.
+      batches: uint8 [n, H, W, C], 1 ≤ n ≤ `batch_size`; not to be changed once they are handed over.
+      batch_size: each batch is filled up to it with black images, whose predictions are dropped.
+      with_features: whether the features are copied to the host.
+    """
+    run = compile_predict(classifier, batch_size, with_features=with_features)
+    waiting: tuple[int, dict] | None = None
+    for images in batches:
+        padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
+        full = np.concatenate([images, padding]) if len(padding) else images
+        started = len(images), run(classifier.variables, full)
+        if waiting:
+            yield _fetch(*waiting)
+        waiting = started
+    if waiting:
+        yield _fetch(*waiting)
+
+
+def predict_images(
+    classifier: Classifier, images: np.ndarray, *, batch_size: int = 0, with_features: bool = False
+) -> Predictions:
+    """Predictions for all `images`, uint8 [N, H, W, C], at once; `batch_size` 0 is the run's own."""
+    size = min(batch_size or classifier.config.eval_batch_size, len(images))
+    batches = (images[start : start + size] for start in range(0, len(images), size))
+    parts = zip(
+        *predict_batches(classifier, batches, batch_size=size, with_features=with_features), strict=True
+    )
+    return Predictions(*(None if part[0] is None else np.concatenate(part) for part in parts))
+
+
+def compile_predict(
+    classifier: Classifier, batch_size: int, *, with_features: bool = False
+) -> Callable[[dict, np.ndarray], dict[str, Array]]:
+    """`make_predict` compiled for uint8 [batch_size, H, W, C]; the features only where they are wanted."""
+    predict = make_predict(classifier)
+
+    def wanted(variables: dict, images: Array) -> dict[str, Array]:
+        outputs = predict(variables, images)
+        return {name: value for name, value in outputs.items() if with_features or name != 'features'}
+
+    images = jax.ShapeDtypeStruct((batch_size, *classifier.input_form.image_shape), jnp.uint8)
+    return jax.jit(wanted).lower(classifier.variables, images).compile()
+
+
+def _fetch(count: int, outputs: dict[str, Array]) -> Predictions:
+    return Predictions(**{name: value[:count] for name, value in jax.device_get(outputs).items()})
+
+
+def _choose_step(manager: ocp.CheckpointManager, files: Workdir, weights: str) -> int:
+    if manager.latest_step() is None:
+        raise _no_checkpoint(files, 'no')
+    if not weights.startswith('best'):
+        return manager.latest_step()
+    step = best_step(manager)
+    if step is None:
+        raise _no_checkpoint(files, 'no evaluated')
+    return step
+
+
+def _no_checkpoint(files: Workdir, kind: str) -> UserError:
+    return UserError(
+        f'{files.path} holds {kind} checkpoint yet; a run writes them in the background while it trains: '
+        'wait, or start its command again to go on'
+    )
+
+
+def _variables(restored: Restored, weights: str) -> dict:
+    state = restored.state
+    if 'ema' in weights:
+        return state.ema
+    return {'params': state.params, 'batch_stats': state.batch_stats}

@@ -1,0 +1,100 @@
+"""A run's classifier as one self-contained function, which JAX loads without this package.
+
+    python -m metasemi_jax.export --workdir=runs/mine
+
+It takes uint8 images [b, H, W, C], any number b of them, and returns their probabilities, float32 [b, K]; the
+normalisation is in it. Beside the function, in the .json file of the same name, are the names of the classes.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from jax import export as jax_export
+
+from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier, make_predict
+from metasemi_jax.command import run_command
+from metasemi_jax.errors import UserError
+from metasemi_jax.workdir import open_atomically, write_json
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def export_classifier(classifier: Classifier) -> jax_export.Exported:
+    """uint8 [b, H, W, C] -> float32 [b, K] as StableHLO, weights included, b being left open.
+
+    It computes in the dtype that `predict` takes on this machine, so the two agree.
+    """
+    predict = make_predict(classifier)
+    (batch,) = jax_export.symbolic_shape('b')
+    images = jax.ShapeDtypeStruct((batch, *classifier.input_form.image_shape), jnp.uint8)
+    probs = jax.jit(lambda images: predict(classifier.variables, images)['probs'])
+    return jax_export.export(probs, platforms=PLATFORMS)(images)
+
+
+def describe(classifier: Classifier) -> dict:
+    """What goes beside the function."""
+    return {
+        'class_names': list(classifier.class_names),
+        'image_shape': list(classifier.input_form.image_shape),
+        'model': classifier.config.model.name,
+        'weights': WEIGHTS[classifier.weights],
+        'step': classifier.step,
+        'dtype': classifier.dtype.name,
+        'platforms': list(PLATFORMS),
+        'jax': jax.__version__,
+    }
+
+
+def main(argv: list[str]) -> None:
+    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
+
+    Args:
+      argv: as `sys.argv`.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string('workdir', None, 'Folder of the run, finished or not.', flag_values=values)
+    flags.DEFINE_enum(
+        'weights',
+        'last',
+        list(WEIGHTS),
+        '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items()),
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'output',
+        None,
+        'The file, by default classifier.jax_export in the workdir; the class names go into a .json file of '
+        'that name.',
+        flag_values=values,
+    )
+    run_command(lambda: _export(**values.flag_values_dict()), argv, values=values)
+
+
+def _export(*, workdir: str | None, weights: str, output: str | None) -> None:
+    if not workdir:
+        raise UserError('--workdir is missing; name the folder of a run')
+    classifier = load_classifier(workdir, weights=weights)
+    print(classifier.description)
+    path = Path(output) if output else classifier.files.path / 'classifier.jax_export'
+    names = path.with_suffix('.json')
+    if path.is_dir() or path == names:
+        raise UserError(f'--output={output} is a folder or a .json file; name another file')
+    content = export_classifier(classifier).serialize()
+    try:
+        with open_atomically(path, 'wb') as file:
+            file.write(content)
+        write_json(names, describe(classifier))
+    except OSError as error:
+        raise UserError(
+            f'--output={path} cannot be written ({error.strerror or error}); name another file'
+        ) from error
+    print(
+        f'written to {path} ({len(content):,} bytes, for {", ".join(PLATFORMS)}), the class names to {names}'
+    )
+
+
+if __name__ == '__main__':
+    main(sys.argv)
