@@ -16,18 +16,20 @@ def run_command(
     main: Callable[..., None],
     argv: list[str],
     *,
-    default_config: Path,
+    default_config: Path | None = None,
     values: flags.FlagValues = flags.FLAGS,
     argument: str | None = None,
+    many: bool = False,
 ) -> None:
-    """Parse `argv`, `--config` among its flags, and call `main`; exits the program where that fails.
+    """Parse `argv` and call `main`; exits the program where that fails.
 
     Args:
       main: raises UserError for what the user can mend.
       argv: as `sys.argv`.
-      default_config: for a command line without `--config`.
+      default_config: for a command line without `--config`; None for a command that has no such flag.
       values: the flags, defined by the caller.
       argument: what the one argument that is no flag names, which is then passed to `main`; None for none.
+      many: any number of such arguments is passed, none included.
     """
     if HELP & {*argv}:
         print(f'{sys.modules["__main__"].__doc__}\n{values.main_module_help()}')
@@ -35,13 +37,17 @@ def run_command(
     # Orbax reports every file it writes at the level of INFO.
     logging.set_verbosity(logging.WARNING)
     try:
-        main(*_arguments(parse_flags(values, config_first(argv, default_config)), argument))
+        if default_config is None:
+            given = parse_flags(values, argv)
+        else:
+            given = parse_config_flags(values, config_first(argv, default_config))
+        main(*(given if many else _one_or_none(given, argument, with_config=default_config is not None)))
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:
         # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail('nobody reads the output any more; the same command continues from the last checkpoint')
+        _fail('nobody reads the output any more; start the same command again, a run goes on where it was')
     # A folder in the place of a file, a file of other bytes, a name too long, no permission, no room.
     except (OSError, UnicodeError) as error:
         _fail(_one_line(error))
@@ -71,7 +77,19 @@ def config_first(argv: list[str], default_config: Path) -> list[str]:
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parse `argv`, as `config_first` orders it, into `values`; returns the arguments that are no flags.
+    """Parse `argv` into `values`; returns the arguments that are no flags.
+
+    Raises:
+      UserError: an unknown flag, a value of another type.
+    """
+    try:
+        return values(argv)[1:]
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from error
+
+
+def parse_config_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """`parse_flags` with `--config` among them; `argv` as `config_first` orders it.
 
     Raises:
       UserError: an unknown flag or field, a value of another type, a config file that is missing or fails.
@@ -98,10 +116,11 @@ def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
     return rest
 
 
-def _arguments(given: list[str], argument: str | None) -> list[str]:
+def _one_or_none(given: list[str], argument: str | None, *, with_config: bool) -> list[str]:
     wanted = 0 if argument is None else 1
     if len(given) > wanted:
-        raise UserError(f"unexpected argument '{given[wanted]}'; settings are given as --config.FIELD=VALUE")
+        how = 'settings are given as --config.FIELD=VALUE' if with_config else '--help shows the flags'
+        raise UserError(f"unexpected argument '{given[wanted]}'; {how}")
     if len(given) < wanted:
         raise UserError(f'name one {argument}')
     return given
