@@ -150,11 +150,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + '\n')
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside `path`, then rename: a kill or a full disk leaves the old file whole."""
     beside = path.with_name(f'.{path.name}.tmp')
-    with beside.open('w', encoding='utf-8') as file:
-        file.write(text)
+    with beside.open('wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
