@@ -59,7 +59,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     usual = statistics.mode(seeds)
     others = [f'{row.name}: {own}' for row, own in zip(rows, seeds, strict=True) if own != usual]
     several = any(len(row.seeds) > 1 for row in rows)
-    what = 'Mean ± standard deviation (n - 1) over the seeds' if several else 'One run each; seed'
+    what = 'Mean ± standard deviation (n - 1) over the seeds' if several else 'One seed alone:'
     sentences = [f'{what} {"; ".join([usual, *others])}.']
     if any(row.paper is not None for row in rows):
         all_labels = sorted({row.paper_all_labels for row in rows if row.paper_all_labels is not None})

@@ -174,11 +174,11 @@ def _start(run: Run) -> _Process:
 
 def _report_end(process: _Process, *, stopped: bool) -> str | None:
     """Print how a run ended; returns why it failed, if it did."""
-    label, results, failure = process.run.label, None, None
+    label = process.run.label
     try:
-        results = process.run.files.read_results()
+        results, damage = process.run.files.read_results(), None
     except UserError as error:
-        failure = str(error)
+        results, damage = None, str(error)
     if results is not None:
         split = 'test' if 'test_error_last' in results else 'validation'
         error = results[f'{split}_error_last']
@@ -187,7 +187,7 @@ def _report_end(process: _Process, *, stopped: bool) -> str | None:
     if stopped:
         print(f'{label}: stopped', flush=True)
         return None
-    failure = failure or process.failure()
+    failure = damage or process.failure()
     print(f'{label}: failed: {failure}', flush=True)
     return failure
 

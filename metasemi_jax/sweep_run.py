@@ -25,7 +25,10 @@ PATIENCE_S = 60
 
 def main(workdir: str) -> None:
     """Train into `workdir` what stdin says, until stdin ends."""
-    config = ConfigDict(json.loads(sys.stdin.readline()))
+    line = sys.stdin.readline()
+    if not line:
+        raise UserError('the sweep that started this run is gone; python -m metasemi_jax.sweep starts runs')
+    config = ConfigDict(json.loads(line))
     threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
     from metasemi_jax.compilation_cache import enable_compilation_cache
     from metasemi_jax.train import train_and_evaluate

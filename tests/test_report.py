@@ -63,7 +63,7 @@ def test_mean_and_deviation_by_hand(tmp_path):
     assert notes(rows) == ['Mean ± standard deviation (n - 1) over the seeds 0, 3, 8.']
     alone = rows_of(runs[0])
     assert cells(alone) == [['MetaSemi', '9.00', '10.00', '8.00', '9.0']]
-    assert notes(alone) == ['One run each; seed 8.']
+    assert notes(alone) == ['One seed alone: 8.']
 
 
 def test_every_protocol_and_ema_weights(tmp_path):
