@@ -23,6 +23,7 @@ class FinishedRun(NamedTuple):
     folder: Path
     fields: dict[str, Any]  # of its config, flat
     results: dict[str, Any]
+    num_labels: int  # images, those held out included
 
 
 class Spread(NamedTuple):
@@ -80,8 +81,13 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         if results is None:
             unfinished.append(f'{folder} (saved at step {_saved_step(files)} of {fields["total_steps"]})')
         else:
-            finished.append(FinishedRun(folder, fields, results))
+            finished.append(FinishedRun(folder, fields, results, _num_labels(files, fields)))
     return finished, unfinished
+
+
+def _num_labels(files: Workdir, fields: dict[str, Any]) -> int:
+    # 0 stands for all that there are, or that data.split_file names.
+    return fields['data.num_labels'] or len(files.read_labeled_ids() or ()) + len(files.read_validation_ids())
 
 
 def _saved_step(files: Workdir) -> int:
@@ -138,7 +144,7 @@ def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -
             )
     fields = runs[0].fields
     ablation = ABLATION[bool(fields['method.meta']), bool(fields['method.mixup'])]
-    figures = published(fields)
+    figures = published(fields, runs[0].num_labels)
     others = [f'{name}={fields[name]}' for name in differing if name not in METHOD]
     named = not others or any(name in METHOD for name in differing)
     return Row(

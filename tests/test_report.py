@@ -232,6 +232,14 @@ def test_nothing_else_has_the_papers_figures(tmp_path, fields):
     assert len(notes(rows)) == 1
 
 
+def test_the_labels_of_a_split_file_are_counted(tmp_path):
+    run = write_run(tmp_path / 'run', changed(svhn.get_config(), data__num_labels=0), 5.0)
+    (run / 'labeled_ids.txt').write_text('id\n' * 900)
+    assert rows_of(run)[0].paper is None
+    (run / 'validation_ids.txt').write_text('id\n' * 100)
+    assert rows_of(run)[0].paper == 3.15
+
+
 def run_report(*arguments):
     command = [sys.executable, '-m', 'metasemi_jax.report', *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
