@@ -8,8 +8,16 @@ from typing import Any, NamedTuple
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
 
-# Where the data lie does not change a run: it may move between machines. What they are is in its checkpoints.
-LOCATIONS = ('data.data_dir', 'data.manual_dir', 'data.path', 'data.split_file', 'data.memory_budget')
+# Where the data lie, and who decodes them, does not change a run: it may move between machines. What they are
+# is in its checkpoints.
+LOCATIONS = (
+    'data.data_dir',
+    'data.manual_dir',
+    'data.path',
+    'data.split_file',
+    'data.memory_budget',
+    'data.num_workers',
+)
 DTYPES = ('auto', 'float32', 'bfloat16')
 
 
@@ -56,6 +64,10 @@ FIELDS = {
     'data.num_labels': _not_negative(int),
     'data.num_validation': _not_negative(int),
     'data.split_file': Field(str),
+    'data.num_workers': _not_negative(int, optional=True),
+    'data.crop': _one_of(('pad', 'resized')),
+    'data.crop_area': Field(float, lambda value: 0 < value <= 1, 'be more than 0 and at most 1', many=True),
+    'data.crop_aspect': _more_than_0(float, many=True),
     'data.pad': _not_negative(int),
     'data.flip': Field(bool),
     'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
@@ -124,6 +136,9 @@ def check_config(config: Any) -> None:
         _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
+    for name in ('data.crop_area', 'data.crop_aspect'):
+        if len(fields[name]) != 2 or fields[name][0] > fields[name][1]:
+            raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')
 
 
 def _check_field(name: str, value: Any, field: Field) -> None:

@@ -1,6 +1,6 @@
 """The test error, exact for any number of images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,30 @@ class EvalData(NamedTuple):
     labels: Array  # int32 [batches, B]
 
 
+class StreamedEvalData(NamedTuple):
+    """A split on disk, or elsewhere: its batches are made anew by every evaluation."""
+
+    # () -> (uint8 [B, H, W, C], int32 [B]) each, of one shape; the last filled up as in `EvalData`
+    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+    count: int  # of images
+
+
+def stream_eval_data(images: Any, labels: np.ndarray, *, batch_size: int) -> StreamedEvalData:
+    """`images`, an array or `StoredImages`, in batches of `batch_size`: two are in memory at a time."""
+    size = min(batch_size, len(images))
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(images), size):
+            pixels, known = np.asarray(images[start : start + size]), labels[start : start + size]
+            padding = size - len(pixels)
+            yield (
+                np.pad(pixels, [(0, padding), (0, 0), (0, 0), (0, 0)]) if padding else pixels,
+                np.pad(known, (0, padding), constant_values=-1).astype(np.int32),
+            )
+
+    return StreamedEvalData(batches, len(images))
+
+
 def place_eval_data(images: np.ndarray, labels: np.ndarray, *, batch_size: int) -> EvalData:
     """Place uint8 [N, H, W, C] and int [N] on the device in batches of at most `batch_size`."""
     size = min(batch_size, len(images))
@@ -34,7 +58,7 @@ def place_eval_data(images: np.ndarray, labels: np.ndarray, *, batch_size: int) 
 
 def make_evaluate(
     model: Any, normalize: Callable[[Array], Array]
-) -> Callable[[dict, EvalData], dict[str, float]]:
+) -> Callable[[dict, EvalData | StreamedEvalData], dict[str, float]]:
     """(variables, data) -> {'error': percent, 'loss': mean cross-entropy}, in evaluation mode.
 
     Args:
@@ -45,18 +69,33 @@ def make_evaluate(
       The function; one compilation serves raw and EMA weights, every batch and every evaluation.
     """
 
-    @jax.jit
-    def batch_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:
-        labels = data.labels[i]
-        logits = model.apply(variables, normalize(data.images[i]), train=False)
+    def batch_metrics(variables: dict, images: Array, labels: Array) -> Metrics:
+        logits = model.apply(variables, normalize(images), train=False)
         known = labels >= 0
         losses = cross_entropy(logits=logits, labels=jnp.where(known, labels, 0))
         # Percent before the division: 3400 / 500 is 6.8, 100 * (34 / 500) is 6.800000000000001.
         wrong = jnp.where(jnp.argmax(logits, axis=-1) != labels, 100, 0)
         return {'error': mean_of(wrong, where=known), 'loss': mean_of(losses, where=known)}
 
-    def evaluate(variables: dict, data: EvalData) -> dict[str, float]:
-        batches = [batch_metrics(variables, data, np.int32(i)) for i in range(len(data.labels))]
+    @jax.jit
+    def resident_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:
+        return batch_metrics(variables, data.images[i], data.labels[i])
+
+    streamed_metrics = jax.jit(batch_metrics)
+
+    def of_batches(variables: dict, data: EvalData | StreamedEvalData) -> Iterator[Metrics]:
+        if isinstance(data, EvalData):
+            yield from (resident_metrics(variables, data, np.int32(i)) for i in range(len(data.labels)))
+            return
+        previous = None
+        for images, labels in data.batches():
+            # One batch is made while the device is at work on another, no more.
+            jax.block_until_ready(previous)
+            previous = streamed_metrics(variables, images, labels)
+            yield previous
+
+    def evaluate(variables: dict, data: EvalData | StreamedEvalData) -> dict[str, float]:
+        batches = list(of_batches(variables, data))
         # Added up on the host in float64: a float32 sum of losses over many batches would drift.
         total = jax.tree.map(
             lambda *pairs: np.sum(np.asarray(pairs, np.float64), axis=0), *jax.device_get(batches)

@@ -11,16 +11,30 @@ import numpy as np
 import optax
 
 from metasemi_jax.data.augment import normalize
+from metasemi_jax.data.parallel import available_cores
 from metasemi_jax.data.pipeline import Augmentation, Pipeline, channel_statistics, resident_pipeline
+from metasemi_jax.data.random_resized_crop import CropRange
 from metasemi_jax.data.sources import Dataset, load_dataset
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, data_sha256, draw_split, split_positions, split_sha256
+from metasemi_jax.data.stored_images import StoredImages
+from metasemi_jax.data.streamed_rows import HostCrop
+from metasemi_jax.data.streaming import streaming_pipeline
 from metasemi_jax.errors import UserError
-from metasemi_jax.evaluate import EvalData, make_evaluate, place_eval_data
+from metasemi_jax.evaluate import (
+    EvalData,
+    StreamedEvalData,
+    make_evaluate,
+    place_eval_data,
+    stream_eval_data,
+)
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.multi_step import StepFn
 from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_piecewise_schedule
 from metasemi_jax.train_step import TrainState, make_train_step
+
+# ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
+EVALUATION_RESIZE = 256 / 224
 
 
 class Experiment(NamedTuple):
@@ -66,18 +80,12 @@ def build_experiment(config: Any, split: Split | None = None) -> Experiment:
     )
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
-        name: int((data.labels >= 0).sum()) for name, data in eval_data.items()
+        name: data.count if isinstance(data, StreamedEvalData) else int((data.labels >= 0).sum())
+        for name, data in eval_data.items()
     }
     return Experiment(
         state=TrainState.create(variables, tx, with_ema=config.ema_decay > 0),
-        pipeline=resident_pipeline(
-            dataset,
-            labeled,
-            unlabeled,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augmentation=augmentation,
-        ),
+        pipeline=_pipeline(config, dataset, labeled, unlabeled, augmentation),
         train_step=_train_step(config, model, tx),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
         split=split,
@@ -87,7 +95,9 @@ def build_experiment(config: Any, split: Split | None = None) -> Experiment:
         description=(
             f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
             f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
-            f'{"×".join(map(str, dataset.image_shape))} pixels, {dtype.name} on {jax.default_backend()}'
+            f'{"×".join(map(str, dataset.image_shape))} pixels'
+            f'{" from disk" if _on_disk(dataset.train_images) else ""}, '
+            f'{dtype.name} on {jax.default_backend()}'
         ),
     )
 
@@ -102,6 +112,8 @@ def load_data(config: Any) -> Dataset:
         path=data.path,
         image_size=data.image_size,
         memory_budget=data.memory_budget,
+        resize=round(data.image_size * EVALUATION_RESIZE) if data.crop == 'resized' else 0,
+        on_disk=data.crop == 'resized',
     )
 
 
@@ -141,7 +153,34 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
     return begun
 
 
-def _eval_data(config: Any, dataset: Dataset, split: Split) -> dict[str, EvalData]:
+def _on_disk(images: Any) -> bool:
+    return isinstance(images, StoredImages)
+
+
+def _pipeline(
+    config: Any, dataset: Dataset, labeled: np.ndarray, unlabeled: np.ndarray, augmentation: Augmentation
+) -> Pipeline:
+    data = config.data
+    common = {'batch_size': config.batch_size, 'seed': config.seed}
+    if not _on_disk(dataset.train_images):
+        if data.crop == 'resized':
+            raise UserError(
+                f"data.crop='resized' needs image files, and the images of {data.name} are in memory; "
+                "use data.crop='pad'"
+            )
+        return resident_pipeline(dataset, labeled, unlabeled, augmentation=augmentation, **common)
+    crop = None
+    if data.crop == 'resized':
+        # The crop leaves nothing to pad, and the flip is done where it is.
+        crop = HostCrop(CropRange(tuple(data.crop_area), tuple(data.crop_aspect)), data.flip)
+        augmentation = augmentation._replace(pad=0, flip=False)
+    workers = available_cores() if data.num_workers is None else data.num_workers
+    return streaming_pipeline(
+        dataset, labeled, unlabeled, augmentation=augmentation, crop=crop, num_workers=workers, **common
+    )
+
+
+def _eval_data(config: Any, dataset: Dataset, split: Split) -> dict[str, EvalData | StreamedEvalData]:
     """'validation' and 'test', as far as there are such images."""
     images = {'validation': (dataset.val_images, dataset.val_labels)}
     if split.validation:
@@ -149,7 +188,9 @@ def _eval_data(config: Any, dataset: Dataset, split: Split) -> dict[str, EvalDat
         images['validation'] = (dataset.train_images[held_out], dataset.train_labels[held_out])
     images['test'] = (dataset.test_images, dataset.test_labels)
     return {
-        name: place_eval_data(*pair, batch_size=config.eval_batch_size)
+        name: (stream_eval_data if _on_disk(pair[0]) else place_eval_data)(
+            *pair, batch_size=config.eval_batch_size
+        )
         for name, pair in images.items()
         if pair[0] is not None
     }

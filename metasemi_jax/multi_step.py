@@ -18,9 +18,12 @@ StepFn = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 ACCELERATOR_STEPS = 100
 
 
-def default_steps_per_call() -> int:
-    """1 on CPU, where XLA runs convolutions in a loop about 15 times slower (jax issue 12868); else 100."""
-    return 1 if jax.default_backend() == 'cpu' else ACCELERATOR_STEPS
+def default_steps_per_call(*, streaming: bool = False) -> int:
+    """1 on CPU, where XLA runs convolutions in a loop about 15 times slower (jax issue 12868); else 100.
+
+    Also 1 where the host sends images: those of many steps would fill its memory and the device's.
+    """
+    return 1 if streaming or jax.default_backend() == 'cpu' else ACCELERATOR_STEPS
 
 
 def make_run_steps(
@@ -76,6 +79,9 @@ def call_ends(start: int, total: int, max_steps: int, cadences: Sequence[int]) -
 def stack_host_batches(batches: Iterator[PyTree], count: int, max_steps: int) -> PyTree:
     """The next `count` host batches with a leading axis of `max_steps`; the rest is filled up, never used."""
     taken = [next(batches) for _ in range(count)]
+    if max_steps == 1:
+        # A view: streamed images are not copied once more.
+        return jax.tree.map(lambda leaf: leaf[None], taken[0])
     taken += [taken[-1]] * (max_steps - count)
     return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -91,8 +92,10 @@ def _run(config: Any, files: Workdir, experiment: Experiment, started: float) ->
         if evaluation_due and not recorder.evaluated(start):
             # It was stopped by a signal before it could, or imported.
             recorder.evaluate(start, state, experiment.evaluate)
+        # Closed: its worker processes end.
+        host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
         stop = stack.enter_context(stop_on_signals())
-        stopped_at = _loop(config, experiment, state, start, recorder, stop)
+        stopped_at = _loop(config, experiment, host_batches, state, start, recorder, stop)
     if stopped_at < config.total_steps:
         print(
             f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
@@ -122,13 +125,19 @@ def _restore(
 
 
 def _loop(
-    config: Any, experiment: Experiment, state: TrainState, start: int, recorder: Recorder, stop: StopRequest
+    config: Any,
+    experiment: Experiment,
+    host_batches: Iterator[Any],
+    state: TrainState,
+    start: int,
+    recorder: Recorder,
+    stop: StopRequest,
 ) -> int:
     """Train from step `start` to the end, or until `stop`; returns the last step done, which is saved."""
     pipeline = experiment.pipeline
-    max_steps = min(config.steps_per_call or default_steps_per_call(), config.total_steps)
+    streaming = not jax.tree.leaves(pipeline.device_data)
+    max_steps = min(config.steps_per_call or default_steps_per_call(streaming=streaming), config.total_steps)
     run_steps = make_run_steps(experiment.train_step, pipeline.to_batch, max_steps=max_steps)
-    host_batches = pipeline.host_batches(start)
     # Folded with the step inside the step, never changed: resuming needs no key in flight.
     key = jax.random.key(config.seed)
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)

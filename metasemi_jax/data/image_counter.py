@@ -1,4 +1,4 @@
-"""Progress of the long first use of a dataset."""
+"""Progress of what is done to every image of a dataset."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from metasemi_jax.progress import ProgressLine
 
 
 class ImageCounter:
-    """Counts images, and now and then shows how many there are."""
+    """Counts images, and now and then shows how many there are; nothing where it takes no time."""
 
     def __init__(self, line: ProgressLine, doing: str):
         """`doing`: 'cifar10: prepared'."""
@@ -23,7 +23,8 @@ class ImageCounter:
         if self._done % 100 and self._done < total:
             return
         now = time.perf_counter()
-        if now - self._shown >= self._seconds or self._done == total:
+        long_enough = now - self._shown >= self._seconds
+        if long_enough or (self._done == total and self._shown > self._start):
             speed = self._done / max(now - self._start, 1e-9)
             self._line.show(f'{self._doing} {self._done:,}/{total:,} images, {speed:,.0f} images/s')
             self._shown = now

@@ -17,6 +17,8 @@ def load_dataset(
     path: str = '',
     image_size: int = 0,
     memory_budget: int = 8_000_000_000,
+    resize: int = 0,
+    on_disk: bool = False,
 ) -> Dataset:
     """The dataset called `name`.
 
@@ -24,7 +26,8 @@ def load_dataset(
       name: a key of `SOURCES`, one of the TFDS datasets `svhn_cropped`, `cifar10` and `cifar100`, or
         'own_images'.
       data_dir, manual_dir: folders of the TFDS datasets, see `load_tfds`; the others ignore them.
-      path, image_size, memory_budget: of one's own images, see `load_own_images`; the others ignore them.
+      path, image_size, memory_budget, resize, on_disk: of one's own images, see `load_own_images`; the others
+        ignore them.
 
     Raises:
       UserError: an unknown name, or data that cannot be had.
@@ -37,7 +40,9 @@ def load_dataset(
         # Imported here: it loads Pillow, which serves this dataset alone.
         from metasemi_jax.data.own_images import load_own_images
 
-        return load_own_images(path, image_size=image_size, memory_budget=memory_budget)
+        return load_own_images(
+            path, image_size=image_size, memory_budget=memory_budget, resize=resize, on_disk=on_disk
+        )
     known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS, OWN_IMAGES)))
     raise UserError(f"data.name '{name}': there is no source for this dataset; choose one of {known}")
 

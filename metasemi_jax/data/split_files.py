@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from metasemi_jax.data.image_files import first_ten
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, first_ten
 
 
 def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
