@@ -56,6 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.lr = 0.1
     optimizer.warmup_steps = 4000
+    optimizer.schedule = 'milestones'  # after the warm-up; or 'cosine', down to 0 at total_steps
     optimizer.milestones = (300_000, 350_000)  # the rate falls to a tenth after each
     optimizer.momentum = 0.9
     optimizer.weight_decay = 1e-4

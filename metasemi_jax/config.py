@@ -85,6 +85,7 @@ FIELDS = {
     'method.rampup_steps': _not_negative(int),
     'optimizer.lr': _not_negative(float),
     'optimizer.warmup_steps': _not_negative(int),
+    'optimizer.schedule': _one_of(('milestones', 'cosine')),
     'optimizer.milestones': _not_negative(int, many=True),
     'optimizer.momentum': _share(),
     'optimizer.weight_decay': _not_negative(float),
@@ -136,6 +137,11 @@ def check_config(config: Any) -> None:
         _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
+    if fields['optimizer.schedule'] == 'cosine' and fields['optimizer.warmup_steps'] >= fields['total_steps']:
+        raise UserError(
+            f'optimizer.warmup_steps={fields["optimizer.warmup_steps"]} must be less than '
+            f'total_steps={fields["total_steps"]} with optimizer.schedule=cosine'
+        )
     for name in ('data.crop_area', 'data.crop_aspect'):
         if len(fields[name]) != 2 or fields[name][0] > fields[name][1]:
             raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')

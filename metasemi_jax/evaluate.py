@@ -14,6 +14,9 @@ from metasemi_jax.metrics import Metrics, mean_of
 Array = jax.Array
 
 
+TOP5_CLASSES = 100  # from so many on
+
+
 class EvalData(NamedTuple):
     """A split on the device, cut into equal batches; the last is filled up with images of label -1."""
 
@@ -61,6 +64,8 @@ def make_evaluate(
 ) -> Callable[[dict, EvalData | StreamedEvalData], dict[str, float]]:
     """(variables, data) -> {'error': percent, 'loss': mean cross-entropy}, in evaluation mode.
 
+    With 100 classes or more also 'error_top5', percent: the class is not among the five most probable.
+
     Args:
       model: `model.apply(variables, images, train=False)` -> logits.
       normalize: uint8 images -> what the model takes.
@@ -75,7 +80,11 @@ def make_evaluate(
         losses = cross_entropy(logits=logits, labels=jnp.where(known, labels, 0))
         # Percent before the division: 3400 / 500 is 6.8, 100 * (34 / 500) is 6.800000000000001.
         wrong = jnp.where(jnp.argmax(logits, axis=-1) != labels, 100, 0)
-        return {'error': mean_of(wrong, where=known), 'loss': mean_of(losses, where=known)}
+        figures = {'error': mean_of(wrong, where=known), 'loss': mean_of(losses, where=known)}
+        if logits.shape[-1] >= TOP5_CLASSES:
+            found = (jax.lax.top_k(logits, 5)[1] == labels[:, None]).any(axis=-1)
+            figures['error_top5'] = mean_of(jnp.where(found, 0, 100), where=known)
+        return figures
 
     @jax.jit
     def resident_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:

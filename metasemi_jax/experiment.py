@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,10 +12,11 @@ import numpy as np
 import optax
 
 from metasemi_jax.data.augment import normalize
+from metasemi_jax.data.imagenet_subsets import SUBSETS, subset_file
 from metasemi_jax.data.parallel import available_cores
 from metasemi_jax.data.pipeline import Augmentation, Pipeline, channel_statistics, resident_pipeline
 from metasemi_jax.data.random_resized_crop import CropRange
-from metasemi_jax.data.sources import Dataset, load_dataset
+from metasemi_jax.data.sources import IMAGENET, Dataset, load_dataset
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, data_sha256, draw_split, split_positions, split_sha256
 from metasemi_jax.data.stored_images import StoredImages
@@ -30,7 +32,13 @@ from metasemi_jax.evaluate import (
 )
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.multi_step import StepFn
-from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_piecewise_schedule
+from metasemi_jax.optimizer import (
+    Schedule,
+    ramp_up,
+    sgd_momentum,
+    warmup_cosine_schedule,
+    warmup_piecewise_schedule,
+)
 from metasemi_jax.train_step import TrainState, make_train_step
 
 # ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
@@ -125,7 +133,7 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
     """
     data, named = config.data, None
     if data.split_file:
-        named = read_split_file(data.split_file, dataset.train_ids)
+        named = read_split_file(_split_file(data), dataset.train_ids)
         if data.num_labels not in (0, len(named)):
             raise UserError(
                 f'data.split_file={data.split_file} names {len(named):,} images, data.num_labels='
@@ -151,6 +159,12 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
             'make the two agree, or delete the file of a run without checkpoints'
         )
     return begun
+
+
+def _split_file(data: Any) -> str:
+    if data.name == IMAGENET and data.split_file in SUBSETS and not Path(data.split_file).exists():
+        return str(subset_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
+    return data.split_file
 
 
 def _on_disk(images: Any) -> bool:
@@ -218,14 +232,23 @@ def _model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
     return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
 
 
+def _lr_schedule(config: Any) -> Schedule:
+    optimizer = config.optimizer
+    if optimizer.schedule == 'cosine':
+        return warmup_cosine_schedule(
+            optimizer.lr, warmup_steps=optimizer.warmup_steps, total_steps=config.total_steps
+        )
+    return warmup_piecewise_schedule(
+        optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
+    )
+
+
 def _train_step(config: Any, model: nn.Module, tx: optax.GradientTransformation) -> StepFn:
-    optimizer, method = config.optimizer, config.method
+    method = config.method
     return make_train_step(
         model,
         tx,
-        lr_schedule=warmup_piecewise_schedule(
-            optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
-        ),
+        lr_schedule=_lr_schedule(config),
         consistency_schedule=lambda step: method.consistency_weight * ramp_up(step, method.rampup_steps),
         meta=method.meta,
         mixup_gamma=method.mixup_gamma if method.mixup else None,

@@ -1,6 +1,7 @@
 """Grain's worker processes, started and ended so that a run leaves none behind and none speaks."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from metasemi_jax.data.parallel import available_cores
@@ -18,8 +20,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 ELEMENTS_AHEAD = 2  # of each worker
 
 
-def stream(source: Any, *, num_workers: int) -> Iterator[Any]:
-    """The elements of a random-access `source`, in order, made ahead of time in other processes.
+def stream(source: Any, *, num_workers: int) -> Iterator[np.ndarray]:
+    """The elements of a random-access `source`, arrays, in order, made ahead of time in other processes.
 
     The processes are new Python interpreters (Grain spawns, it does not fork a process that runs JAX), which
     end with this iterator, with the program, and when that is killed. They import JAX, since Grain does, but
@@ -46,10 +48,11 @@ def stream(source: Any, *, num_workers: int) -> Iterator[Any]:
     iterator = iter(elements.mp_prefetch(options, worker_init_fn=_start_worker))
     try:
         with _held_signals():
-            element = next(iterator)
+            element = np.array(next(iterator))
         while True:
             yield element
-            element = next(iterator)
+            # A copy: what lies in shared memory, of which a container has little, is freed at once.
+            element = np.array(next(iterator))
     except RuntimeError as error:
         # Grain's own words, for a process that was killed.
         if 'terminated unexpectedly' not in str(error):
@@ -59,9 +62,9 @@ def stream(source: Any, *, num_workers: int) -> Iterator[Any]:
             'same command continues from the last checkpoint, with a smaller --config.data.num_workers='
         ) from error
     finally:
-        close = getattr(iterator, 'close', None)
-        if close:
-            close()
+        iterator.close()
+        del iterator
+        _free_shared_memory()
 
 
 @contextlib.contextmanager
@@ -78,6 +81,17 @@ def _held_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _free_shared_memory() -> None:
+    """Let Grain free what it has laid aside for that; at the program's end it would leave it to a warning."""
+    from grain.multiprocessing import SharedMemoryArray
+
+    gc.collect()
+    # One thread, in order: when it has done nothing, it has done all that came before.
+    pool = getattr(SharedMemoryArray, '_del_thread_pool', None)
+    if pool is not None:
+        pool.apply(int)
 
 
 def _start_worker(index: int, count: int) -> None:
