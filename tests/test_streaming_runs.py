@@ -19,7 +19,13 @@ from metasemi_jax.train import train_and_evaluate
 from own_images import own_config, own_flags, write_folder, write_image
 from small_runs import ROOT, assert_same_state, main_command, read_log, read_state
 
+# A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ON_DISK = {'data__memory_budget': 100, 'data__num_workers': 1}
+
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')
@@ -150,8 +156,6 @@ def running(folder, tmp_path):
             env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
             stdout=out,
             stderr=err,
-            # A shell that runs tests in the background may have it ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             start_new_session=True,
         )
     try:

@@ -75,12 +75,25 @@ def _held_signals() -> Iterator[None]:
     and ends. A handler set in the worker would come too late: its imports take seconds.
     """
     # It lifts the signals' mask where it is started, so not within the block.
-    resource_tracker.ensure_running()
+    _start_resource_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_resource_tracker() -> None:
+    """Start Python's process that frees the shared memory of a killed one, without its complaint of that."""
+    before = os.environ.get('PYTHONWARNINGS')
+    silent = 'ignore:resource_tracker:UserWarning'
+    os.environ['PYTHONWARNINGS'] = f'{before},{silent}' if before else silent
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ['PYTHONWARNINGS']
+        if before is not None:
+            os.environ['PYTHONWARNINGS'] = before
 
 
 def _free_shared_memory() -> None:
