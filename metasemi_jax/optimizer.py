@@ -49,12 +49,9 @@ def warmup_cosine_schedule(lr: float, *, warmup_steps: int, total_steps: int) ->
       step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
     """
 
-    def schedule(step: Array) -> Array:
-        step = jnp.asarray(step)
-        done = jnp.clip((step - warmup_steps).astype(float) / (total_steps - warmup_steps), 0.0, 1.0)
-        return lr * ramp_up(step, warmup_steps) * (1 + jnp.cos(jnp.pi * done)) / 2
-
-    return schedule
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, total_steps)
+    # It mixes the step with floats, which strict promotion refuses.
+    return lambda step: schedule(jnp.asarray(step).astype(float))
 
 
 def ramp_up(step: Array, steps: int) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.data.augment import normalize
-from metasemi_jax.evaluate import make_evaluate, place_eval_data
+from metasemi_jax.evaluate import make_evaluate, place_eval_data, stream_eval_data
 
 MEAN, STD = 0.3, 0.2
 
@@ -83,3 +83,30 @@ def test_one_compilation_serves_every_batch_and_evaluation():
     for seed in range(2):
         evaluate({'params': jax.random.normal(jax.random.key(seed), (4, 3))}, data)
     assert traces == [(10, 2, 2, 1)]
+
+
+@pytest.mark.parametrize('batch_size', [5, 10, 100])
+@pytest.mark.parametrize('count', [1, 7, 10])
+def test_streamed_batches_give_the_same_figures(evaluate, count, batch_size):
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 4, 4, 1)).astype(np.uint8)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    variables = {'params': rng.normal(0, 0.1, (16, 3)).astype(np.float32)}
+    streamed = stream_eval_data(images, labels, batch_size=batch_size)
+    assert streamed.count == count
+    shapes = {(pixels.shape, known.shape, known.dtype.name) for pixels, known in streamed.batches()}
+    assert shapes == {((min(batch_size, count), 4, 4, 1), (min(batch_size, count),), 'int32')}
+    resident = place_eval_data(images, labels, batch_size=batch_size)
+    for _ in range(2):  # it can be read again
+        assert evaluate(variables, streamed) == evaluate(variables, resident)
+
+
+def test_top5_error_of_many_classes(evaluate):
+    """One pixel whose weights rank the classes 99, 98, ...: the labels 95 to 99 are among the first five."""
+    images = np.full((10, 1, 1, 1), 255, np.uint8)
+    labels = np.array([99, 98, 97, 96, 95, 94, 93, 0, 1, 2], np.int32)
+    weights = np.arange(100, dtype=np.float32)[None] / 10
+    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=4))
+    assert (found['error'], found['error_top5']) == (90, 50)
+    few = evaluate({'params': weights[:, :99]}, place_eval_data(images, labels % 99, batch_size=4))
+    assert 'error_top5' not in few
