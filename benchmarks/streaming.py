@@ -1,6 +1,6 @@
 """How fast images come from disk to the training loop, and in how much memory.
 
-    python -m benchmarks.streaming                                    # about three minutes
+    python -m benchmarks.streaming                                    # about three to five minutes
     python -m benchmarks.streaming --device_images_per_second=7000    # and how many cores that takes
     python -m benchmarks.streaming --num_images=182000 --memory_only  # 20 GB of names; checks them all
 
@@ -79,13 +79,18 @@ def main(argv: list[str]) -> None:
 
 def show_rates(folder: Path) -> None:
     rates = measure(folder, [int(count) for count in _WORKERS.value])
-    alone = statistics.median(rates[1]) if 1 in rates else None
-    print('| workers | images/s, median | least | most | of one worker |\n|---|---|---|---|---|')
+    alone = statistics.median(wall for wall, _ in rates[1]) if 1 in rates else None
+    print('| workers | images/s, median | least | most | of one worker | images/s of processor time |')
+    print('|---|---|---|---|---|---|')
     for count, windows in rates.items():
-        median = statistics.median(windows)
+        walls = [wall for wall, _ in windows]
+        median = statistics.median(walls)
         name = f'0 ({available_cores()} threads)' if count == 0 else count
         ratio = f'{median / alone:.2f}' if alone else ''
-        print(f'| {name} | {median:,.0f} | {min(windows):,.0f} | {max(windows):,.0f} | {ratio} |')
+        per_core = statistics.median(processor for _, processor in windows)
+        print(
+            f'| {name} | {median:,.0f} | {min(walls):,.0f} | {max(walls):,.0f} | {ratio} | {per_core:,.0f} |'
+        )
     per_core = decode_rate(folder)
     print(f'\nOne core that does nothing else decodes and crops {per_core:,.0f} images/s.')
     if _DEVICE_RATE.value:
@@ -96,18 +101,19 @@ def show_rates(folder: Path) -> None:
     sys.stdout.flush()
 
 
-def measure(folder: Path, counts: list[int]) -> dict[int, list[float]]:
-    """images/s of each window: {workers: [...]}."""
+def measure(folder: Path, counts: list[int]) -> dict[int, list[tuple[float, float]]]:
+    """images/s of each window, and a second of processor time, workers and this process: {workers: [...]}."""
     rates = {count: [] for count in counts}
     for _, count in itertools.product(range(_WINDOWS.value), counts):
         elements = stream(rows_of(folder), num_workers=count)
         # What the workers made while they started is not part of the pace.
         for _ in range(4 * max(count, available_cores())):
             next(elements)
-        start, images = time.perf_counter(), 0
+        start, busy, images = time.perf_counter(), tree_seconds(os.getpid()), 0
         while time.perf_counter() - start < _SECONDS.value:
             images += len(next(elements))
-        rates[count].append(images / (time.perf_counter() - start))
+        busy = tree_seconds(os.getpid()) - busy
+        rates[count].append((images / (time.perf_counter() - start), images / busy))
         elements.close()
     return rates
 
@@ -172,6 +178,18 @@ def tree(pid: int) -> list[int]:
             except OSError:
                 continue
     return pids
+
+
+def tree_seconds(pid: int) -> float:
+    """Processor time of a process and all that it started."""
+    ticks = 0
+    for each in tree(pid):
+        try:
+            fields = Path(f'/proc/{each}/stat').read_text().rpartition(')')[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf('SC_CLK_TCK')
 
 
 def tree_bytes(pid: int) -> int:
