@@ -162,7 +162,7 @@ def test_missing_and_damaged_archives(tmp_path, monkeypatch):
     refused(tmp_path, r'img_train.tar is damaged: it has')
     train.unlink()
     refused(tmp_path, r'lacks ILSVRC2012_img_train.tar \(\d+ bytes\); get them from https://image-net.org')
-    assert not (tmp_path / 'tfds' / 'imagenet2012').exists()
+    assert not (tmp_path / 'tfds' / 'imagenet2012' / '5.1.0').exists()
 
 
 def test_all_images_that_cannot_be_decoded_are_named(tmp_path, monkeypatch):
