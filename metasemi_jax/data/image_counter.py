@@ -7,11 +7,11 @@ from metasemi_jax.progress import ProgressLine
 
 
 class ImageCounter:
-    """Counts images, and now and then shows how many there are; nothing where it takes no time."""
+    """Counts images, and now and then shows how many there are."""
 
-    def __init__(self, line: ProgressLine, doing: str):
-        """`doing`: 'cifar10: prepared'."""
-        self._line, self._doing = line, doing
+    def __init__(self, line: ProgressLine, doing: str, *, always: bool = True):
+        """`doing`: 'cifar10: prepared'; `always`: show the last one even where nothing was shown before."""
+        self._line, self._doing, self._always = line, doing, always
         self._done = 0
         self._start = self._shown = time.perf_counter()
         # A line in a log stays there.
@@ -24,7 +24,8 @@ class ImageCounter:
             return
         now = time.perf_counter()
         long_enough = now - self._shown >= self._seconds
-        if long_enough or (self._done == total and self._shown > self._start):
+        shown = self._always or self._shown > self._start
+        if long_enough or (self._done == total and shown):
             speed = self._done / max(now - self._start, 1e-9)
             self._line.show(f'{self._doing} {self._done:,}/{total:,} images, {speed:,.0f} images/s')
             self._shown = now

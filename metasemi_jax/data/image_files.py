@@ -97,7 +97,7 @@ def check_images(files: ImageFiles, *, source: str) -> bool:
 def counted(done: Iterator[Any], total: int, doing: str) -> Iterator[Any]:
     """`done`, its progress shown if it takes long."""
     with contextlib.closing(ProgressLine()) as line:
-        count = ImageCounter(line, doing)
+        count = ImageCounter(line, doing, always=False)
         for result in done:
             count(total)
             yield result
