@@ -24,12 +24,16 @@ def get_config() -> ml_collections.ConfigDict:
     data.manual_dir = ''  # with the original archives; '' for downloads/manual in data_dir, else download
     data.path = ''  # of your own images: a folder, a .csv or an .npz file, see docs/own_images.md
     data.image_size = 0  # your own images are resized to this side; 0 keeps the size of an .npz file's
-    data.memory_budget = 8_000_000_000  # bytes that your own images may take, decoded
+    data.memory_budget = 8_000_000_000  # bytes that your own images may take, decoded; else they are streamed
+    data.num_workers = config_dict.placeholder(int)  # processes that decode streamed images; None: one a core
     data.num_labels = 0  # labeled images in all, the same number of every class; 0 for all labels there are
     # Labeled images held out, to choose the best step by; with 0 a fifth if there is no test set, else none.
     data.num_validation = 0
     data.split_file = ''  # of the labeled images: a run's labeled_ids.txt, or the authors' label_indices.txt
-    data.pad = 4  # random crop after padding with black; 0 for none
+    data.crop = 'pad'  # random crop after padding; or 'resized': of random area and shape, of image files
+    data.pad = 4  # pixels of black on every side; 0 for no crop
+    data.crop_area = (0.1, 1.0)  # of 'resized': share of the image
+    data.crop_aspect = (0.8, 1.25)  # of 'resized': width / height
     data.flip = False  # random horizontal flip
     data.mean = ()  # per channel, of images scaled to 0..1; () computes them from the training images
     data.std = ()
@@ -52,6 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.lr = 0.1
     optimizer.warmup_steps = 4000
+    optimizer.schedule = 'milestones'  # after the warm-up; or 'cosine', down to 0 at total_steps
     optimizer.milestones = (300_000, 350_000)  # the rate falls to a tenth after each
     optimizer.momentum = 0.9
     optimizer.weight_decay = 1e-4

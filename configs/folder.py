@@ -9,7 +9,8 @@ DIR is a folder of PNG, JPEG, BMP or WebP files of any sizes, grey or in colour:
     test/<class>/*         optional: to report the error on
     val/<class>/*          optional: to choose the best step by
 
-or a CSV file with the columns path,label or path,label,split, or an .npz file with x and y (-1: unlabeled).
+More of them than fit into data.memory_budget are decoded from disk as they are needed. DIR may also be
+a CSV file with the columns path,label or path,label,split, or an .npz file with x and y (-1: unlabeled).
 
 These settings are the paper's for images of 32×32, on a shorter schedule; they were not tuned, and no result
 is claimed. For a GPU; on a CPU add --config.model.name=conv_small.

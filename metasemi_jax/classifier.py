@@ -22,6 +22,8 @@ from metasemi_jax.workdir import Workdir, read_json
 Array = jax.Array
 # Of the config: an older version's, which lacks what has been added since, serves as well.
 NEEDED = {
+    'data.crop',
+    'data.image_size',
     'data.name',
     'dtype',
     'ema_decay',

@@ -8,8 +8,16 @@ from typing import Any, NamedTuple
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
 
-# Where the data lie does not change a run: it may move between machines. What they are is in its checkpoints.
-LOCATIONS = ('data.data_dir', 'data.manual_dir', 'data.path', 'data.split_file', 'data.memory_budget')
+# Where the data lie, and who decodes them, does not change a run: it may move between machines. What they are
+# is in its checkpoints.
+LOCATIONS = (
+    'data.data_dir',
+    'data.manual_dir',
+    'data.path',
+    'data.split_file',
+    'data.memory_budget',
+    'data.num_workers',
+)
 # What a stopped run may be told otherwise when it is started again.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
@@ -59,6 +67,10 @@ FIELDS = {
     'data.num_labels': _not_negative(int),
     'data.num_validation': _not_negative(int),
     'data.split_file': Field(str),
+    'data.num_workers': _not_negative(int, optional=True),
+    'data.crop': _one_of(('pad', 'resized')),
+    'data.crop_area': Field(float, lambda value: 0 < value <= 1, 'be more than 0 and at most 1', many=True),
+    'data.crop_aspect': _more_than_0(float, many=True),
     'data.pad': _not_negative(int),
     'data.flip': Field(bool),
     'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
@@ -76,6 +88,7 @@ FIELDS = {
     'method.rampup_steps': _not_negative(int),
     'optimizer.lr': _not_negative(float),
     'optimizer.warmup_steps': _not_negative(int),
+    'optimizer.schedule': _one_of(('milestones', 'cosine')),
     'optimizer.milestones': _not_negative(int, many=True),
     'optimizer.momentum': _share(),
     'optimizer.weight_decay': _not_negative(float),
@@ -128,6 +141,14 @@ def check_config(config: Any) -> None:
         _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
+    if fields['optimizer.schedule'] == 'cosine' and fields['optimizer.warmup_steps'] >= fields['total_steps']:
+        raise UserError(
+            f'optimizer.warmup_steps={fields["optimizer.warmup_steps"]} must be less than '
+            f'total_steps={fields["total_steps"]} with optimizer.schedule=cosine'
+        )
+    for name in ('data.crop_area', 'data.crop_aspect'):
+        if len(fields[name]) != 2 or fields[name][0] > fields[name][1]:
+            raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')
 
 
 def _check_field(name: str, value: Any, field: Field) -> None:

@@ -1,4 +1,8 @@
-"""The exceptions that users see."""
+"""The exceptions that users see, and how their messages list many things."""
+
+from collections.abc import Sequence
+
+SHOWN = 10
 
 
 class UserError(Exception):
@@ -12,3 +16,9 @@ class DivergedError(UserError):
         super().__init__(f'{what}. {advice}')
         self.what = what
         self.rollbacks = rollbacks
+
+
+def first_ten(names: Sequence[str]) -> str:
+    """'a, b, ... and 3 more'."""
+    more = f' and {len(names) - SHOWN:,} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more

@@ -13,15 +13,28 @@ from jax.sharding import Mesh
 
 from metasemi_jax.data.augment import normalize
 from metasemi_jax.data.dataset import InputForm
-from metasemi_jax.data.pipeline import Augmentation, Pipeline, channel_statistics, resident_pipeline
-from metasemi_jax.data.sources import Dataset, load_dataset
-from metasemi_jax.data.split_files import read_split_file
-from metasemi_jax.data.splits import Split, data_sha256, draw_split, split_positions, split_sha256
+from metasemi_jax.data.pipeline import Augmentation, Pipeline
+from metasemi_jax.data.splits import Split, data_sha256, split_positions, split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.evaluate import make_evaluate, place_eval_data
+from metasemi_jax.evaluate import make_evaluate
+from metasemi_jax.experiment_data import (
+    build_pipeline,
+    choose_split,
+    eval_images,
+    input_form,
+    load_data,
+    on_disk,
+    place_eval_images,
+)
 from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.multi_step import StepFn
-from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_piecewise_schedule
+from metasemi_jax.optimizer import (
+    Schedule,
+    ramp_up,
+    sgd_momentum,
+    warmup_cosine_schedule,
+    warmup_piecewise_schedule,
+)
 from metasemi_jax.train_step import TrainState, make_train_step
 
 
@@ -65,9 +78,9 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     model, dtype = build_model(config, dataset.num_classes)
     tx = _optimizer(config)
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
-    held_out = _eval_images(dataset, split)
+    held_out = eval_images(dataset, split)
     eval_data = {
-        name: place_eval_data(*pair, batch_size=config.eval_batch_size, mesh=mesh)
+        name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
         for name, pair in held_out.items()
     }
     evaluate = make_evaluate(
@@ -82,16 +95,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         devices += f' in {jax.process_count()} processes'
     return Experiment(
         state=jax.device_get(TrainState.create(variables, tx, with_ema=config.ema_decay > 0)),
-        pipeline=resident_pipeline(
-            dataset,
-            labeled,
-            unlabeled,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augmentation=augmentation,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
+        pipeline=build_pipeline(config, dataset, labeled, unlabeled, augmentation),
         make_train_step=lambda lr_factor: _train_step(config, model, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
         split=split,
@@ -102,86 +106,10 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         description=(
             f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
             f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
-            f'{"×".join(map(str, dataset.image_shape))} pixels, {dtype.name} on {devices}'
+            f'{"×".join(map(str, dataset.image_shape))} pixels'
+            f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
         ),
     )
-
-
-def load_data(config: Any) -> Dataset:
-    """The dataset that `config.data` names."""
-    data = config.data
-    return load_dataset(
-        data.name,
-        data_dir=data.data_dir,
-        manual_dir=data.manual_dir,
-        path=data.path,
-        image_size=data.image_size,
-        memory_budget=data.memory_budget,
-    )
-
-
-def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> Split:
-    """The split of `begun`, a run of this config, or a new one, drawn or read from `data.split_file`.
-
-    Raises:
-      UserError: a split file that cannot be used, or is not of the run; numbers that do not fit the data.
-    """
-    data, named = config.data, None
-    if data.split_file:
-        named = read_split_file(data.split_file, dataset.train_ids)
-        if data.num_labels not in (0, len(named)):
-            raise UserError(
-                f'data.split_file={data.split_file} names {len(named):,} images, data.num_labels='
-                f'{data.num_labels}; add --config.data.num_labels={len(named)}'
-            )
-    if begun is None:
-        return draw_split(
-            dataset,
-            num_labels=data.num_labels,
-            num_validation=data.num_validation,
-            seed=config.seed,
-            labeled_ids=named,
-        )
-    if named is not None and {*named} != {*begun.labeled, *begun.validation}:
-        raise UserError(
-            f'data.split_file={data.split_file} is not the split that this --workdir began with; name '
-            'that file, or another --workdir'
-        )
-    count = len(begun.labeled) + len(begun.validation)
-    if data.num_labels not in (0, count) or not begun.labeled:
-        raise UserError(
-            f'labeled_ids.txt names {count} images, data.num_labels={data.num_labels}; '
-            'make the two agree, or delete the file of a run without checkpoints'
-        )
-    return begun
-
-
-def _eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of 'validation' and 'test', as far as there are such images."""
-    images = {'validation': (dataset.val_images, dataset.val_labels)}
-    if split.validation:
-        held_out, _ = split_positions(dataset.train_ids, split.validation)
-        images['validation'] = (dataset.train_images[held_out], dataset.train_labels[held_out])
-    images['test'] = (dataset.test_images, dataset.test_labels)
-    return {name: pair for name, pair in images.items() if pair[0] is not None}
-
-
-def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputForm:
-    """Shape and normalisation of the images; where the config does not give it, of those at `positions`.
-
-    Raises:
-      UserError: `data.mean` and `data.std` name another number of channels.
-    """
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
-    if not mean:
-        mean, std = channel_statistics(dataset.train_images, positions)
-    channels = dataset.image_shape[-1]
-    if len(mean) != channels:
-        raise UserError(
-            f'data.mean and data.std name {len(mean)} channels, the images have {channels}; '
-            'give as many, or () to compute them from the training images'
-        )
-    return InputForm(dataset.image_shape, mean, std)
 
 
 def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
@@ -206,14 +134,23 @@ def _optimizer(config: Any) -> optax.GradientTransformation:
     return sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
 
 
+def _lr_schedule(config: Any, factor: float) -> Schedule:
+    optimizer = config.optimizer
+    if optimizer.schedule == 'cosine':
+        return warmup_cosine_schedule(
+            factor * optimizer.lr, warmup_steps=optimizer.warmup_steps, total_steps=config.total_steps
+        )
+    return warmup_piecewise_schedule(
+        factor * optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
+    )
+
+
 def _train_step(config: Any, model: nn.Module, tx: optax.GradientTransformation, lr_factor: float) -> StepFn:
-    optimizer, method = config.optimizer, config.method
+    method = config.method
     return make_train_step(
         model,
         tx,
-        lr_schedule=warmup_piecewise_schedule(
-            lr_factor * optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
-        ),
+        lr_schedule=_lr_schedule(config, lr_factor),
         consistency_schedule=lambda step: method.consistency_weight * ramp_up(step, method.rampup_steps),
         meta=method.meta,
         mixup_gamma=method.mixup_gamma if method.mixup else None,

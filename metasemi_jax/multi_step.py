@@ -20,9 +20,12 @@ StepFn = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 ACCELERATOR_STEPS = 100
 
 
-def default_steps_per_call() -> int:
-    """1 on CPU, where XLA runs convolutions in a loop about 15 times slower (jax issue 12868); else 100."""
-    return 1 if jax.default_backend() == 'cpu' else ACCELERATOR_STEPS
+def default_steps_per_call(*, streaming: bool = False) -> int:
+    """1 on CPU, where XLA runs convolutions in a loop about 15 times slower (jax issue 12868); else 100.
+
+    Also 1 where the host sends images: those of many steps would fill its memory and the device's.
+    """
+    return 1 if streaming or jax.default_backend() == 'cpu' else ACCELERATOR_STEPS
 
 
 def make_run_steps(

@@ -37,6 +37,23 @@ def warmup_piecewise_schedule(
     return schedule
 
 
+def warmup_cosine_schedule(lr: float, *, warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear warm-up from 0, then half a cosine from `lr` down to 0 at `total_steps`.
+
+    Args:
+      lr: learning rate at the end of the warm-up.
+      warmup_steps: lr·t/warmup_steps for t < warmup_steps; 0 for none.
+      total_steps: where it is 0; more than `warmup_steps`.
+
+    Returns:
+      step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
+    """
+
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, total_steps)
+    # It mixes the step with floats, which strict promotion refuses.
+    return lambda step: schedule(jnp.asarray(step).astype(float))
+
+
 def ramp_up(step: Array, steps: int) -> Array:
     """t/steps, up to 1: the weight w_t of the consistency loss, and the warm-up; 1 where `steps` is 0."""
     return jnp.minimum(jnp.asarray(step).astype(float) / steps, 1.0) if steps else jnp.ones((), float)

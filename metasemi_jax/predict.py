@@ -28,8 +28,8 @@ from metasemi_jax.command import run_command
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.data.image_chunks import Chunk, ImageSource, array_source, open_images
 from metasemi_jax.data.image_counter import ImageCounter
-from metasemi_jax.data.image_files import first_ten
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.experiment_data import evaluation_resize
 from metasemi_jax.progress import ProgressLine
 from metasemi_jax.run_data import SPLITS, load_run_data, split_images
 from metasemi_jax.workdir import open_atomically
@@ -187,7 +187,9 @@ def _predict(
         )
         sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
     else:
-        sources = open_images(images, classifier.input_form.image_shape)
+        sources = open_images(
+            images, classifier.input_form.image_shape, resize=evaluation_resize(classifier.config)
+        )
     name = f'predictions_{split}.csv' if split else 'predictions.csv'
     output = output or str(classifier.files.path / name)
     columns = Columns(classifier.class_names, bool(split) and bool((chosen.labels >= 0).any()), all)

@@ -9,7 +9,7 @@ from metasemi_jax.classifier import Classifier
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, data_sha256, split_positions
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import load_data
+from metasemi_jax.experiment_data import load_data
 
 SPLITS = ('test', 'validation', 'labeled', 'unlabeled')
 

@@ -27,7 +27,7 @@ from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import choose_split, input_form, load_data
+from metasemi_jax.experiment_data import choose_split, input_form, load_data
 from metasemi_jax.models import MODELS
 from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.torch_checkpoint import convert_momentum, read_checkpoint

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -129,8 +130,10 @@ def _run_once(
         if evaluation_due and not recorder.evaluated(start):
             # It was stopped by a signal before it could, or imported.
             recorder.evaluate(start, state, experiment.evaluate)
+        # Closed: its worker processes end.
+        host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
         stop = stack.enter_context(stop_on_signals())
-        stopped_at = _loop(config, experiment, mesh, state, recorder, stop)
+        stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop)
     if stopped_at < config.total_steps:
         print(
             f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
@@ -143,6 +146,7 @@ def _loop(
     config: Any,
     experiment: Experiment,
     mesh: Mesh,
+    host_batches: Iterator[Any],
     state: TrainState,
     recorder: Recorder,
     stop: StopRequest,
@@ -150,11 +154,11 @@ def _loop(
     """Train to the end, or until `stop`; returns the last step done, which is saved."""
     pipeline = experiment.pipeline
     start = step = int(state.step)
-    max_steps = min(config.steps_per_call or default_steps_per_call(), config.total_steps)
+    streaming = not jax.tree.leaves(pipeline.device_data)
+    max_steps = min(config.steps_per_call or default_steps_per_call(streaming=streaming), config.total_steps)
     train_step = experiment.make_train_step(0.5**recorder.rollbacks)
     run_steps = make_run_steps(train_step, pipeline.to_batch, max_steps=max_steps, mesh=mesh)
     device_data = place(pipeline.device_data, replicated(mesh))
-    host_batches = pipeline.host_batches(start)
     # Folded with the step inside the step, never changed: resuming needs no key in flight.
     key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(config.seed)
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 CIFAR10_CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
@@ -116,7 +117,8 @@ def url_infos_of(name, folder, *, base_url=None):
 
     changes = {}
     for url, info in tfds.builder_cls(name).url_infos.items():
-        path = Path(folder) / info.filename
+        # ImageNet's checksums come without file names.
+        path = Path(folder) / (info.filename or url.rpartition('/')[2])
         if path.exists():
             content = path.read_bytes()
             size, checksum = tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest()
@@ -146,7 +148,8 @@ sys.path[:0] = [tests, tests.rpartition('/')[0]]
 from pytest import MonkeyPatch
 from archives import expect_archives, hide_tensorflow
 hide_tensorflow(MonkeyPatch())
-expect_archives(MonkeyPatch(), name, folder)
+for builder in name.split(','):
+    expect_archives(MonkeyPatch(), builder, folder)
 if int(max_file_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(max_file_bytes),) * 2)
 runpy.run_path(sys.argv[0], run_name='__main__')
@@ -157,3 +160,53 @@ def command(name, folder, script, *flags, max_file_bytes=0):
     """`python SCRIPT FLAGS` where TFDS expects the archives in `folder`, and longer files fail."""
     prelude = [sys.executable, '-c', PRELUDE, str(Path(__file__).parent), name, str(folder)]
     return [*prelude, str(max_file_bytes), str(script), *map(str, flags)]
+
+
+IMAGENET_CLASSES = ('n01440764', 'n01739381', 'n02105855')
+CMYK_NAME, PNG_NAME = 'n01739381_1309.JPEG', 'n02105855_2933.JPEG'  # as in the real archive
+
+
+def imagenet_image(seed, size, mode='RGB', file_format='JPEG'):
+    """A smooth picture of its own colours, encoded."""
+    corners = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(corners).resize(size, Image.Resampling.BICUBIC).convert(mode).save(file, file_format)
+    return file.getvalue()
+
+
+def tar_bytes(files):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode='w') as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def write_imagenet(folder, *, per_class=6, val=7, labeled=2):
+    """The two tar files and 10percent.txt; returns {split: {file name: bytes}}."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    synsets = {}
+    for k, synset in enumerate(IMAGENET_CLASSES):
+        sizes = [(40 + 9 * i, 60 - 4 * i) for i in range(per_class)]
+        synsets[synset] = {
+            f'{synset}_{i}.JPEG': imagenet_image(100 * k + i, size) for i, size in enumerate(sizes)
+        }
+    synsets[IMAGENET_CLASSES[1]][CMYK_NAME] = imagenet_image(7, (50, 40), 'CMYK')
+    synsets[IMAGENET_CLASSES[2]][PNG_NAME] = imagenet_image(8, (50, 40), file_format='PNG')
+    # Not in the order of their names, as in the real file.
+    val_files = {
+        f'ILSVRC2012_val_{i:08d}.JPEG': imagenet_image(1000 + i, (44, 52))
+        for i in (3, 1, 2, *range(4, val + 1))
+    }
+    train = {f'{synset}.tar': tar_bytes(files) for synset, files in synsets.items()}
+    (folder / 'ILSVRC2012_img_train.tar').write_bytes(tar_bytes(train))
+    (folder / 'ILSVRC2012_img_val.tar').write_bytes(tar_bytes(val_files))
+    names = [name for files in synsets.values() for name in list(files)[:labeled]]
+    (folder / '10percent.txt').write_text('\n'.join(names) + '\n')
+    return {
+        'train': {name: content for files in synsets.values() for name, content in files.items()},
+        'validation': val_files,
+    }

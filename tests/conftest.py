@@ -29,3 +29,9 @@ def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', True)
     yield
     jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _own_user_cache(tmp_path_factory):
+    """What programs remember in the user's cache: not the developer's, and not from one run to the next."""
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))

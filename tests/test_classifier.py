@@ -12,7 +12,8 @@ from metasemi_jax.config import flatten
 from metasemi_jax.data.augment import normalize
 from metasemi_jax.errors import UserError
 from metasemi_jax.evaluate import make_evaluate, place_eval_data
-from metasemi_jax.experiment import build_model, load_data
+from metasemi_jax.experiment import build_model
+from metasemi_jax.experiment_data import load_data
 from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.sharding import make_mesh
 from small_runs import contents, make_run, read_state, tiny_config
@@ -140,7 +141,7 @@ def test_missing_things_are_named(tmp_path):
         refused(run, f'{name} is damaged')
         (run / name).write_text(text)
     (run / 'config.json').write_text(json.dumps({'seed': 1}))
-    refused(run, "config.json lacks 'data.name'")
+    refused(run, "config.json lacks 'data.crop'")
     (run / 'config.json').write_text('{')
     refused(run, 'config.json is damaged')
 

@@ -43,9 +43,9 @@ def test_differing_fields_are_named_with_both_values():
 
 
 def test_every_experiment_passes():
-    from configs import cifar10, cifar100, folder, svhn
+    from configs import cifar10, cifar100, folder, imagenet, svhn
 
-    for experiment in (digits, svhn, cifar10, cifar100, folder):
+    for experiment in (digits, svhn, cifar10, cifar100, folder, imagenet):
         check_config(experiment.get_config())
 
 
@@ -122,6 +122,18 @@ def test_choices():
         changed(method__estimator='jpv'),
         r'^method.estimator=jpv must be one of exact, finite_difference, jvp$',
     )
+
+
+def test_crops_and_schedules():
+    refused(changed(data__crop='centre'), r'^data.crop=centre must be one of pad, resized$')
+    refused(changed(data__crop_area=(0.5,)), r'^data.crop_area=\[0.5\] must be two numbers')
+    refused(changed(data__crop_aspect=(1.2, 0.8)), r'the smaller one first$')
+    refused(changed(data__crop_area=(0.1, 1.5)), r'^data.crop_area=.* must be more than 0 and at most 1$')
+    refused(changed(data__num_workers=-1), r'^data.num_workers=-1 must not be negative$')
+    check_config(changed(data__num_workers=0))
+    refused(changed(optimizer__schedule='step'), r'must be one of cosine, milestones$')
+    config = changed(optimizer__schedule='cosine', optimizer__warmup_steps=2000)
+    refused(config, r'^optimizer.warmup_steps=2000 must be less than total_steps=2000')
 
 
 def test_channels():

@@ -6,7 +6,7 @@ import pytest
 
 from metasemi_jax.data.image_arrays import load_npz
 from metasemi_jax.data.image_chunks import array_source, open_images
-from metasemi_jax.data.image_files import read_images
+from metasemi_jax.data.image_files import ImageFiles, read_images
 from metasemi_jax.errors import UserError
 from own_images import random_pixels, write_image
 
@@ -36,7 +36,8 @@ def test_files_as_in_training_whatever_the_chunks(tmp_path, channels):
     write_image(tmp_path / '.hidden.png')
     (tmp_path / 'notes.txt').write_text('left out')
     paths = sorted(tmp_path.glob('sub*/*.png'))
-    expected = read_images(paths, [str(p) for p in paths], 8, memory_budget=10**9, source='')
+    files = ImageFiles(tmp_path, [path.relative_to(tmp_path).as_posix() for path in paths])
+    expected = read_images(files, 8, source='')
     for size in (1000, 64, 7):
         names, images, errors = read(open_images([str(tmp_path)], (8, 8, channels)), size)
         assert sorted(names) == [str(path) for path in paths]

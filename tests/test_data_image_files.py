@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.data.image_files import read_images
+from metasemi_jax.data.image_files import ImageFiles, read_images
 from metasemi_jax.errors import UserError
 from own_images import random_pixels, write_image
 
 
-def read(*paths, size=8, budget=10**9):
-    return read_images(
-        paths, [path.name for path in paths], size, memory_budget=budget, source=str(paths[0].parent)
-    )
+def files_of(*paths):
+    return ImageFiles(paths[0].parent, [path.name for path in paths])
+
+
+def read(*paths, size=8):
+    return read_images(files_of(*paths), size, source=str(paths[0].parent))
 
 
 def test_pixels_come_back_unchanged_in_order(tmp_path):
@@ -150,13 +152,3 @@ def test_every_bad_file_is_counted_and_ten_are_named(tmp_path):
     assert 'noise.png (' in message
     assert 'good' not in message.split('read: ')[1]
     assert '\n' not in message
-
-
-def test_the_budget_is_exact(tmp_path):
-    write_image(tmp_path / 'a.png')
-    write_image(tmp_path / 'b.png')
-    assert read(tmp_path / 'a.png', tmp_path / 'b.png', budget=2 * 8 * 8 * 3).nbytes == 384
-    with pytest.raises(
-        UserError, match=r'2 images of 8×8×3 take 384 bytes, more than data.memory_budget=383'
-    ):
-        read(tmp_path / 'a.png', tmp_path / 'b.png', budget=383)

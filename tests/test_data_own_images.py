@@ -124,7 +124,6 @@ def test_a_bad_folder(tmp_path):
     write_image(tmp_path / 'labeled' / 'cow' / '1.png')
     load(tmp_path)
     refused(tmp_path, 'image files need a size', size=0)
-    refused(tmp_path, 'more than data.memory_budget=100', budget=100)
     (tmp_path / 'labeled' / 'cow' / '2\n3.png').write_bytes(b'')
     refused(tmp_path, r"the file name 'labeled/cow/2\\n3.png' has a line break")
     (tmp_path / 'notes.txt').write_text('mine')

@@ -18,6 +18,7 @@ from metasemi_jax.data import tfds_sources
 from metasemi_jax.data.sources import load_dataset
 from metasemi_jax.data.splits import class_balanced_split, split_positions
 from metasemi_jax.data.tfds_prepare import RECIPES
+from metasemi_jax.data.tfds_store import data_root
 from metasemi_jax.errors import UserError
 from metasemi_jax.train import train_and_evaluate
 from small_runs import ROOT, contents
@@ -178,9 +179,9 @@ def test_recipes_are_of_the_stock_builders():
 
 def test_the_default_folder_is_tfds_own(monkeypatch, tmp_path):
     monkeypatch.delenv('TFDS_DATA_DIR', raising=False)
-    assert str(tfds_sources.default_data_dir()) == tfds.core.constants.DATA_DIR
+    assert str(data_root('')) == tfds.core.constants.DATA_DIR
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
-    assert tfds_sources.default_data_dir() == tmp_path
+    assert data_root('') == tmp_path
 
 
 def test_the_default_manual_dir_is_tfds_own(originals, expect, tmp_path):

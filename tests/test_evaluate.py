@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.data.augment import normalize
-from metasemi_jax.evaluate import make_evaluate, place_eval_data
+from metasemi_jax.evaluate import make_evaluate, place_eval_data, stream_eval_data
 from metasemi_jax.sharding import make_mesh
 
 MEAN, STD = 0.3, 0.2
@@ -89,3 +89,30 @@ def test_one_compilation_serves_every_batch_and_evaluation():
     for seed in range(2):
         evaluate({'params': jax.random.normal(jax.random.key(seed), (4, 3))}, data)
     assert traces == [(10, 2, 2, 1)]
+
+
+@pytest.mark.parametrize('batch_size', [5, 10, 100])
+@pytest.mark.parametrize('count', [1, 7, 10])
+def test_streamed_batches_give_the_same_figures(evaluate, count, batch_size):
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 4, 4, 1)).astype(np.uint8)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    variables = {'params': rng.normal(0, 0.1, (16, 3)).astype(np.float32)}
+    streamed = stream_eval_data(images, labels, batch_size=batch_size, mesh=MESH)
+    size = min(batch_size, count)
+    shapes = {(batch.images.shape, batch.labels.shape, batch.labels.dtype) for batch in streamed.batches()}
+    assert shapes == {((1, size, 4, 4, 1), (1, size), np.dtype(np.int32))}
+    resident = place_eval_data(images, labels, batch_size=batch_size, mesh=MESH)
+    for _ in range(2):  # it can be read again
+        assert evaluate(variables, streamed) == evaluate(variables, resident)
+
+
+def test_top5_error_of_many_classes(evaluate):
+    """One pixel whose weights rank the classes 99, 98, ...: the labels 95 to 99 are among the first five."""
+    images = np.full((10, 1, 1, 1), 255, np.uint8)
+    labels = np.array([99, 98, 97, 96, 95, 94, 93, 0, 1, 2], np.int32)
+    weights = np.arange(100, dtype=np.float32)[None] / 10
+    found = evaluate({'params': weights}, place_eval_data(images, labels, batch_size=4, mesh=MESH))
+    assert (found['error'], found['error_top5']) == (90, 50)
+    few = evaluate({'params': weights[:, :99]}, place_eval_data(images, labels % 99, batch_size=4, mesh=MESH))
+    assert 'error_top5' not in few

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_piecewise_schedule
+from metasemi_jax.optimizer import ramp_up, sgd_momentum, warmup_cosine_schedule, warmup_piecewise_schedule
 
 OFFICIAL = {
     0: 0.0,
@@ -44,6 +44,21 @@ def test_milestones_may_fall_by_another_factor():
     schedule = warmup_piecewise_schedule(8.0, warmup_steps=2, milestones=(3, 5), decay=0.5)
     rates = [float(schedule(jnp.int32(step))) for step in range(8)]
     assert rates == [0, 4, 8, 8, 4, 4, 2, 2]
+
+
+def test_cosine_by_hand(x64):
+    """Half a cosine between step 4 and step 16: a quarter, a half and three quarters on the way."""
+    schedule = warmup_cosine_schedule(0.2, warmup_steps=4, total_steps=16)
+    root = 0.5**0.5
+    expected = {0: 0, 1: 0.05, 4: 0.2, 7: 0.1 + 0.1 * root, 10: 0.1, 13: 0.1 - 0.1 * root, 16: 0, 20: 0}
+    for step, lr in expected.items():
+        np.testing.assert_allclose(schedule(jnp.int32(step)), lr, atol=1e-15)
+
+
+def test_cosine_without_warmup():
+    schedule = warmup_cosine_schedule(0.2, warmup_steps=0, total_steps=2)
+    lrs = [float(schedule(jnp.int32(step))) for step in range(3)]
+    np.testing.assert_allclose(lrs, [0.2, 0.1, 0.0], atol=1e-7)
 
 
 def test_ramp_up():

@@ -210,7 +210,6 @@ def test_bad_images_end_in_one_line_and_nothing_is_written(tmp_path):
         (own_config(tmp_path / 'nowhere'), r'there is no such folder or file'),
         (own_config(good, data__num_validation=6), r'use at most data.num_validation=5'),
         (own_config(good, data__split_file=f'{tmp_path}/ids.txt'), r'does not hold: labeled/cat/77.png'),
-        (own_config(good, data__memory_budget=100), r'streaming from disk is not in yet'),
     ):
         with pytest.raises(UserError, match=message):
             train_and_evaluate(config, tmp_path / 'run')

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from metasemi_jax import predict
-from metasemi_jax.experiment import load_data
+from metasemi_jax.experiment_data import load_data
 from metasemi_jax.train import train_and_evaluate
 from own_images import own_config, write_folder, write_image
 from small_runs import ROOT, contents, make_run, tiny_config

@@ -47,7 +47,7 @@ def read_svhn(path: Path) -> ArchiveSplit:
     # Imported here: SciPy's reader takes a while to load and serves the first use alone.
     from scipy.io import loadmat
 
-    with _unreadable(path):
+    with unreadable(path):
         content = loadmat(path, variable_names=['X', 'y'])
         # In the file the examples are the last axis, of X [32, 32, 3, N] and of y [N, 1]; 10 stands for 0.
         images, labels = np.moveaxis(content['X'], -1, 0), content['y'].reshape(-1)
@@ -67,7 +67,7 @@ def read_cifar(path: Path, layout: Cifar) -> tuple[dict[str, ArchiveSplit], dict
     Raises:
       UserError: it is not such a file.
     """
-    with _unreadable(path), tarfile.open(path, 'r:gz') as archive:
+    with unreadable(path), tarfile.open(path, 'r:gz') as archive:
         # In one pass: to go back in a gzip stream is to unpack it again from the start.
         wanted = {name for files in layout.files.values() for name in files} | {*layout.label_names.values()}
         members = {
@@ -96,9 +96,12 @@ def _cifar_split(content: bytes, features: tuple[str, ...]) -> ArchiveSplit:
 
 
 @contextmanager
-def _unreadable(path: Path) -> Iterator[None]:
+def unreadable(path: Path) -> Iterator[None]:
+    """Turn whatever fails in the block into a UserError that names the archive."""
     try:
         yield
+    except UserError:
+        raise
     # SciPy, tarfile and zlib fail on damaged bytes in a dozen ways.
     except Exception as error:
         raise UserError(

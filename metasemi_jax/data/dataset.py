@@ -4,17 +4,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metasemi_jax.data.stored_images import StoredImages
+
+Images = np.ndarray | StoredImages
+
 
 class Dataset(NamedTuple):
-    """A training split and what it is judged by, in memory or mapped into it."""
+    """A training split and what it is judged by: in memory, mapped into it, or on disk."""
 
-    train_images: np.ndarray  # uint8 [N, H, W, C]
+    train_images: Images  # uint8 [N, H, W, C]
     train_labels: np.ndarray  # int32 [N]; -1 where the label is not known
     train_ids: np.ndarray  # str [N], unique, stable between versions and orders of the data
-    test_images: np.ndarray | None  # uint8 [M, H, W, C]; None where there is no test set
+    test_images: Images | None  # uint8 [M, H, W, C]; None where there is no test set
     test_labels: np.ndarray | None  # int32 [M]
     class_names: tuple[str, ...]
-    val_images: np.ndarray | None = None  # uint8 [V, H, W, C], where the source has a validation set
+    val_images: Images | None = None  # uint8 [V, H, W, C], where the source has a validation set
     val_labels: np.ndarray | None = None  # int32 [V]
 
     # str [M] and [V], unique names for people where the source has any

@@ -1,5 +1,6 @@
 """Images in an .npz file, labels with scikit-learn's convention for semi-supervised learning."""
 
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.image_files import check_memory, first_ten, resize_image
-from metasemi_jax.errors import UserError
+from metasemi_jax.data.image_decode import resize_image
+from metasemi_jax.errors import UserError, first_ten
 
 ARRAYS = ('x', 'y', 'x_val', 'y_val', 'x_test', 'y_test', 'class_names')
 SUFFIXES = ('', '_val', '_test')
@@ -142,7 +143,14 @@ def _check_memory(
 ) -> None:
     count = sum(shapes[f'x{suffix}'][0] for suffix in SUFFIXES if f'x{suffix}' in shapes)
     side = (image_size, image_size) if image_size else shapes['x'][1:3]
-    check_memory((count, *side, *(shapes['x'][3:] or (1,))), memory_budget, str(path))
+    shape = (count, *side, *(shapes['x'][3:] or (1,)))
+    needed = math.prod(shape)
+    if needed > memory_budget:
+        raise UserError(
+            f'{path}: {count:,} images of {"×".join(map(str, shape[1:]))} take {needed:,} bytes, more than '
+            f'data.memory_budget={memory_budget:,}, and an .npz file is read into memory whole; save them as '
+            'image files, which are streamed from disk, or use a larger --config.data.memory_budget='
+        )
 
 
 def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from metasemi_jax.data.image_arrays import open_npy, pixels_to_uint8, resize_images
-from metasemi_jax.data.image_files import SUFFIXES, failure_reason, read_image
+from metasemi_jax.data.image_decode import decode_square, reason
+from metasemi_jax.data.image_files import SUFFIXES
 from metasemi_jax.data.image_lists import list_below
 from metasemi_jax.data.parallel import in_threads
 from metasemi_jax.errors import UserError
@@ -35,14 +36,16 @@ class ImageSource(NamedTuple):
     chunks: Callable[[int], Iterator[Chunk]]
 
 
-def open_images(arguments: Sequence[str], image_shape: ImageShape) -> list[ImageSource]:
+def open_images(arguments: Sequence[str], image_shape: ImageShape, *, resize: int = 0) -> list[ImageSource]:
     """Image files, folders of them (and the folders below), and .npz files with `x`.
 
-    Files are read as training reads them, see `read_images`; grey or in colour as `image_shape` says.
+    Files are read as the evaluation of training reads them, see `decode_square`; grey or in colour as
+    `image_shape` says.
 
     Args:
       arguments: paths.
       image_shape: [H, W, C] of what the network takes.
+      resize: of image files, as for `decode_square`.
 
     Raises:
       UserError: a path that does not exist, a folder without images, images that cannot be given this shape.
@@ -61,7 +64,7 @@ def open_images(arguments: Sequence[str], image_shape: ImageShape) -> list[Image
             paths.extend(found)
         else:
             paths.append(path)
-    return [*([_file_source(paths, image_shape)] if paths else []), *sources]
+    return [*([_file_source(paths, image_shape, resize)] if paths else []), *sources]
 
 
 def array_source(names: Sequence[str], images: Any, positions: np.ndarray, labels: np.ndarray) -> ImageSource:
@@ -82,7 +85,7 @@ def array_source(names: Sequence[str], images: Any, positions: np.ndarray, label
     return ImageSource(len(positions), chunks)
 
 
-def _file_source(paths: list[Path], image_shape: ImageShape) -> ImageSource:
+def _file_source(paths: list[Path], image_shape: ImageShape, resize: int) -> ImageSource:
     height, width, channels = image_shape
     if height != width or channels not in (1, 3):
         raise UserError(
@@ -92,10 +95,10 @@ def _file_source(paths: list[Path], image_shape: ImageShape) -> ImageSource:
 
     def decode(i: int) -> np.ndarray | str:
         try:
-            return read_image(paths[i], height, colour=channels == 3).reshape(image_shape)
+            return decode_square(paths[i], height, resize=resize, colour=channels == 3)
         # Pillow fails on damaged files with SyntaxError, struct.error and others.
         except Exception as error:
-            return failure_reason(error)
+            return reason(error)
 
     def chunks(size: int) -> Iterator[Chunk]:
         # One sequence through all chunks: while the device works on one, its successor is decoded.

@@ -1,4 +1,4 @@
-"""Progress of the long first use of a dataset."""
+"""Progress of what is done to every image of a dataset."""
 
 import sys
 import time
@@ -9,9 +9,9 @@ from metasemi_jax.progress import ProgressLine
 class ImageCounter:
     """Counts images, and now and then shows how many there are."""
 
-    def __init__(self, line: ProgressLine, doing: str):
-        """`doing`: 'cifar10: prepared'."""
-        self._line, self._doing = line, doing
+    def __init__(self, line: ProgressLine, doing: str, *, always: bool = True):
+        """`doing`: 'cifar10: prepared'; `always`: show the last one even where nothing was shown before."""
+        self._line, self._doing, self._always = line, doing, always
         self._done = 0
         self._start = self._shown = time.perf_counter()
         # A line in a log stays there.
@@ -23,7 +23,9 @@ class ImageCounter:
         if self._done % 100 and self._done < total:
             return
         now = time.perf_counter()
-        if now - self._shown >= self._seconds or self._done == total:
+        long_enough = now - self._shown >= self._seconds
+        shown = self._always or self._shown > self._start
+        if long_enough or (self._done == total and shown):
             speed = self._done / max(now - self._start, 1e-9)
             self._line.show(f'{self._doing} {self._done:,}/{total:,} images, {speed:,.0f} images/s')
             self._shown = now

@@ -1,173 +1,128 @@
-"""Image files of any size, made into one uint8 array by Pillow."""
+"""Image files of any size on disk: decoded into memory, or checked to be decoded later."""
 
+import contextlib
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.data.checked_files import file_key, recall, remember
+from metasemi_jax.data.image_counter import ImageCounter
+from metasemi_jax.data.image_decode import check_image, decode_square, is_colour, reason
+from metasemi_jax.data.parallel import in_threads
+from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.progress import ProgressLine
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-GREY_MODES = ('1', 'L', 'LA', 'La', 'F')  # and 'I', 'I;16', ...
-SHOWN = 10
-FILES_PER_TASK = 32
-BAD, COLOUR, GREY = -1, 1, 0
 
 
-def read_images(
-    paths: Sequence[Path], names: Sequence[str], size: int, *, memory_budget: int, source: str
-) -> np.ndarray:
+class ImageFiles:
+    """Files below a folder, by number: a million names take about 50 MB, much less than as Python strings."""
+
+    def __init__(self, root: str | os.PathLike, names: Sequence[str]):
+        """`names` are relative to `root`, with '/'."""
+        encoded = [os.fsencode(name) for name in names]
+        self._root = os.fspath(root)
+        self._text = b''.join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def name(self, i: int) -> str:
+        """What messages call file `i`."""
+        return os.fsdecode(self._text[self._ends[i] : self._ends[i + 1]])
+
+    def path(self, i: int) -> str:
+        """Where file `i` is."""
+        return os.path.join(self._root, self.name(i))
+
+    def open(self, i: int) -> BinaryIO:
+        """File `i`, for its bytes."""
+        return open(self.path(i), 'rb')
+
+
+def read_images(files: ImageFiles, size: int, *, source: str) -> np.ndarray:
     """Decode image files, in parallel, into memory.
 
-    Each image is turned as its EXIF orientation says, laid on black where it is transparent, scaled so that
-    its shorter side has `size` pixels (bilinear, antialiased) and cut to its middle square. An image that is
-    `size` × `size` keeps its pixels. 16-bit grey becomes 8-bit.
-
     Args:
-      paths: N files.
-      names: what messages call them.
-      size: side of the square, in pixels.
-      memory_budget: bytes that the result may take.
+      files: N of them.
+      size: side of the square, in pixels; how an image becomes one, `decode_square` says.
       source: what messages call the whole.
 
     Returns:
       uint8 [N, size, size, C]: C is 3 if any file is in colour, by its header, and 1 otherwise.
 
     Raises:
-      UserError: files that cannot be read (all of them are counted, the first ten named), or more than
-        `memory_budget`.
+      UserError: files that cannot be read; all of them are counted, the first ten named.
     """
-    # Now, and not by several threads at once.
-    Image.init()
     reasons: dict[int, str] = {}
-
-    def attempt(function: Callable[[int], Any], i: int, failed: Any) -> Any:
-        try:
-            return function(i)
-        # Pillow fails on damaged files with SyntaxError, struct.error and others.
-        except Exception as error:
-            reasons[i] = failure_reason(error)
-            return failed
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        kinds = list(_map(pool, lambda i: attempt(lambda i: _kind(paths[i]), i, BAD), len(paths)))
-        colour = COLOUR in kinds
-        shape = (len(paths), size, size, 3 if colour else 1)
-        check_memory(shape, memory_budget, source)
-        images = np.empty(shape, np.uint8)
-
-        def decode(i: int) -> None:
-            images[i] = read_image(paths[i], size, colour=colour).reshape(shape[1:])
-
-        todo = [i for i, kind in enumerate(kinds) if kind != BAD]
-        done = _map(pool, lambda k: attempt(decode, todo[k], None), len(todo))
-        _show_progress(done, len(todo), source)
-    if reasons:
-        listed = [f'{names[i]} ({reasons[i]})' for i in sorted(reasons)]
-        raise UserError(
-            f'{source}: {len(reasons):,} of {len(paths):,} images cannot be read: {first_ten(listed)}; '
-            'repair them or take them out'
-        )
+    colour = any(list(_attempts(is_colour, files, range(len(files)), reasons)))
+    images = np.empty((len(files), size, size, 3 if colour else 1), np.uint8)
+    todo = [i for i in range(len(files)) if i not in reasons]
+    decoded = _attempts(lambda path: decode_square(path, size, colour=colour), files, todo, reasons)
+    for i, pixels in zip(todo, counted(decoded, len(todo), f'{source}: read'), strict=True):
+        if pixels is not None:
+            images[i] = pixels
+    _refuse_bad(files, reasons, source)
     return images
 
 
-def resize_image(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size` pixels (bilinear, antialiased), then the middle square."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+def check_images(files: ImageFiles, *, source: str) -> bool:
+    """Find every file that cannot be decoded, before training; returns whether any is in colour.
 
-
-def check_memory(shape: tuple[int, ...], memory_budget: int, source: str) -> None:
-    """Refuse uint8 images of `shape` [N, H, W, C] that would take more bytes than `memory_budget`."""
-    needed = int(np.prod(shape, dtype=np.int64))
-    if needed > memory_budget:
-        raise UserError(
-            f'{source}: {shape[0]:,} images of {shape[1]}×{shape[2]}×{shape[3]} take {needed:,} bytes, '
-            f'more than data.memory_budget={memory_budget:,}, and streaming from disk is not in yet; use a '
-            'smaller --config.data.image_size= or a larger --config.data.memory_budget='
-        )
-
-
-def first_ten(names: Sequence[str]) -> str:
-    """'a, b, ... and 3 more'."""
-    more = f' and {len(names) - SHOWN:,} more' if len(names) > SHOWN else ''
-    return ', '.join(names[:SHOWN]) + more
-
-
-def _map(pool: ThreadPoolExecutor, function: Callable[[int], Any], count: int) -> Iterator[Any]:
-    """`function` of 0 to `count`, in order; many in a task, for a task costs more than a small image."""
-    starts = range(0, count, FILES_PER_TASK)
-
-    def task(start: int) -> list[Any]:
-        return [function(i) for i in range(start, min(start + FILES_PER_TASK, count))]
-
-    for results in pool.map(task, starts):
-        yield from results
-
-
-def _kind(path: Path) -> int:
-    with Image.open(path) as image:
-        if image.mode == 'P':
-            mode, palette = image.palette.getdata()
-            levels = np.frombuffer(palette, np.uint8)
-            if mode == 'RGB' and len(levels) % 3 == 0:
-                rows = levels.reshape(-1, 3)
-                return GREY if (rows == rows[:, :1]).all() else COLOUR
-        return GREY if image.mode in GREY_MODES or image.mode.startswith('I') else COLOUR
-
-
-def read_image(path: Path, size: int, *, colour: bool) -> np.ndarray:
-    """One image as `read_images` makes it: uint8 [size, size, 3], or [size, size] unless `colour`.
+    A file that was found good is not looked into again, by its name, size and time of change: these are
+    remembered, see `checked_files`.
 
     Raises:
-      Exception: of whatever kind Pillow chose; `failure_reason` puts it into words.
+      UserError: files that cannot be read; all of them are counted, the first ten named.
     """
-    with Image.open(path) as image:
-        # A large JPEG is decoded at a half, a quarter or an eighth, no smaller than twice the size.
-        image.draft(None, (2 * size, 2 * size))
-        upright = _eight_bits(ImageOps.exif_transpose(image))
-        if upright.has_transparency_data:
-            layer = upright.convert('RGBA')
-            upright = Image.alpha_composite(Image.new('RGBA', layer.size, (0, 0, 0, 255)), layer)
-        return np.asarray(resize_image(upright.convert('RGB' if colour else 'L'), size))
+    reasons: dict[int, str] = {}
+    keys = np.array([file_key(files.name(i), files.path(i)) for i in range(len(files))], np.uint64)
+    good, colour = recall(source, keys)
+    todo = np.flatnonzero(~good).tolist()
+    kinds = counted(_attempts(check_image, files, todo, reasons), len(todo), f'{source}: checked')
+    try:
+        for i, kind in zip(todo, kinds, strict=True):
+            good[i], colour[i] = kind is not None, bool(kind)
+    finally:
+        # After Ctrl-C too: it may have taken minutes.
+        if todo:
+            remember(source, keys[good], colour[good])
+    _refuse_bad(files, reasons, source)
+    return bool(colour.any())
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode == 'F':
-        raise ValueError('float pixels have no known range')
-    if not image.mode.startswith('I'):
-        return image
-    # Pillow's own conversion would clip 16-bit pixels to 255.
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError('its pixels have more than 16 bits')
-    return Image.fromarray(np.round(values / 257).astype(np.uint8))
+def counted(done: Iterator[Any], total: int, doing: str) -> Iterator[Any]:
+    """`done`, its progress shown if it takes long."""
+    with contextlib.closing(ProgressLine()) as line:
+        count = ImageCounter(line, doing, always=False)
+        for result in done:
+            count(total)
+            yield result
 
 
-def failure_reason(error: Exception) -> str:
-    """Why an image could not be read, for people, in one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return 'not an image, or damaged'
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return ' '.join(str(error).split()) or type(error).__name__
+def _attempts(
+    function: Callable[[str], Any], files: ImageFiles, numbers: Sequence[int], reasons: dict[int, str]
+) -> Iterator[Any]:
+    """`function` of each file's path; None, and an entry in `reasons`, where it fails."""
+
+    def attempt(i: int) -> Any:
+        try:
+            return function(files.path(i))
+        # Pillow fails on damaged files with SyntaxError, struct.error and others.
+        except Exception as error:
+            reasons[i] = reason(error)
+            return None
+
+    return in_threads(attempt, numbers)
 
 
-def _show_progress(done: Iterator[Any], total: int, source: str) -> None:
-    # A line in a log stays there.
-    seconds = 0.5 if sys.stdout.isatty() else 10
-    line = ProgressLine()
-    start = shown = time.perf_counter()
-    for count, _ in enumerate(done, start=1):
-        now = time.perf_counter()
-        if now - shown >= seconds:
-            speed = count / (now - start)
-            line.show(f'{source}: read {count:,}/{total:,} images, {speed:,.0f} images/s')
-            shown = now
-    line.close()
+def _refuse_bad(files: ImageFiles, reasons: dict[int, str], source: str) -> None:
+    if reasons:
+        listed = [f'{files.name(i)} ({reasons[i]})' for i in sorted(reasons)]
+        raise UserError(
+            f'{source}: {len(reasons):,} of {len(files):,} images cannot be read: {first_ten(listed)}; '
+            'repair them or take them out'
+        )

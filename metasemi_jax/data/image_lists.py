@@ -5,8 +5,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from metasemi_jax.data.image_files import SUFFIXES, first_ten
-from metasemi_jax.errors import UserError
+from metasemi_jax.data.image_files import SUFFIXES
+from metasemi_jax.errors import UserError, first_ten
 
 LAYOUT = 'labeled/<class>/*, unlabeled/** and, if you have one, test/<class>/* and val/<class>/*'
 SPLITS = ('train', 'val', 'test')
@@ -15,8 +15,7 @@ SPLITS = ('train', 'val', 'test')
 class ImageFile(NamedTuple):
     """One row of a list."""
 
-    path: Path
-    id: str  # relative to the folder of the list, with '/'
+    id: str  # where it is: relative to the folder (of the CSV file), with '/'
     label: str  # a class name; '' where it is not known, in `train` alone
     split: str  # of `SPLITS`
 
@@ -45,14 +44,14 @@ def list_folder(root: Path) -> list[ImageFile]:
             empty.append(f'{folder}/')
         for label in classes:
             found = _images_below(root, f'{folder}/{label}')
-            files.extend(ImageFile(root / name, name, label, split) for name in found)
+            files.extend(ImageFile(name, label, split) for name in found)
             if not found:
                 empty.append(f'{folder}/{label}/')
     if not (root / 'labeled').is_dir():
         raise UserError(f'{root} holds no folder labeled/; the layout is {LAYOUT}')
     if (root / 'unlabeled').is_dir():
         found = _images_below(root, 'unlabeled')
-        files.extend(ImageFile(root / name, name, '', 'train') for name in found)
+        files.extend(ImageFile(name, '', 'train') for name in found)
         if not found:
             empty.append('unlabeled/')
     if empty:
@@ -78,7 +77,7 @@ def list_csv(path: Path) -> list[ImageFile]:
         raise UserError(f'{path} is not a CSV file in UTF-8 ({error})') from error
     if not files:
         raise UserError(f'{path} names no image; a row is path,label')
-    missing = [file.id for file in files if not file.path.is_file()]
+    missing = [file.id for file in files if not (path.parent / file.id).is_file()]
     if missing:
         raise UserError(
             f'{path} names {len(missing):,} files that do not exist in {path.parent}: {first_ten(missing)}'
@@ -123,7 +122,8 @@ def _images_below(root: Path, folder: str) -> list[str]:
     # Folders of images are often links to another disk.
     for parent, folders, names in os.walk(root / folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if name[0] != '.']
-        found.extend((Path(parent) / name).relative_to(root).as_posix() for name in names if _is_image(name))
+        below = Path(parent).relative_to(root).as_posix()
+        found.extend(f'{below}/{name}' for name in names if _is_image(name))
     return sorted(found)
 
 
@@ -150,4 +150,4 @@ def _csv_row(path: Path, line: int, row: dict[str, str]) -> ImageFile:
         raise UserError(f'{path}, line {line}: an image of the split {split} needs a label')
     # './a.png' and 'b/../a.png' are the image 'a.png'.
     normal = PurePosixPath(os.path.normpath(name)).as_posix()
-    return ImageFile(path.parent / normal, normal, label, split)
+    return ImageFile(normal, label, split)

@@ -6,13 +6,18 @@ import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.image_arrays import load_npz
-from metasemi_jax.data.image_files import first_ten, read_images
-from metasemi_jax.data.image_lists import ImageFile, check_ids, list_csv, list_folder
-from metasemi_jax.errors import UserError
+from metasemi_jax.data.image_files import ImageFiles, check_images, read_images
+from metasemi_jax.data.image_lists import SPLITS, ImageFile, check_ids, list_csv, list_folder
+from metasemi_jax.data.stored_images import StoredImages
+from metasemi_jax.errors import UserError, first_ten
+
+EVALUATION_SHARE = 32  # of the memory budget
 
 
-def load_own_images(path: str, *, image_size: int, memory_budget: int) -> Dataset:
-    """The images at `path`, in memory.
+def load_own_images(
+    path: str, *, image_size: int, memory_budget: int, resize: int = 0, on_disk: bool = False
+) -> Dataset:
+    """The images at `path`, in memory where they fit, else as `StoredImages`.
 
     A folder is read as `list_folder` says, a file NAME.csv as `list_csv`, NAME.npz as `load_npz`. The ids are
     the files' paths relative to the folder (of the CSV file), or positions in the .npz file. The classes are
@@ -21,7 +26,10 @@ def load_own_images(path: str, *, image_size: int, memory_budget: int) -> Datase
     Args:
       path: of the folder or file.
       image_size: side of the images, in pixels; 0 keeps the size of an .npz file's.
-      memory_budget: bytes that the images may take.
+      memory_budget: bytes that the images may take, counted in colour. Files that take more stay on disk;
+        their test and validation images are in memory even so, where these take at most a 32nd of it.
+      resize: the shorter side of an image before its middle square is cut; 0 for `image_size`.
+      on_disk: leave files on disk even if they would fit.
 
     Raises:
       UserError: naming what is wrong with the images, all of it where many may be.
@@ -31,11 +39,19 @@ def load_own_images(path: str, *, image_size: int, memory_budget: int) -> Datase
     source = Path(path).expanduser()
     if not source.exists():
         raise UserError(f'--config.data.path={path}: there is no such folder or file')
+    is_csv = source.suffix.lower() == '.csv'
     try:
-        if source.is_dir():
-            return _load_files(source, list_folder(source), image_size, memory_budget)
-        if source.suffix.lower() == '.csv':
-            return _load_files(source, list_csv(source), image_size, memory_budget)
+        if source.is_dir() or is_csv:
+            listed = list_folder(source) if source.is_dir() else list_csv(source)
+            _check_files(source, listed, image_size)
+            in_order = sorted(listed, key=lambda file: SPLITS.index(file.split))
+            files = ImageFiles(source.parent if is_csv else source, [file.id for file in in_order])
+            if on_disk or len(files) * image_size**2 * 3 > memory_budget:
+                colour = check_images(files, source=str(source))
+                images = StoredImages(files, len(files), image_size, colour=colour, resize=resize)
+            else:
+                images = read_images(files, image_size, source=str(source))
+            return _dataset(source, in_order, images, memory_budget // EVALUATION_SHARE)
         if source.suffix.lower() == '.npz':
             return load_npz(source, image_size=image_size, memory_budget=memory_budget)
     except OSError as error:
@@ -43,33 +59,42 @@ def load_own_images(path: str, *, image_size: int, memory_budget: int) -> Datase
     raise UserError(f'--config.data.path={path} is neither a folder nor a .csv or .npz file')
 
 
-def _load_files(source: Path, files: list[ImageFile], image_size: int, memory_budget: int) -> Dataset:
+def _check_files(source: Path, files: list[ImageFile], image_size: int) -> None:
     if not image_size:
         raise UserError('data.image_size=0: image files need a size, since theirs may differ')
     check_ids(str(source), [file.id for file in files])
+    _class_names(source, files)
+
+
+def _dataset(
+    source: Path, files: list[ImageFile], images: np.ndarray | StoredImages, evaluation_budget: int
+) -> Dataset:
+    """`files` and their `images` in the order of `SPLITS`."""
     class_names = _class_names(source, files)
-    splits = {name: [file for file in files if file.split == name] for name in ('train', 'val', 'test')}
-    in_order = [file for split in splits.values() for file in split]
-    images = read_images(
-        [file.path for file in in_order],
-        [file.id for file in in_order],
-        image_size,
-        memory_budget=memory_budget,
-        source=str(source),
-    )
     index = {name: i for i, name in enumerate(class_names)} | {'': -1}
-    labels = np.array([index[file.label] for file in in_order], np.int32)
+    labels = np.array([index[file.label] for file in files], np.int32)
+    ids = [file.id for file in files if file.split == 'train']
+    num_val = sum(file.split == 'val' for file in files)
     # Views of one array: a copy could take as much memory again.
-    ends = np.cumsum([len(split) for split in splits.values()])
-    (train, val, test) = zip(np.split(images, ends[:-1]), np.split(labels, ends[:-1]), strict=True)
+    train, val, test = (
+        (images[part], labels[part])
+        for part in (
+            slice(len(ids)),
+            slice(len(ids), len(ids) + num_val),
+            slice(len(ids) + num_val, None),
+        )
+    )
+    if np.prod(images.shape[1:]) * (len(val[0]) + len(test[0])) <= evaluation_budget:
+        # Evaluated again and again.
+        val, test = ((np.asarray(pixels), known) for pixels, known in (val, test))
     return Dataset(
         *train,
-        np.array([file.id for file in splits['train']]),
-        *(test if splits['test'] else (None, None)),
+        np.array(ids),
+        *(test if len(test[0]) else (None, None)),
         class_names,
-        *(val if splits['val'] else (None, None)),
-        test_ids=np.array([file.id for file in splits['test']]),
-        val_ids=np.array([file.id for file in splits['val']]),
+        *(val if len(val[0]) else (None, None)),
+        test_ids=np.array([file.id for file in files if file.split == 'test']),
+        val_ids=np.array([file.id for file in files if file.split == 'val']),
     )
 
 

@@ -8,14 +8,15 @@ import numpy as np
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.augment import normalize, random_crop, random_flip
+from metasemi_jax.data.dataset import Dataset, Images
 from metasemi_jax.data.sampling import sample_stream
-from metasemi_jax.data.sources import Dataset
 from metasemi_jax.sharding import process_rows
 
 Array = jax.Array
 PyTree = Any
 LABELED_STREAM, UNLABELED_STREAM = 0, 1
 COUNTED_BYTES = 1 << 24
+COUNTED_IMAGES = 2048
 
 
 class Pipeline(NamedTuple):
@@ -93,19 +94,23 @@ def augment(images: Array, key: Array, augmentation: Augmentation) -> Array:
 
 
 def channel_statistics(
-    images: np.ndarray, positions: np.ndarray | None = None
+    images: Images, positions: np.ndarray | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 [N, H, W, C], on the scale of 0 to 1.
 
     From each channel's histogram: exact, and without a float copy of the images. A channel that never
-    changes gets a deviation of 1. `positions` names the images that count; None for all.
+    changes gets a deviation of 1. `positions` names the images that count; None for all. Of more than
+    `COUNTED_IMAGES`, as many count as that, the same ones in every run and on every host.
     """
     positions = np.arange(len(images)) if positions is None else positions
+    if len(positions) > COUNTED_IMAGES:
+        chosen = np.random.default_rng(0).choice(len(positions), COUNTED_IMAGES, replace=False)
+        positions = positions[np.sort(chosen)]
     counts = np.zeros((images.shape[-1], 256), np.int64)
     # `bincount` makes integers of 8 bytes of its input, so it is given a little at a time.
-    rows = max(1, COUNTED_BYTES // max(1, images[0].size))
+    rows = max(1, COUNTED_BYTES // max(1, int(np.prod(images.shape[1:]))))
     for start in range(0, len(positions), rows):
-        part = images[positions[start : start + rows]]
+        part = np.asarray(images[positions[start : start + rows]])
         counts += [np.bincount(part[..., c].ravel(), minlength=256) for c in range(part.shape[-1])]
     share = counts / counts.sum(axis=1, keepdims=True)
     levels = np.arange(256) / 255

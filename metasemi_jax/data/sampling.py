@@ -28,9 +28,10 @@ def sample_stream(pool_size: int, seed: tuple[int, ...], *, start: int, count: i
         _permutation(pool_size, seed, int(epoch))[offsets[epochs == epoch]]
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(parts).astype(np.int64)
 
 
-@functools.lru_cache(maxsize=8)
+# Two streams, two epochs of each at a border; as int32, for every worker process holds them.
+@functools.lru_cache(maxsize=4)
 def _permutation(size: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
-    return np.random.default_rng([*seed, epoch]).permutation(size)
+    return np.random.default_rng([*seed, epoch]).permutation(size).astype(np.int32)

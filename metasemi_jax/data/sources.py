@@ -7,6 +7,7 @@ from metasemi_jax.data.tfds_sources import TFDS_DATASETS, load_tfds
 from metasemi_jax.errors import UserError
 
 OWN_IMAGES = 'own_images'
+IMAGENET = 'imagenet2012'
 
 
 def load_dataset(
@@ -17,14 +18,17 @@ def load_dataset(
     path: str = '',
     image_size: int = 0,
     memory_budget: int = 8_000_000_000,
+    resize: int = 0,
+    on_disk: bool = False,
 ) -> Dataset:
     """The dataset called `name`.
 
     Args:
-      name: a key of `SOURCES`, one of the TFDS datasets `svhn_cropped`, `cifar10` and `cifar100`, or
-        'own_images'.
+      name: a key of `SOURCES`, one of the TFDS datasets `svhn_cropped`, `cifar10`, `cifar100` and
+        `imagenet2012`, or 'own_images'.
       data_dir, manual_dir: folders of the TFDS datasets, see `load_tfds`; the others ignore them.
-      path, image_size, memory_budget: of one's own images, see `load_own_images`; the others ignore them.
+      path, image_size, memory_budget, resize, on_disk: of one's own images, see `load_own_images`; of these
+        ImageNet takes `image_size` and `resize`, and the others none.
 
     Raises:
       UserError: an unknown name, or data that cannot be had.
@@ -33,12 +37,19 @@ def load_dataset(
         return SOURCES[name]()
     if name in TFDS_DATASETS:
         return load_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
+    if name == IMAGENET:
+        # Imported here, as TFDS is below.
+        from metasemi_jax.data.imagenet import load_imagenet
+
+        return load_imagenet(data_dir=data_dir, manual_dir=manual_dir, image_size=image_size, resize=resize)
     if name == OWN_IMAGES:
         # Imported here: it loads Pillow, which serves this dataset alone.
         from metasemi_jax.data.own_images import load_own_images
 
-        return load_own_images(path, image_size=image_size, memory_budget=memory_budget)
-    known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS, OWN_IMAGES)))
+        return load_own_images(
+            path, image_size=image_size, memory_budget=memory_budget, resize=resize, on_disk=on_disk
+        )
+    known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS, IMAGENET, OWN_IMAGES)))
     raise UserError(f"data.name '{name}': there is no source for this dataset; choose one of {known}")
 
 

@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from metasemi_jax.data.image_files import first_ten
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, first_ten
 
 
 def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
@@ -14,7 +13,8 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
     It is either one id a line, as in the `labeled_ids.txt` of a run, or the official program's
     `label_indices.txt`: positions in the original training file, integers between any white space. Positions
     are known where the ids hold them, zero-padded: svhn_cropped, cifar10 and cifar100 ('train_000123'),
-    digits ('0123') and .npz files ('000123'). The position is then the number in the id.
+    digits ('0123') and .npz files ('000123'). The position is then the number in the id. Where the ids are
+    file names (imagenet2012), paths that end in them serve too.
 
     Args:
       path: of the file.
@@ -34,9 +34,15 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
     names = [line for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f'{source} is empty; name one labeled image a line')
-    if not {*names} <= {*ids} and all(token.isdecimal() for token in text.split()):
-        names = _by_position(source, [int(token) for token in text.split()], ids)
-    unknown = sorted({*names} - {*ids})
+    known = {*ids}
+    if not {*names} <= known:
+        bare = [name.strip().rpartition('/')[2] for name in names]
+        if all(token.isdecimal() for token in text.split()):
+            names = _by_position(source, [int(token) for token in text.split()], ids)
+        elif {*bare} <= known:
+            # ImageNet's ids are file names; programs that unpacked its archives list paths.
+            names = bare
+    unknown = sorted({*names} - known)
     if unknown:
         raise UserError(
             f'{source} names {len(unknown):,} images that the training set does not hold: '

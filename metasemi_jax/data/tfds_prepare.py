@@ -38,6 +38,7 @@ from metasemi_jax.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Downloader = Callable[[str], Path]  # file name -> local path
+SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
 
 
 class Recipe(NamedTuple):
@@ -101,13 +102,13 @@ def _is_downloaded(downloads: Path, name: str, original: Original) -> bool:
     return any(resource.is_locally_cached(folder / file) for folder in (downloads / name, downloads))
 
 
-def prepare(builder: Any, manual_dir: Path, count: Callable[[int], None]) -> None:
+def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -> None:
     """Write the dataset of `builder` into its folder, as array_record, all or nothing.
 
     Args:
-      builder: of `stock_builder`, whose folder does not exist.
+      builder: of TFDS, whose folder does not exist.
       manual_dir: original files in it are used, the others are downloaded.
-      count: called for each image, with their number.
+      split_generators: stands in for the builder's own `_split_generators`, which needs TensorFlow.
 
     Raises:
       UserError: a download that fails, or an archive that cannot be read.
@@ -120,7 +121,7 @@ def prepare(builder: Any, manual_dir: Path, count: Callable[[int], None]) -> Non
     downloads = Path(builder.data_path).parents[1] / 'downloads'
     with (
         watch_downloads(builder.name, downloads / builder.name),
-        mock.patch.object(type(builder), '_split_generators', _split_generators(count)),
+        mock.patch.object(type(builder), '_split_generators', split_generators),
         network_patience(),
         quiet_tfds(),
     ):
@@ -164,7 +165,9 @@ def _written_error(error: RuntimeError) -> Exception:
     return error
 
 
-def _split_generators(count: Callable[[int], None]) -> Callable[[Any, Any], dict[str, Iterator]]:
+def archive_splits(count: Callable[[int], None]) -> SplitGenerators:
+    """For `prepare`: the splits of a dataset of `RECIPES`; `count` as for `ImageCounter`."""
+
     def split_generators(builder: Any, dl_manager: Any) -> dict[str, Iterator]:
         recipe = RECIPES[builder.name]
         urls = {info.filename: url for url, info in builder.url_infos.items()}

@@ -5,11 +5,8 @@ done once: a later start reads the arrays alone, without importing TFDS.
 """
 
 import contextlib
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,14 @@ from metasemi_jax.data.array_cache import lock, read_cache, write_cache
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.image_counter import ImageCounter
 from metasemi_jax.data.tfds_decode import decode
-from metasemi_jax.data.tfds_prepare import DISK_FULL, RECIPES, check_sources, prepare, stock_builder
+from metasemi_jax.data.tfds_prepare import (
+    RECIPES,
+    archive_splits,
+    check_sources,
+    prepare,
+    stock_builder,
+)
+from metasemi_jax.data.tfds_store import check_writable, data_root, is_prepared, readable_errors
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import ProgressLine, duration
 
@@ -44,10 +48,10 @@ def load_tfds(name: str, *, data_dir: str = '', manual_dir: str = '') -> Dataset
       UserError: an archive missing or damaged, no network, a full disk, a folder that cannot be used. Nothing
         half-written stays.
     """
-    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
-    cache = root.absolute() / 'metasemi_jax' / name / RECIPES[name].version
-    with _readable_errors(name, root):
-        arrays, class_names = read_cache(cache) or _build_cache(name, root.absolute(), cache, manual_dir)
+    root = data_root(data_dir)
+    cache = root / 'metasemi_jax' / name / RECIPES[name].version
+    with readable_errors(name, root, needed='about 1 GB'):
+        arrays, class_names = read_cache(cache) or _build_cache(name, root, cache, manual_dir)
     return Dataset(
         *(arrays[f'train_{kind}'] for kind in ('images', 'labels', 'ids')),
         *(arrays[f'test_{kind}'] for kind in ('images', 'labels')),
@@ -56,16 +60,11 @@ def load_tfds(name: str, *, data_dir: str = '', manual_dir: str = '') -> Dataset
     )
 
 
-def default_data_dir() -> Path:
-    """Where TFDS keeps its data, without importing it."""
-    return Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
-
-
 def _build_cache(name: str, root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
     folder = Path(manual_dir).expanduser().absolute() if manual_dir else root / 'downloads' / 'manual'
     # Before the lock, which is the first thing to be written.
-    _check_writable(name, cache)
-    if not _is_prepared(stock_builder(name, root)):
+    check_writable(name, cache)
+    if not is_prepared(stock_builder(name, root)):
         check_sources(name, root, folder, required=bool(manual_dir))
     with contextlib.closing(ProgressLine()) as line:
 
@@ -83,10 +82,10 @@ def _prepare_and_decode(
     start = time.perf_counter()
     # A builder reads what is prepared when it is made: only now nobody else is writing.
     builder = stock_builder(name, root)
-    made_here = not _is_prepared(builder)
+    made_here = not is_prepared(builder)
     if made_here:
         line.say(f'{name}: preparing it in {root}, once')
-        prepare(builder, manual_dir, ImageCounter(line, f'{name}: prepared'))
+        prepare(builder, manual_dir, archive_splits(ImageCounter(line, f'{name}: prepared')))
     try:
         arrays = decode(builder, ImageCounter(line, f'{name}: decoded'))
     except UserError:
@@ -97,45 +96,3 @@ def _prepare_and_decode(
     write_cache(cache, arrays, builder.info.features['label'].names)
     line.say(f'{name}: ready after {duration(time.perf_counter() - start)}, decoded images in {cache}')
     return read_cache(cache)
-
-
-def _check_writable(name: str, folder: Path) -> None:
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise UserError(
-            f'{name}: {nearest} cannot be written ({error.strerror}); '
-            'use another folder with --config.data.data_dir='
-        ) from error
-
-
-def _is_prepared(builder: Any) -> bool:
-    """Whether its folder holds array_record files; refuses what it holds otherwise."""
-    if not builder.data_path.exists():
-        return False
-    formats = [file_format.value for file_format in builder.info.available_file_formats()]
-    if not builder.is_prepared() or 'array_record' not in formats:
-        raise UserError(
-            f'{builder.name}: {builder.data_dir} holds no array_record files '
-            f'({", ".join(formats) or "no dataset_info.json"}), and reading others needs TensorFlow; '
-            'delete that folder, or use another one with --config.data.data_dir='
-        )
-    return True
-
-
-@contextlib.contextmanager
-def _readable_errors(name: str, root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or ' '.join(str(error).split())
-        if error.errno in DISK_FULL:
-            raise UserError(
-                f'{name}: {root} has no room ({reason}); it needs about 1 GB while it is prepared: '
-                'make room, or use another folder with --config.data.data_dir='
-            ) from error
-        raise UserError(
-            f'{name}: {error.filename or root} cannot be used ({reason}); check its permissions, '
-            'or name other folders with --config.data.data_dir= and --config.data.manual_dir='
-        ) from error

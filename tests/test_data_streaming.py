@@ -1,0 +1,151 @@
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from metasemi_jax.data import streamed_rows
+from metasemi_jax.data.image_files import ImageFiles
+from metasemi_jax.data.pipeline import Augmentation, resident_pipeline
+from metasemi_jax.data.random_resized_crop import CropRange
+from metasemi_jax.data.sources import Dataset
+from metasemi_jax.data.stored_images import StoredImages
+from metasemi_jax.data.streamed_rows import HostCrop
+from metasemi_jax.data.streaming import streaming_pipeline
+from metasemi_jax.errors import UserError
+
+SIZE, COUNT = 8, 40
+AUGMENTATION = Augmentation(pad=1, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+CROP = HostCrop(CropRange((0.1, 1.0), (0.8, 1.25)), flip=True)
+LABELED, UNLABELED = np.arange(10), np.arange(10, COUNT)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Image i is i in every pixel, but where a corner says which way round it is."""
+    root = tmp_path_factory.mktemp('images')
+    for i in range(COUNT):
+        pixels = np.full((12, 16, 3), i, np.uint8)
+        pixels[:2, :2] = 255
+        Image.fromarray(pixels).save(root / f'{i}.png')
+    return root
+
+
+@pytest.fixture(scope='module')
+def dataset(folder):
+    files = ImageFiles(folder, [f'{i}.png' for i in range(COUNT)])
+    images = StoredImages(files, COUNT, SIZE, colour=True)
+    labels = np.arange(COUNT, dtype=np.int32) % 5
+    ids = np.array([f'{i:02d}' for i in range(COUNT)])
+    return Dataset(images, labels, ids, None, None, ('a', 'b', 'c', 'd', 'e'))
+
+
+def make(dataset, **options):
+    options = {'batch_size': 8, 'seed': 3, 'augmentation': AUGMENTATION} | options
+    return streaming_pipeline(dataset, LABELED, UNLABELED, **options)
+
+
+def sent(pipeline, count, start=0):
+    batches = pipeline.host_batches(start)
+    try:
+        return list(itertools.islice(batches, count))
+    finally:
+        batches.close()
+
+
+def assert_equal(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def numbers(images):
+    return np.median(images, axis=(1, 2, 3)).astype(int)
+
+
+def test_the_batches_are_those_of_the_resident_pipeline(dataset):
+    in_memory = dataset._replace(train_images=np.asarray(dataset.train_images))
+    resident = resident_pipeline(
+        in_memory, LABELED, UNLABELED, batch_size=8, seed=3, augmentation=AUGMENTATION
+    )
+    streaming = make(dataset)
+    assert jax.tree.leaves(streaming.device_data) == []
+    for step, (indices, rows) in enumerate(zip(resident.host_batches(0), sent(streaming, 4), strict=False)):
+        assert rows[0].dtype == rows[2].dtype == np.uint8
+        key = jax.random.key(step)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            resident.to_batch(resident.device_data, indices, key),
+            streaming.to_batch((), rows, key),
+        )
+
+
+@pytest.fixture(scope='module')
+def reference(dataset):
+    """Ten steps, decoded in this process, cropped at random."""
+    return sent(make(dataset, crop=CROP), 10)
+
+
+def test_every_image_of_a_pool_comes_once_an_epoch(reference):
+    labeled = np.concatenate([numbers(rows[0]) for rows in reference])
+    unlabeled = np.concatenate([numbers(rows[2]) for rows in reference])
+    assert all(sorted(epoch) == LABELED.tolist() for epoch in labeled.reshape(8, 10))
+    assert sorted(unlabeled[:30]) == sorted(unlabeled[30:60]) == UNLABELED.tolist()
+    for rows in reference:
+        np.testing.assert_array_equal(rows[1], numbers(rows[0]) % 5)
+        np.testing.assert_array_equal(rows[3], numbers(rows[2]) % 5)
+
+
+def test_no_two_draws_are_augmented_alike(reference):
+    """The same image, in two epochs: other crops, one way round or the other."""
+    rows = np.concatenate([rows[0] for rows in reference])
+    looks = {numbers(image[None])[0]: set() for image in rows}
+    for image in rows:
+        looks[numbers(image[None])[0]].add(image.tobytes())
+    assert sum(map(len, looks.values())) > 20
+    corners = rows == 255
+    assert corners[:, 0, 0].any()
+    assert corners[:, 0, -1].any()
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_workers_change_nothing(dataset, reference, monkeypatch, workers):
+    # Pieces of three rows: several elements a step, the last one shorter.
+    monkeypatch.setattr(streamed_rows, 'ELEMENT_BYTES', 3 * SIZE * SIZE * 3)
+    assert_equal(sent(make(dataset, crop=CROP, num_workers=workers), 4, start=6), reference[6:])
+
+
+@pytest.mark.parametrize('process_count', [2, 8])
+def test_the_shares_of_the_hosts_make_up_the_batch(dataset, reference, process_count):
+    shares = [
+        sent(make(dataset, crop=CROP, process_index=i, process_count=process_count), 3, start=2)
+        for i in range(process_count)
+    ]
+    assert shares[0][0][0].shape == (8 // process_count, SIZE, SIZE, 3)
+    together = [tuple(map(np.concatenate, zip(*step, strict=True))) for step in zip(*shares, strict=True)]
+    assert_equal(together, reference[2:5])
+
+
+def test_the_seed_decides(dataset, reference):
+    (other,) = sent(make(dataset, crop=CROP, seed=4), 1)
+    assert (numbers(other[2]) != numbers(reference[0][2])).any()
+
+
+def test_no_unlabeled_images(dataset):
+    none = np.zeros(0, np.int32)
+    pipeline = streaming_pipeline(dataset, LABELED, none, batch_size=4, seed=0, augmentation=AUGMENTATION)
+    (rows,) = sent(pipeline, 1)
+    assert [part.shape for part in rows] == [(4, SIZE, SIZE, 3), (4,), (0, SIZE, SIZE, 3), (0,)]
+    batch = pipeline.to_batch((), rows, jax.random.key(0))
+    assert batch.unlabeled_images.shape == (0, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_image_that_is_gone_is_named(dataset, folder, workers):
+    (folder / '5.png').rename(folder / 'away')
+    try:
+        with pytest.raises(UserError, match=r'^5.png cannot be read any more \(No such file'):
+            sent(make(dataset, num_workers=workers), 2)
+    finally:
+        (folder / 'away').rename(folder / '5.png')
