@@ -190,10 +190,10 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + '\n')
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside `path`, then rename: a kill or a full disk leaves the old file whole."""
-    with open_atomically(path) as file:
-        file.write(text)
+    with open_atomically(path, 'wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
