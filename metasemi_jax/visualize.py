@@ -46,7 +46,10 @@ from metasemi_jax.run_outputs import Judged, Sample, choose_judged, run_network
 from metasemi_jax.workdir import write_atomically
 
 NAMED_FIELDS = 4  # that differ between runs; more would make no name
-METHOD = ('method.meta', 'method.mixup')
+METHOD = ('method.meta', 'method.mixup')  # named by their row of the ablation
+# Where the data lie and how often the loop looks up are no settings of what is learnt.
+CADENCE = ('log_every', 'eval_every', 'eval_batch_size', 'checkpoint_every', 'steps_per_call')
+UNNAMED_FIELDS = {*LOCATIONS, *METHOD, *CADENCE}
 
 
 class Run(NamedTuple):
@@ -306,7 +309,7 @@ def run_names(configs: Sequence[dict[str, Any]], folders: Sequence[str]) -> list
     """A name for each run: its row of the ablation, its dataset if alone, and what else tells it apart."""
     differing = [
         field
-        for field in sorted({field for config in configs for field in config} - {*LOCATIONS, *METHOD})
+        for field in sorted({field for config in configs for field in config} - UNNAMED_FIELDS)
         if len({str(config.get(field)) for config in configs}) > 1
     ]
     names = []

@@ -69,7 +69,7 @@ def _write_counts(axes: Any, counts: np.ndarray, shares: np.ndarray) -> None:
             ha='center',
             va='center',
             fontsize=9 if counts.max() < 1000 else 7,
-            color='white' if shares[row, column] > 25 else 'black',
+            color='white' if shares[row, column] > 36 else 'black',
         )
 
 

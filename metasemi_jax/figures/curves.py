@@ -7,6 +7,7 @@ from metasemi_jax.figures.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, Dr
 from metasemi_jax.figures.training_log import Series
 
 FEW = 40  # points of a line that are marked
+DECADE = 10  # less than this ratio is read better on a linear scale
 
 
 class Line(NamedTuple):
@@ -49,10 +50,11 @@ def draw_curves(series: dict[str, Series], name: str) -> Drawing | None:
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
         _draw_lines(axes, lines, label)
-        if scale == 'log' and all(min(line.series.values) > 0 for line in lines):
+        values = [value for line in lines for value in line.series.values]
+        if scale == 'log' and min(values) > 0 and max(values) > DECADE * min(values):
             axes.set_yscale('log')
-        else:
-            axes.set_ylim(bottom=0)
+        elif min(values) >= 0:
+            axes.set_ylim(0, 1.05 * max(values) or 1)
     sentences = [f'Training curves: {name}.']
     if losses:
         sentences.append('Losses and learning rate are means over the steps since the one logged before.')

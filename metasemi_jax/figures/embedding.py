@@ -36,7 +36,7 @@ def embed(features: np.ndarray, *, seed: int) -> np.ndarray:
     has_plane = min(features.shape) > 1 and np.ptp(features, axis=0).max() > 0
     perplexity = min(PERPLEXITY, max((count - 1) / 3, 0.5))
     tsne = TSNE(perplexity=perplexity, init='pca' if has_plane else 'random', random_state=seed)
-    # Threads that wait for each other cost three times what they give, on a busy machine more; and their number
-    # would change the picture.
+    # Threads that wait for each other cost three times what they give; and their number would change the
+    # picture.
     with threadpool_limits(1 if count <= MANY else None):
         return tsne.fit_transform(features)

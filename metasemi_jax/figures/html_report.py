@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metasemi_jax.figures.style import Picture
+from metasemi_jax.figures.style import DPI, Picture
 
-# The browser is told to refuse whatever does not lie in the file. Without the empty icon it would ask for one.
+CSS_DPI = 96
+
+# The browser is told to refuse whatever does not lie in the file. Without an icon it would ask for one.
 HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -80,8 +82,11 @@ def _section(section: Section) -> list[str]:
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.bare).decode()
     title = _text(picture.title)
+    # A PNG begins with its width; this shows all of them in one scale.
+    width = int.from_bytes(picture.bare[16:20]) * CSS_DPI // DPI
     return (
-        f'<figure>\n<h3>{title}</h3>\n<img alt="{title}" src="data:image/png;base64,{data}">\n'
+        f'<figure>\n<h3>{title}</h3>\n'
+        f'<img alt="{title}" width="{width}" src="data:image/png;base64,{data}">\n'
         f'<figcaption>{_text(picture.caption)}</figcaption>\n</figure>\n'
     )
 

@@ -49,15 +49,17 @@ def draw_mistakes(mistakes: Mistakes, class_names: Sequence[str], *, name: str, 
         axes.text(
             0.5,
             -0.03,
-            shown_name(str(mistakes.ids[i]), 22),
+            shown_name(str(mistakes.ids[i]), 30),
             transform=axes.transAxes,
             fontsize=6,
             ha='center',
             va='top',
         )
-    which = f'The {count} most confidently wrong' if count < mistakes.total else 'All wrongly classified'
+    which = f'The {count} most confidently wrong of {mistakes.total:,} wrongly classified'
+    if count == mistakes.total:
+        which = f'All {count} wrongly classified'
     caption = (
-        f'{which} {split} images, of {mistakes.total:,}: {name}. Above each the true class, and the '
+        f'{which} {split} images: {name}. Above each the true class, and the '
         "network's with its probability; below it the image's name. Pixels as they are, not smoothed."
     )
     return Drawing('Most confident mistakes', figure, caption)

@@ -56,8 +56,9 @@ def render(drawing: Drawing) -> Picture:
         bare = _save(figure, 'png')
         width = int(figure.get_figwidth() * LETTERS_PER_INCH)
         text = textwrap.fill(plain(drawing.caption), width)
-        # Below the lower edge: files are cut to what is drawn, so it can run into nothing.
-        figure.text(0.01, -0.15 / figure.get_figheight(), text, fontsize='small', va='top')
+        # Below the lowest line or letter: files are cut to what is drawn, so it can run into nothing.
+        lowest = figure.get_tightbbox().ymin - 0.12
+        figure.text(0.01, lowest / figure.get_figheight(), text, fontsize='small', va='top')
         return Picture(drawing.title, drawing.caption, bare, {name: _save(figure, name) for name in FORMATS})
 
 

@@ -10,6 +10,7 @@ from metasemi_jax.figures.style import COLOURS, DISTINCT, MARKERS, Drawing, new_
 
 PANEL_INCHES = 3.3
 LEGEND_BESIDE = 24  # classes; more stand below
+MANY_LABELED = 200  # drawn smaller, or they would hide the others
 
 
 class Pool(NamedTuple):
@@ -35,7 +36,7 @@ def draw_tsne(rows: Sequence[TsneRow], class_names: Sequence[str], *, seed: int)
     present = sorted({int(k) for row in rows for pool in row.pools for k in pool.classes})
     below = len(class_names) > LEGEND_BESIDE
     width = PANEL_INCHES * (len(kinds) + 1) + (0.3 if below else 1.6)
-    height = (PANEL_INCHES + 0.3) * len(rows) + (0.19 * len(present) / 8 + 0.5 if below else 0)
+    height = (PANEL_INCHES + 0.3) * len(rows) + (0.18 * (len(present) / 8 + 2) if below else 0)
     figure = new_figure(width, height)
     grid = figure.subplots(len(rows), len(kinds) + 1, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
@@ -73,7 +74,10 @@ def _draw_row(axes: Sequence[Any], row: TsneRow, kinds: Sequence[str]) -> None:
 def _scatter(panel: Any, pool: Pool) -> None:
     for label in np.unique(pool.classes):
         x, y = pool.points[pool.classes == label].T
-        panel.scatter(x, y, **_style(int(label), labeled=pool.name == 'labeled'))
+        style = _style(int(label), labeled=pool.name == 'labeled')
+        if pool.name == 'labeled' and len(pool.points) > MANY_LABELED:
+            style['s'] /= 2
+        panel.scatter(x, y, **style)
 
 
 def _style(label: int, *, labeled: bool) -> dict[str, Any]:
