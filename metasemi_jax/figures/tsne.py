@@ -9,7 +9,8 @@ import numpy as np
 from metasemi_jax.figures.style import COLOURS, DISTINCT, MARKERS, Drawing, new_figure, plain, shown_name
 
 PANEL_INCHES = 3.3
-LEGEND_BESIDE = 24  # classes; more stand below
+LEGEND_BESIDE = 14  # entries that a row of panels is high enough for; more stand below
+LABELED = 'labeled image'
 MANY_LABELED = 200  # drawn smaller, or they would hide the others
 
 
@@ -34,18 +35,34 @@ def draw_tsne(rows: Sequence[TsneRow], class_names: Sequence[str], *, seed: int)
     """A row of panels for each run: every kind of images, and all together."""
     kinds = list(dict.fromkeys(pool.name for row in rows for pool in row.pools))
     present = sorted({int(k) for row in rows for pool in row.pools for k in pool.classes})
-    below = len(class_names) > LEGEND_BESIDE
-    width = PANEL_INCHES * (len(kinds) + 1) + (0.3 if below else 1.6)
-    height = (PANEL_INCHES + 0.3) * len(rows) + (0.18 * (len(present) / 8 + 2) if below else 0)
-    figure = new_figure(width, height)
-    grid = figure.subplots(len(rows), len(kinds) + 1, squeeze=False)
-    for axes, row in zip(grid, rows, strict=True):
+    named = present if len(class_names) <= DISTINCT else []
+    entries = {label: shown_name(class_names[label]) for label in named}
+    panels, legend, columns = _layout(len(rows), len(kinds) + 1, list(entries.values()))
+    for axes, row in zip(panels, rows, strict=True):
         _draw_row(axes, row, kinds)
         if len(rows) > 1:
             name = textwrap.fill(plain(row.name), 34)
             axes[0].set_ylabel(f'{name}\n\n{axes[0].get_ylabel()}')
-    _add_legend(figure, class_names, present, below=below)
-    return Drawing('Features (t-SNE)', figure, _caption(rows, class_names, seed))
+    _add_legend(legend, entries, columns)
+    return Drawing('Features (t-SNE)', legend.figure, _caption(rows, class_names, seed))
+
+
+def _layout(num_rows: int, num_columns: int, names: Sequence[str]) -> tuple[list[list[Any]], Any, int]:
+    """The panels by row, axes for the legend (anchored to the figure it would move in a cut), its columns."""
+    heights, widths = [PANEL_INCHES + 0.3] * num_rows, [PANEL_INCHES] * num_columns
+    width_of_name = 0.5 + 0.085 * max(map(len, [*names, LABELED]))
+    beside = len(names) < LEGEND_BESIDE
+    columns = 1 if beside else max(1, int(sum(widths) / width_of_name))
+    if beside:
+        widths.append(width_of_name)
+    else:
+        heights.append(0.18 * -(-(len(names) + 1) // columns))
+    figure = new_figure(sum(widths), sum(heights))
+    grid = figure.add_gridspec(len(heights), len(widths), height_ratios=heights, width_ratios=widths)
+    panels = [[figure.add_subplot(grid[i, j]) for j in range(num_columns)] for i in range(num_rows)]
+    legend = figure.add_subplot(grid[:, -1] if beside else grid[-1, :])
+    legend.set_axis_off()
+    return panels, legend, columns
 
 
 def _draw_row(axes: Sequence[Any], row: TsneRow, kinds: Sequence[str]) -> None:
@@ -95,28 +112,25 @@ def _counted(pools: Sequence[Pool]) -> str:
     return f'{total:,}' if drawn == total else f'{drawn:,} of {total:,}'
 
 
-def _add_legend(figure: Any, class_names: Sequence[str], present: Sequence[int], *, below: bool) -> None:
+def _add_legend(axes: Any, names: dict[int, str], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    def handle(marker: str, colour: str, *, labeled: bool) -> Line2D:
-        edge, width = ('black', 1.1) if labeled else ('0.35', 0.3)
-        return Line2D(
-            [], [], ls='', marker=marker, color=colour, ms=6.5, markeredgecolor=edge, markeredgewidth=width
-        )
+    def handle(style: dict[str, Any]) -> Line2D:
+        edge = {'markeredgecolor': style['edgecolors'], 'markeredgewidth': max(style['linewidths'], 0.3)}
+        return Line2D([], [], ls='', marker=style['marker'], color=style['color'], ms=6.5, **edge)
 
-    entries = [(handle('o', 'white', labeled=True), 'labeled image')]
-    if len(class_names) <= DISTINCT:
-        for label in present:
-            marker, colour = MARKERS[label % len(MARKERS)], COLOURS[label % len(COLOURS)]
-            entries.append((handle(marker, colour, labeled=False), shown_name(class_names[label])))
-    place = (
-        {'loc': 'outside lower center', 'ncols': 8} if below else {'loc': 'outside right center', 'ncols': 1}
-    )
+    handles = [handle(_style(0, labeled=True) | {'color': 'white'})]
+    handles += [handle(_style(label, labeled=False)) for label in names]
     # Matplotlib leaves out what is called '_name': the names come afterwards.
-    legend = figure.legend(
-        [mark for mark, _ in entries], ['x'] * len(entries), frameon=False, fontsize='small', **place
+    legend = axes.legend(
+        handles,
+        ['x'] * len(handles),
+        loc='center left' if columns == 1 else 'center',
+        ncols=columns,
+        frameon=False,
+        fontsize='small',
     )
-    for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
+    for text, name in zip(legend.get_texts(), [LABELED, *names.values()], strict=True):
         text.set_text(name)
 
 
