@@ -44,7 +44,7 @@ def new_figure(width: float, height: float) -> Any:
     # Matplotlib takes a second to load: not for a mistyped flag.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout='constrained')
+    return Figure(figsize=(width, height), dpi=DPI, layout='constrained')
 
 
 def render(drawing: Drawing) -> Picture:
@@ -53,6 +53,9 @@ def render(drawing: Drawing) -> Picture:
     with warnings.catch_warnings():
         # A class name in a script that the font lacks is drawn as boxes; the page in HTML shows it right.
         warnings.filterwarnings('ignore', message='.*Glyph .* missing from', category=UserWarning)
+        # Laid out once: it takes longer than drawing, and each file would do it again.
+        figure.draw_without_rendering()
+        figure.set_layout_engine('none')
         bare = _save(figure, 'png')
         width = int(figure.get_figwidth() * LETTERS_PER_INCH)
         text = textwrap.fill(plain(drawing.caption), width)
