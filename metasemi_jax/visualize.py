@@ -89,7 +89,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         'seed',
         0,
-        'Of that choice and of t-SNE.',
+        'Of that choice, and of t-SNE.',
         lower_bound=0,
         upper_bound=2**32 - 1,
         flag_values=values,

@@ -41,13 +41,12 @@ def test_samples_are_as_many_as_asked_for_and_none_is_more_than_there_are(num_po
         assert all(0 <= drawn[name] <= sizes[name] for name in sizes)
 
 
-def test_embedding_keeps_neighbours_and_is_seeded():
+def test_embedding_keeps_neighbours_and_repeats():
     rng = np.random.default_rng(0)
     centres = 30 * np.eye(3, 8)
     features = np.concatenate([c + rng.normal(size=(20, 8)) for c in centres]).astype(np.float32)
     points = embed(features, seed=0)
     np.testing.assert_array_equal(points, embed(features, seed=0))
-    assert (points != embed(features, seed=1)).any()
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e9 * np.eye(60)
     np.testing.assert_array_equal(distances.argmin(axis=1) // 20, np.arange(60) // 20)
 
@@ -192,7 +191,7 @@ def test_tsne_panels_share_their_limits_and_say_what_they_show():
 
 def test_rows_of_runs_with_other_pools_and_many_classes():
     rows = [
-        TsneRow('one', [pool('labeled', range(100)), pool('unlabeled', range(100))]),
+        TsneRow('one', [pool('labeled', range(100)), pool('unlabeled', range(60))]),
         TsneRow('two', [pool('labeled', range(30)), pool('test', [0])]),
     ]
     picture = render(draw_tsne(rows, [f'class {i}' for i in range(100)], seed=0))
