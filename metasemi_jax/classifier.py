@@ -92,7 +92,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'last') -> Classifier
     files = Workdir(workdir)
     if not files.config.is_file():
         what = 'holds no run (no config.json)' if files.path.is_dir() else 'does not exist'
-        raise UserError(f"--workdir={workdir} {what}; name a run's folder, as main.py printed it")
+        raise UserError(f"{workdir} {what}; name a run's folder, as main.py printed it")
     config = ml_collections.ConfigDict(read_json(files.config))
     if absent := sorted(NEEDED - flatten(config).keys()):
         raise UserError(f"{files.config} lacks '{absent[0]}'; restore it, or name another --workdir")

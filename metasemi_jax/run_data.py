@@ -64,6 +64,16 @@ def split_images(classifier: Classifier, dataset: Dataset, name: str) -> SplitIm
     Raises:
       UserError: the run has no such images.
     """
+    found = find_split(classifier, dataset, name)
+    if found is None:
+        raise UserError(
+            f'{classifier.files.path} has no {name} images; choose another of {", ".join(SPLITS)}'
+        )
+    return found
+
+
+def find_split(classifier: Classifier, dataset: Dataset, name: str) -> SplitImages | None:
+    """`split_images`, or None where the run has no such images."""
     split = Split(classifier.files.read_labeled_ids() or [], classifier.files.read_validation_ids())
     if name == 'test':
         found = _whole(dataset.test_images, dataset.test_labels, dataset.test_ids, 'test')
@@ -75,11 +85,7 @@ def split_images(classifier: Classifier, dataset: Dataset, name: str) -> SplitIm
         positions = {'labeled': labeled, 'unlabeled': unlabeled, 'validation': held_out}[name]
         labels, ids = dataset.train_labels[positions], dataset.train_ids[positions]
         found = SplitImages(dataset.train_images, positions, labels, ids)
-    if found is None or not len(found.positions):
-        raise UserError(
-            f'{classifier.files.path} has no {name} images; choose another of {", ".join(SPLITS)}'
-        )
-    return found
+    return found if found is not None and len(found.positions) else None
 
 
 def _whole(images: Any, labels: np.ndarray | None, ids: np.ndarray | None, prefix: str) -> SplitImages | None:

@@ -99,7 +99,7 @@ def digits_images():
     ('args', 'message'),
     [
         ('', '--workdir is missing'),
-        ('--workdir=nowhere', '--workdir=nowhere does not exist'),
+        ('--workdir=nowhere', 'nowhere does not exist'),
         ('--workdir=RUN --weights=first', 'value should be one of <last|best|ema|best_ema>'),
         ('--workdir=RUN --weights=best', 'holds no evaluated checkpoint yet'),
         ('--workdir=RUN more', "unexpected argument 'more'; --help shows the flags"),

@@ -192,7 +192,7 @@ def test_images_that_have_moved(mine, tmp_path, capsys):
 
 BAD = {
     '': '--workdir is missing; name the folder of a run',
-    '--workdir=nowhere a.png': '--workdir=nowhere does not exist; name a run',
+    '--workdir=nowhere a.png': 'error: nowhere does not exist; name a run',
     '--workdir=RUN': 'nothing to classify; name image files, folders',
     '--workdir=RUN --split=tset': '--split=tset: value should be one of <test|validation|labeled|unlabeled>',
     '--workdir=RUN --split=validation': 'has no validation images; choose another of test, ',

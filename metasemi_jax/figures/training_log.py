@@ -1,0 +1,44 @@
+"""The figures that a run has logged, whatever has befallen the file."""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Series(NamedTuple):
+    """One figure over time."""
+
+    steps: list[int]  # ascending
+    values: list[float]  # finite
+
+
+class TrainingLog(NamedTuple):
+    """What metrics.jsonl holds."""
+
+    series: dict[str, Series]  # 'train/loss', 'test/error', ...
+    num_damaged: int  # lines that were skipped
+
+
+def read_training_log(path: Path) -> TrainingLog:
+    """Every figure of every line that can be read; none where there is no file. The last of a step counts."""
+    values: dict[str, dict[int, float]] = {}
+    num_damaged = 0
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+            step = entry.pop('step')
+            if not isinstance(step, int):
+                raise TypeError(f'step {step!r}')
+        # JSON's and Unicode's errors are ValueErrors too.
+        except (ValueError, KeyError, TypeError, AttributeError):
+            num_damaged += 1
+            continue
+        for name, value in entry.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                values.setdefault(name, {})[step] = value
+    series = {}
+    for name, by_step in values.items():
+        steps = sorted(by_step)
+        series[name] = Series(steps, [by_step[step] for step in steps])
+    return TrainingLog(series, num_damaged)

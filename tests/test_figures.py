@@ -1,0 +1,246 @@
+"""What the pictures are made of: samples, embeddings, counts, logs, names, the page."""
+
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metasemi_jax.figures.confusion import confusion_counts, draw_confusion
+from metasemi_jax.figures.curves import draw_curves, draw_pseudo_labels
+from metasemi_jax.figures.embedding import embed, sample_sizes
+from metasemi_jax.figures.html_report import Section, html_report
+from metasemi_jax.figures.mistakes import Mistakes, draw_mistakes, most_confident_mistakes
+from metasemi_jax.figures.style import COLOURS, DISTINCT, MARKERS, Picture, render, shown_name
+from metasemi_jax.figures.training_log import Series, read_training_log
+from metasemi_jax.figures.tsne import Pool, TsneRow, draw_tsne
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'num_points', 'expected'),
+    [
+        ({'labeled': 50, 'unlabeled': 1247, 'test': 500}, 2000, [50, 1247, 500]),
+        ({'labeled': 50, 'unlabeled': 1200, 'test': 400}, 450, [50, 300, 100]),
+        ({'labeled': 900, 'unlabeled': 300, 'test': 300}, 300, [100, 100, 100]),
+        ({'labeled': 100, 'unlabeled': 5, 'test': 5}, 50, [40, 5, 5]),
+        ({'labeled': 100}, 50, [50]),
+        ({'labeled': 0, 'unlabeled': 7, 'test': 6}, 10, [0, 6, 4]),
+    ],
+)
+def test_sample_sizes(sizes, num_points, expected):
+    assert list(sample_sizes(sizes, num_points).values()) == expected
+
+
+@pytest.mark.parametrize('num_points', [10, 11, 47, 333, 1796])
+def test_samples_are_as_many_as_asked_for_and_none_is_more_than_there_are(num_points):
+    for sizes in ({'labeled': 50, 'unlabeled': 1247, 'test': 500}, {'labeled': 1790, 'test': 7}):
+        drawn = sample_sizes(sizes, num_points)
+        assert sum(drawn.values()) == num_points
+        assert all(0 <= drawn[name] <= sizes[name] for name in sizes)
+
+
+def test_embedding_keeps_neighbours_and_repeats():
+    rng = np.random.default_rng(0)
+    centres = 30 * np.eye(3, 8)
+    features = np.concatenate([c + rng.normal(size=(20, 8)) for c in centres]).astype(np.float32)
+    points = embed(features, seed=0)
+    np.testing.assert_array_equal(points, embed(features, seed=0))
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e9 * np.eye(60)
+    np.testing.assert_array_equal(distances.argmin(axis=1) // 20, np.arange(60) // 20)
+
+
+@pytest.mark.parametrize('shape', [(0, 4), (1, 4), (2, 4), (3, 4), (5, 1), (6, 4)])
+def test_embedding_of_few_or_equal_images(shape):
+    for features in (np.ones(shape, np.float32), np.arange(np.prod(shape), dtype=np.float32).reshape(shape)):
+        points = embed(features, seed=0)
+        assert points.shape == (shape[0], 2)
+        assert np.isfinite(points).all()
+
+
+def test_confusion_counts_by_hand():
+    labels, classes = np.array([0, 0, 1, 2, -1, 2]), np.array([0, 1, 1, 0, 2, 2])
+    expected = [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    np.testing.assert_array_equal(confusion_counts(labels, classes, 3), expected)
+
+
+def test_confusion_caption_names_the_most_frequent():
+    drawing = draw_confusion(np.array([[8, 2, 0], [3, 5, 0], [0, 0, 0]]), 'abc', name='run', split='test')
+    assert '5 of 18 images are wrong (27.78%). Most often (true → predicted): b → a (3), a → b (2).' in (
+        drawing.caption
+    )
+    written = {text.get_text() for text in drawing.figure.axes[0].texts}
+    assert written == {'8', '2', '3', '5'}
+
+
+@pytest.mark.parametrize('num_classes', [2, 100, 300])
+def test_confusion_for_any_number_of_classes(num_classes):
+    names = [f'class {i}' for i in range(num_classes)]
+    drawing = draw_confusion(np.eye(num_classes, dtype=int), names, name='run', split='test')
+    assert 'Most often' not in drawing.caption
+    ticks = [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()]
+    assert ticks == (names if num_classes <= 100 else names[::12])
+
+
+def test_mistakes_come_by_confidence_and_unknown_labels_are_none():
+    labels, classes = np.array([0, 1, -1, 1, 0]), np.array([1, 1, 0, 0, 1])
+    confidence = np.array([0.6, 0.9, 0.99, 0.8, 0.6], np.float32)
+    np.testing.assert_array_equal(most_confident_mistakes(labels, classes, confidence), [3, 0, 4])
+
+
+def test_mistakes_show_the_pixels_as_they_are():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    mistakes = Mistakes(images, np.array(['a.png', 'b.png']), [0, 1], [1, 0], np.array([0.9996, 0.5]), 7)
+    drawing = draw_mistakes(mistakes, ['cat', '$d$'], name='run', split='test')
+    shown = drawing.figure.axes[0].images[0]
+    np.testing.assert_array_equal(shown.get_array(), images[0])
+    assert shown.get_interpolation() == 'nearest'
+    assert drawing.figure.axes[0].get_title() == 'true: cat\nnet: \\$d\\$, 99.9%'
+    assert drawing.caption.startswith('The 2 most confidently wrong of 7 wrongly classified test images')
+
+
+def test_damaged_lines_of_the_log_are_skipped(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    assert read_training_log(path) == ({}, 0)
+    lines = [
+        b'{"step": 4, "train/loss": 2.0, "test/error": 10}',
+        b'{"step": 2, "train/loss": 3.0, "note": "text"}',
+        b'{"step": 6, "train/loss": NaN}',
+        b'\xff\xfe',
+        b'[1]',
+        b'{"train/loss": 1}',
+        b'{"step": "8", "train/loss": 1}',
+        b'{"step": 4, "train/loss": 2.5}',
+        b'{"step": 10, "train/lo',
+    ]
+    path.write_bytes(b'\n'.join(lines))
+    log = read_training_log(path)
+    assert log.series == {'train/loss': Series([2, 4], [3.0, 2.5]), 'test/error': Series([4], [10])}
+    assert log.num_damaged == 5
+
+
+def accuracies(before, after):
+    steps = list(range(1, len(before) + 1))
+    return {
+        'train/pseudo_label_accuracy_before': Series(steps, before),
+        'train/pseudo_label_accuracy_after': Series(steps, after),
+    }
+
+
+def test_the_gain_of_the_meta_update():
+    drawing = draw_pseudo_labels(accuracies([0.5, 0.75, 0.5], [0.625, 0.5, 0.75]), 'run')
+    accuracy, gain = drawing.figure.axes
+    np.testing.assert_array_equal(accuracy.lines[1].get_ydata(), [62.5, 50, 75])
+    np.testing.assert_array_equal(gain.lines[0].get_ydata(), [12.5, -25, 25])
+    assert 'raised the accuracy at 2 and lowered it at 1 of 3 points, by +4.17 percentage' in drawing.caption
+
+
+def test_without_labels_or_pseudo_labels():
+    entropy = {f'train/pseudo_label_entropy_{when}': Series([1], [2.0]) for when in ('before', 'after')}
+    drawing = draw_pseudo_labels(entropy, 'run')
+    assert len(drawing.figure.axes) == 1
+    assert 'accuracy is not known: the unlabeled images have no labels' in drawing.caption
+    assert draw_pseudo_labels({'train/loss': Series([1], [2.0])}, 'run') is None
+    assert draw_curves({}, 'run') is None
+
+
+def test_curves_lie_within_their_axes():
+    series = {
+        'train/loss': Series([2, 4], [2.0, 1.0]),
+        'test/error': Series([4], [90.0]),
+        'validation/error': Series([4], [100.0]),
+    }
+    drawing = draw_curves(series, 'run')
+    losses, errors = drawing.figure.axes
+    assert losses.get_yscale() == 'linear'
+    assert errors.get_ylim()[0] == 0
+    assert errors.get_ylim()[1] > 100
+    assert [text.get_text() for text in errors.get_legend().get_texts()] == ['test', 'validation']
+    losses = draw_curves({'train/loss': Series([2, 4], [2.0, 0.01])}, 'run').figure.axes[0]
+    assert losses.get_yscale() == 'log'
+
+
+def test_classes_differ_in_colour_and_shape():
+    looks = {(COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]) for k in range(DISTINCT)}
+    assert len(looks) == DISTINCT >= 100
+
+
+def pool(name, classes, *, known=True):
+    classes = np.array(classes)
+    points = np.random.default_rng(0).normal(size=(len(classes), 2))
+    return Pool(name, 2 * len(classes), points, classes, np.full(len(classes), known))
+
+
+def test_tsne_panels_share_their_limits_and_say_what_they_show():
+    pools = [pool('labeled', [0, 1]), pool('unlabeled', [1, 1, 0], known=False), pool('test', [0, 2])]
+    drawing = draw_tsne([TsneRow('run', pools)], ['_a', '$b$', 'c'], seed=3)
+    *panels, legend = drawing.figure.axes
+    assert [panel.get_title() for panel in panels] == [
+        'labeled (2 of 4)',
+        'unlabeled (3 of 6)\npredicted class',
+        'test (2 of 4)',
+        'all together (7 of 14)\npredicted class where not known',
+    ]
+    assert len({(panel.get_xlim(), panel.get_ylim()) for panel in panels}) == 1
+    names = [text.get_text() for text in legend.get_legend().get_texts()]
+    assert names == ['labeled image', '_a', '\\$b\\$', 'c']
+    assert 'the predicted one is shown' in drawing.caption
+    assert '(seed 3)' in drawing.caption
+
+
+def test_rows_of_runs_with_other_pools_and_many_classes():
+    rows = [
+        TsneRow('one', [pool('labeled', range(100)), pool('unlabeled', range(60))]),
+        TsneRow('two', [pool('labeled', range(30)), pool('test', [0])]),
+    ]
+    picture = render(draw_tsne(rows, [f'class {i}' for i in range(100)], seed=0))
+    image = np.asarray(Image.open(io.BytesIO(picture.files['png'])).convert('L'))
+    # Nothing is cut off: the margin is white all round, and the caption makes the file higher.
+    assert min(edge.min() for edge in (image[0], image[-1], image[:, 0], image[:, -1])) == 255
+    assert image.shape[0] > Image.open(io.BytesIO(picture.bare)).height
+    assert picture.files['pdf'].startswith(b'%PDF')
+    assert 'repeat' not in picture.caption
+    assert 'repeat' in draw_tsne(rows, ['x'] * 1000, seed=0).caption
+
+
+def test_names_for_a_figure():
+    assert shown_name('cat') == 'cat'
+    assert shown_name('two\n lines $') == r'two lines \$'
+    assert shown_name('bad\udcff') == 'bad\ufffd'
+    long = shown_name('unlabeled/' + 'x' * 50 + '/0123.png', 20)
+    assert len(long) == 20
+    assert long.startswith('unlabeled')
+    assert long.endswith('0123.png')
+
+
+class Page(HTMLParser):
+    """Its text, and everything that could make a browser ask for something."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.tags, self.references = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        names = ('src', 'href', 'srcset', 'action', 'data', 'poster', 'background')
+        self.references += [value for name, value in attrs if name in names]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_escapes_and_refers_to_nothing_outside():
+    odd = '<b>&"\'</script>{x}%s'
+    picture = Picture(odd, odd, b'\x89PNG' + bytes(20), {})
+    section = Section(odd, [odd], [(odd, odd, odd)], [picture], [(odd, odd)])
+    text = html_report(odd + '\udcff', [section])
+    page = Page(text)
+    assert page.text.count(odd) == 9
+    assert not {'b', 'script'} & {*page.tags}
+    assert page.references
+    assert all(reference.startswith('data:') for reference in page.references)
+    assert not re.search(r'url\(|@import|https?:', text)
+    text.encode()

@@ -1,0 +1,230 @@
+"""The command on real digits and on one's own images."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metasemi_jax import visualize
+from metasemi_jax.train import train_and_evaluate
+from metasemi_jax.visualize import run_names
+from own_images import own_config, write_image
+from small_runs import ROOT, contents, make_run, tiny_config
+from test_figures import Page
+
+FIGURES = ('tsne', 'curves', 'pseudo_labels', 'confusion', 'mistakes')
+ODD = ('$a_b$', '<b>&"')  # names of classes
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A workdir that was really trained, with its results, and shown."""
+    workdir = tmp_path_factory.mktemp('trained') / 'run'
+    config = tiny_config(ema_decay=0.9, total_steps=6, eval_every=2, checkpoint_every=2)
+    results = train_and_evaluate(config, workdir)
+    with (workdir / 'metrics.jsonl').open('ab') as file:
+        file.write(b'{"step": 6, "test/err\n\xff\n')
+    return workdir, results
+
+
+@pytest.fixture(scope='module')
+def mine(tmp_path_factory):
+    """A run on images without a test set or labels of the unlabeled ones, stopped after step 2 of 4."""
+    here = tmp_path_factory.mktemp('own')
+    for i in range(12):
+        write_image(here / 'mine' / 'labeled' / ODD[i % 2] / f'{i}.png', i)
+        write_image(here / 'mine' / 'unlabeled' / f'{i}.png', 100 + i)
+    return make_run(here / 'run', own_config(here / 'mine'), {2: 50.0})
+
+
+@pytest.fixture(autouse=True)
+def few_mistakes(monkeypatch):
+    """Untrained nets make so many that drawing them takes most of the time."""
+    monkeypatch.setattr(visualize, 'MOST', 6)
+
+
+def run(*args):
+    """Exit message, or None where it ended well."""
+    try:
+        visualize.main(['visualize', *map(str, args)])
+    except SystemExit as exit_:
+        return exit_.code
+    return None
+
+
+def text_of(page):
+    return ' '.join(' '.join(Page(page.read_text()).text).split())
+
+
+def test_a_finished_run(trained, capsys):
+    workdir, results = trained
+    assert run(workdir, '--num_points=60') is None
+    out = capsys.readouterr().out
+    assert f'{workdir}/metrics.jsonl: 2 damaged lines skipped' in out
+    assert 't-SNE of 60 images' in out
+    figures = workdir / 'figures'
+    expected = [f'{name}.{suffix}' for name in FIGURES for suffix in ('pdf', 'png')]
+    assert sorted(path.name for path in figures.iterdir()) == sorted([*expected, 'report.html'])
+    for name in FIGURES:
+        image = np.asarray(Image.open(figures / f'{name}.png').convert('L'))
+        assert min(edge.min() for edge in (image[0], image[-1], image[:, 0], image[:, -1])) == 255, name
+        assert image.min() < 50
+        assert (figures / f'{name}.pdf').read_bytes().startswith(b'%PDF')
+    page = Page((figures / 'report.html').read_text())
+    pictures = [reference for reference in page.references if reference.startswith('data:image/png;base64,')]
+    assert len(pictures) == len(FIGURES)
+    assert [reference for reference in page.references if reference not in pictures] == ['data:,']
+    for picture in pictures:
+        Image.open(io.BytesIO(base64.b64decode(picture.split(',')[1]))).verify()
+    text = text_of(figures / 'report.html')
+    # The network judged anew is the one that was evaluated.
+    assert f'({results["test_error_last"]:.2f}%)' in text
+    wrong = int(re.search(r'(\d+) of 500 images are wrong', text)[1])
+    assert 100 * wrong / 500 == results['test_error_last']
+    assert f'{results["ema_test_error_best"]:.2f}% test images, EMA weights lowest of all' in text
+    assert 'ema_decay 0.9' in text
+    assert 'not finished' not in text
+
+
+def test_two_runs_one_above_the_other(trained, tmp_path, capsys):
+    workdir, _ = trained
+    other = make_run(tmp_path / 'run', tiny_config(method__meta=False, method__mixup=False))
+    output = tmp_path / 'compared'
+    assert run(workdir, other, '--num_points=40', f'--output={output}') is None
+    names = {path.relative_to(output).as_posix() for path in output.rglob('*.png')}
+    both = ('confusion', 'mistakes')
+    assert names == {
+        'tsne.png',
+        *(f'run/{name}.png' for name in FIGURES[1:]),
+        *(f'run_2/{name}.png' for name in both),
+    }
+    height, width = np.asarray(Image.open(output / 'tsne.png').convert('L')).shape
+    assert height > 0.45 * width  # two rows of four panels
+    text = text_of(output / 'report.html')
+    assert 'labeled only, ema_decay=0.0, total_steps=12' in text
+    assert 'MetaSemi, ema_decay=0.9, total_steps=6' in text
+    assert 'There are no training curves' in text
+    assert f'{workdir} is named twice' in run(workdir, workdir)
+    capsys.readouterr()
+
+
+def test_own_images_unfinished_and_odd_names(mine, tmp_path, capsys):
+    assert run(mine, f'--output={tmp_path}') is None
+    out = capsys.readouterr().out
+    assert 'after step 2 of 4 (the run is not finished)' in out
+    text = text_of(tmp_path / 'report.html')
+    assert 'This run is not finished: its last checkpoint is of step 2 of 4.' in text
+    assert 'Where the class of an image is not known, the predicted one is shown' in text
+    assert 'Confusion matrix of the validation images' in text
+    counted = re.search(r'(\d+) of (\d+) images are wrong', text)
+    assert counted[2] == str(len((mine / 'validation_ids.txt').read_text().splitlines()))
+    if int(counted[1]):
+        assert f'{ODD[0]} → {ODD[1]}' in text or f'{ODD[1]} → {ODD[0]}' in text
+    assert not re.search(r'<b>', (tmp_path / 'report.html').read_text())
+    capsys.readouterr()
+
+
+def test_other_weights_and_a_seed(mine, tmp_path, capsys):
+    flags = ('--split=labeled', '--weights=ema', '--num_points=10')
+    for folder, seed in (('one', 0), ('again', 0), ('other', 1)):
+        assert run(mine, *flags, f'--seed={seed}', f'--output={tmp_path / folder}') is None
+    text = text_of(tmp_path / 'one' / 'report.html')
+    assert 'Confusion matrix of the labeled images' in text
+    assert '(ema weights)' in text
+    one, again, other = (contents(tmp_path / folder) for folder in ('one', 'again', 'other'))
+    named = [{path.name: content for path, content in files.items()} for files in (one, again, other)]
+    for name in ('tsne.png', 'confusion.png', 'report.html'):
+        assert named[0][name] == named[1][name]
+    assert named[0]['tsne.png'] != named[2]['tsne.png']
+    assert named[0]['confusion.png'] == named[2]['confusion.png']
+    capsys.readouterr()
+
+
+BAD = {
+    '': 'name the folders of runs',
+    'nowhere': "nowhere does not exist; name a run's folder",
+    'empty': "empty holds no run (no config.json); name a run's folder",
+    'RUN nowhere': 'nowhere does not exist',
+    'RUN MINE': 'has other classes than',
+    'RUN --split=tset': 'value should be one of <test|validation|labeled|unlabeled>',
+    'RUN --split=validation': 'has no validation images; choose another of test, ',
+    'MINE --split=test': 'has no test images; choose another of test, validation',
+    'MINE --split=unlabeled': 'the labels of its unlabeled images are not known; choose another --split',
+    'RUN --weights=first': 'value should be one of <last|best|ema|best_ema>',
+    'RUN --num_points=3': '--num_points=3: 3 is not integer >= 10',
+    'RUN --seed=-1': 'flag --seed=-1: -1 is not an integer in the range',
+    'RUN --output=file': 'file is a file; name a folder',
+    'RUN --poinst=3': "Unknown command line flag 'poinst'",
+    'NO_CHECKPOINT': 'holds no checkpoint yet',
+    'DAMAGED': 'cannot be read',
+}
+
+
+@pytest.mark.parametrize('args', BAD)
+def test_bad_input_ends_in_one_line_and_nothing_is_written(
+    trained, mine, tmp_path, monkeypatch, capsys, args
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'file').write_text('a file')
+    for name in ('NO_CHECKPOINT', 'DAMAGED'):
+        if name in args:
+            shutil.copytree(mine, tmp_path / name)
+    if 'NO_CHECKPOINT' in args:
+        shutil.rmtree(tmp_path / 'NO_CHECKPOINT' / 'checkpoints')
+    for path in (tmp_path / 'DAMAGED').rglob('checkpoints/2/state/**/*'):
+        if path.is_file():
+            path.write_bytes(b'damaged')
+    before = contents(tmp_path), contents(trained[0]), contents(mine)
+    line = run(*args.replace('RUN', str(trained[0])).replace('MINE', str(mine)).split())
+    assert line.startswith('error: ')
+    assert BAD[args] in line
+    assert '\n' not in line
+    assert (contents(tmp_path), contents(trained[0]), contents(mine)) == before
+    capsys.readouterr()
+
+
+def test_names_of_runs():
+    base = {'method.meta': True, 'method.mixup': True, 'data.name': 'digits', 'seed': 0, 'log_every': 1}
+    assert run_names([base], ['a']) == ['MetaSemi, digits, seed 0']
+    others = [base, base | {'method.meta': False, 'log_every': 2}]
+    assert run_names(others, ['a', 'b']) == ['MetaSemi', 'mix-up only']
+    assert run_names([base, base | {'seed': 1}], ['a', 'b']) == ['MetaSemi, seed=0', 'MetaSemi, seed=1']
+    assert run_names([base, base], ['a', 'b']) == ['MetaSemi (a)', 'MetaSemi (b)']
+    many = base | {f'x{i}': i for i in range(9)}
+    assert run_names([base, many], ['a', 'b'])[1] == 'MetaSemi, x0=0, x1=1, x2=2, x3=3, …'
+
+
+def test_as_a_user_types_it(tmp_path):
+    command = [sys.executable, '-m', 'metasemi_jax.visualize']
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    options = {'capture_output': True, 'text': True, 'cwd': tmp_path, 'env': environment, 'timeout': 120}
+    helped = subprocess.run([*command, '--help'], **options)
+    assert (helped.returncode, helped.stderr) == (0, '')
+    for flag in ('num_points', 'seed', 'output', 'split', 'weights', 'data_path', 'data_dir'):
+        assert f'--{flag}:' in helped.stdout
+    wrong = subprocess.run([*command, 'nowhere'], **options)
+    assert (wrong.returncode, wrong.stdout) == (1, '')
+    assert wrong.stderr.count('\n') == 1
+
+
+@pytest.mark.skipif(not shutil.which('chromium'), reason='there is no chromium')
+def test_a_browser_complains_of_nothing(mine, tmp_path, capsys):
+    """The page forbids every request: one that it made would be an error on the console."""
+    assert run(mine, f'--output={tmp_path}', '--num_points=10') is None
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--dump-dom']
+    flags += [f'--user-data-dir={tmp_path / "profile"}', '--enable-logging=stderr']
+    command = ['chromium', *flags, (tmp_path / 'report.html').as_uri()]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert 'Confusion matrix' in process.stdout
+    assert 'CONSOLE' not in process.stderr
+    capsys.readouterr()
