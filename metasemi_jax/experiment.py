@@ -76,7 +76,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     form = input_form(config, dataset, np.concatenate([labeled, unlabeled]))
     augmentation = Augmentation(config.data.pad, config.data.flip, form.mean, form.std)
     model, dtype = build_model(config, dataset.num_classes)
-    tx = _optimizer(config)
+    tx = build_optimizer(config)
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
     held_out = eval_images(dataset, split)
     eval_data = {
@@ -96,7 +96,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     return Experiment(
         state=jax.device_get(TrainState.create(variables, tx, with_ema=config.ema_decay > 0)),
         pipeline=build_pipeline(config, dataset, labeled, unlabeled, augmentation),
-        make_train_step=lambda lr_factor: _train_step(config, model, tx, lr_factor),
+        make_train_step=lambda lr_factor: build_train_step(config, model, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
         split=split,
         split_sha256=split_sha256(split.labeled),
@@ -125,12 +125,15 @@ def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
 def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int]) -> TrainState:
     """The state of a run of `config`, shapes and dtypes alone: what its checkpoints are restored into."""
     return jax.eval_shape(
-        lambda variables: TrainState.create(variables, _optimizer(config), with_ema=config.ema_decay > 0),
+        lambda variables: TrainState.create(
+            variables, build_optimizer(config), with_ema=config.ema_decay > 0
+        ),
         variable_shapes(model, image_shape),
     )
 
 
-def _optimizer(config: Any) -> optax.GradientTransformation:
+def build_optimizer(config: Any) -> optax.GradientTransformation:
+    """The optimizer of `config`, without its learning rate."""
     return sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
 
 
@@ -145,7 +148,10 @@ def _lr_schedule(config: Any, factor: float) -> Schedule:
     )
 
 
-def _train_step(config: Any, model: nn.Module, tx: optax.GradientTransformation, lr_factor: float) -> StepFn:
+def build_train_step(
+    config: Any, model: nn.Module, tx: optax.GradientTransformation, lr_factor: float = 1.0
+) -> StepFn:
+    """The step of `config`, with `lr_factor` on its learning rate."""
     method = config.method
     return make_train_step(
         model,

@@ -1,0 +1,91 @@
+"""The step of a config on random pixels, so that a benchmark needs no data set."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.pipeline import Augmentation, Pipeline, resident_pipeline
+from metasemi_jax.errors import UserError
+from metasemi_jax.experiment import build_model, build_optimizer, build_train_step
+from metasemi_jax.models import init_variables
+from metasemi_jax.multi_step import make_run_steps, place_host_batches
+from metasemi_jax.sharding import check_batch_size, place, replicated
+from metasemi_jax.train_step import TrainState
+
+# image shape, classes, labeled images, training images that the benchmark keeps on the device
+FORMS = {
+    'digits': ((8, 8, 1), 10, 50, 1297),
+    'svhn_cropped': ((32, 32, 3), 10, 1000, 73_257),
+    'cifar10': ((32, 32, 3), 10, 4000, 50_000),
+    'cifar100': ((32, 32, 3), 100, 10_000, 50_000),
+    # Streamed in earnest; here its step alone is of interest.
+    'imagenet2012': ((224, 224, 3), 1000, 128, 1024),
+}
+
+
+class Job(NamedTuple):
+    """All that a call of `run_steps` takes, and the parts that it was made of."""
+
+    model: Any
+    dtype: np.dtype
+    state: TrainState
+    pipeline: Pipeline
+    run_steps: Any
+    device_data: Any
+    key: jax.Array
+    mesh: Mesh
+    max_steps: int
+
+    def args(self, state: TrainState, batches: Any) -> tuple:
+        """Of the next call, the host's part included."""
+        sent = place_host_batches(batches, self.max_steps, self.max_steps, self.mesh)
+        return state, self.device_data, *sent, self.key
+
+
+def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1) -> Job:
+    """Build the step of `config` and place random images of its data set's shape on the devices of `mesh`."""
+    if config.data.name not in FORMS:
+        raise UserError(f"data.name '{config.data.name}' is none of {', '.join(FORMS)}")
+    check_batch_size(config.batch_size, mesh.size)
+    shape, num_classes, num_labeled, count = FORMS[config.data.name]
+    rng = np.random.default_rng(0)
+    dataset = Dataset(
+        rng.integers(0, 256, (count, *shape), dtype=np.uint8),
+        rng.integers(0, num_classes, count).astype(np.int32),
+        np.arange(count).astype(str),
+        None,
+        None,
+        tuple(map(str, range(num_classes))),
+    )
+    channels = shape[-1]
+    pipeline = resident_pipeline(
+        dataset,
+        np.arange(num_labeled),
+        np.arange(num_labeled, count),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augmentation=Augmentation(config.data.pad, config.data.flip, (0.5,) * channels, (0.25,) * channels),
+    )
+    model, dtype = build_model(config, num_classes)
+    tx = build_optimizer(config)
+    everywhere = replicated(mesh)
+    state = TrainState.create(
+        init_variables(model, jax.random.key(0), shape), tx, with_ema=config.ema_decay > 0
+    )
+    run_steps = make_run_steps(
+        build_train_step(config, model, tx), pipeline.to_batch, max_steps=max_steps, mesh=mesh
+    )
+    return Job(
+        model,
+        dtype,
+        place(jax.device_get(state), everywhere),
+        pipeline,
+        run_steps,
+        place(pipeline.device_data, everywhere),
+        jax.device_put(jax.random.key(0), everywhere),
+        mesh,
+        max_steps,
+    )

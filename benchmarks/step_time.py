@@ -1,0 +1,240 @@
+"""How long a training step takes, what it is made of, and how far it is from the machine's best.
+
+    python -m benchmarks.step_time --config=configs/svhn.py
+
+On a CPU beside PyTorch, then on a GPU:
+
+    python -m benchmarks.step_time --config.batch_size=32 --estimators=jvp --reference=torch
+    python -m benchmarks.step_time --dtypes=bfloat16,float32 --steps_per_call=1,100 --reference=torch
+
+On random pixels of the data set's shape. All variants take turns, so that what else the machine does meets
+them alike; a row holds the median, least and most of `--rounds` turns.
+"""
+
+import copy
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from metasemi_jax.command import run_command
+from metasemi_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment whose step is timed.')
+_ESTIMATORS = flags.DEFINE_list('estimators', ['jvp', 'finite_difference', 'exact'], 'Of the meta-gradient.')
+_DTYPES = flags.DEFINE_list('dtypes', None, "Of the computation; by default the config's.")
+_STEPS = flags.DEFINE_list('steps_per_call', None, 'Numbers of steps in one call; by default as in training.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each variant.', lower_bound=1)
+_SECONDS = flags.DEFINE_float('seconds', 2.0, 'Of each turn, about.')
+_REFERENCE = flags.DEFINE_enum('reference', 'none', ['none', 'torch'], 'Rows for the same step in PyTorch.')
+
+
+class Variant(NamedTuple):
+    """One row."""
+
+    name: str
+    dtype: str
+    run: Callable[[int], int]  # at least so many steps, waited for; returns how many
+    compile_s: float | None = None
+    flops: float | None = None  # of a step
+    forward: float | None = None  # FLOPs of one evaluation forward pass of a batch
+    memory: int | None = None  # bytes of the compiled program
+
+
+def main() -> None:
+    import jax
+
+    from metasemi_jax.multi_step import default_steps_per_call
+    from metasemi_jax.sharding import make_mesh
+
+    # Compile times are measured.
+    jax.config.update('jax_enable_compilation_cache', False)
+    config, mesh = _CONFIG.value, make_mesh()
+    counts = [int(count) for count in _STEPS.value or [default_steps_per_call()]]
+    dtypes = _DTYPES.value or [config.dtype]
+    print(f'{jax.devices()[0].device_kind}, {mesh.size} device(s), jax {jax.__version__}')
+    print(f'{config.model.name}, {config.batch_size} + {config.batch_size} images\n')
+    variants = [
+        _ours(config, mesh, estimator, dtype, count)
+        for estimator, dtype, count in itertools.product(_ESTIMATORS.value, dtypes, counts)
+    ]
+    if _REFERENCE.value == 'torch':
+        variants += _torch_variants(config)
+    times = _take_turns(variants)
+    rates = {variant.dtype: _matmul_rate(variant.dtype) for variant in variants if variant.flops}
+    print(_table(variants, times, rates, config.batch_size))
+
+
+def _ours(config: Any, mesh: Any, estimator: str, dtype: str, count: int) -> Variant:
+    import jax
+
+    from benchmarks.random_job import make_job
+
+    config = copy.deepcopy(config)
+    config.method.estimator, config.dtype = estimator, dtype
+    job = make_job(config, mesh, max_steps=count)
+    batches = job.pipeline.host_batches(0)
+    args = job.args(job.state, batches)
+    start = time.perf_counter()
+    compiled = job.run_steps.lower(*args).compile()
+    seconds = time.perf_counter() - start
+    # Of a loop XLA counts the body once.
+    flops = compiled.cost_analysis()['flops'] * mesh.size
+    memory = compiled.memory_analysis()
+    state = job.state
+
+    def run(steps: int) -> int:
+        nonlocal state
+        done = 0
+        while done < steps:
+            state, sums = compiled(*job.args(state, batches))
+            done += count
+        jax.block_until_ready(sums)
+        return done
+
+    return Variant(
+        f'{estimator}, {count} step{"s" * (count > 1)} a call',
+        job.dtype.name,
+        run,
+        seconds,
+        flops,
+        _forward_flops(job, config.batch_size),
+        memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+    )
+
+
+def _forward_flops(job: Any, batch_size: int) -> float:
+    import jax
+    import jax.numpy as jnp
+
+    images = jax.ShapeDtypeStruct((batch_size, *job.device_data[0].shape[1:]), jnp.float32)
+    variables = {'params': job.state.params, 'batch_stats': job.state.batch_stats}
+    forward = jax.jit(lambda variables, images: job.model.apply(variables, images, train=False))
+    return forward.lower(jax.device_get(variables), images).compile().cost_analysis()['flops']
+
+
+def _torch_variants(config: Any) -> list[Variant]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError('--reference=torch needs PyTorch: pip install torch') from error
+    from benchmarks.random_job import FORMS
+    from benchmarks.torch_reference import Step
+
+    shape, num_classes, *_ = FORMS[config.data.name]
+    if config.model.name != 'conv_large' or shape != (32, 32, 3):
+        raise UserError('--reference=torch: there is a PyTorch step for conv_large on 32×32×3 pixels alone')
+    cuda = torch.cuda.is_available()
+    # As PyTorch users set it for training.
+    torch.set_float32_matmul_precision('high')
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    common = {
+        'batch_size': config.batch_size,
+        'width': config.model.width or 128,
+        'num_classes': num_classes,
+        'device': 'cuda' if cuda else 'cpu',
+        'gamma': config.method.mixup_gamma,
+    }
+    kinds = {'PyTorch, eager': {}}
+    if cuda:
+        kinds |= {'PyTorch, compiled': {'compiled': True, 'amp': True, 'channels_last': True}}
+    else:
+        kinds |= {
+            'PyTorch, eager, channels last': {'channels_last': True},
+            'PyTorch, compiled, channels last': {'compiled': True, 'channels_last': True},
+        }
+
+    def variant(name: str, options: dict[str, bool]) -> Variant:
+        step = Step(**common, **options)
+        start = time.perf_counter()
+        step()
+
+        def run(steps: int) -> int:
+            for _ in range(steps):
+                step()
+            if cuda:
+                torch.cuda.synchronize()
+            return steps
+
+        run(0)
+        dtype = 'bfloat16' if options.get('amp') else 'TF32' if cuda else 'float32'
+        return Variant(name, dtype, run, time.perf_counter() - start)
+
+    return [variant(name, options) for name, options in kinds.items()]
+
+
+def _take_turns(variants: list[Variant]) -> list[list[float]]:
+    """Seconds a step of each turn of each variant; the first turn, which warms up, is not counted."""
+    times, lengths = [[] for _ in variants], []
+    for variant in variants:
+        start = time.perf_counter()
+        done = variant.run(1)
+        lengths.append(max(1, round(_SECONDS.value * done / (time.perf_counter() - start))))
+    for _ in range(_ROUNDS.value):
+        for i, variant in enumerate(variants):
+            start = time.perf_counter()
+            done = variant.run(lengths[i])
+            times[i].append((time.perf_counter() - start) / done)
+    return times
+
+
+def _matmul_rate(dtype: str) -> float:
+    """FLOP/s of one large square matrix product in `dtype`, the best of ten."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048 if jax.default_backend() == 'cpu' else 8192
+    matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
+    product = jax.jit(jnp.dot)
+    seconds = []
+    for _ in range(11):
+        start = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def _table(
+    variants: list[Variant], times: list[list[float]], rates: dict[str, float], batch_size: int
+) -> str:
+    best = {dtype: f'{rate / 1e12:.3g}' for dtype, rate in rates.items()}
+    lines = [
+        f'matrix products, TFLOP/s: {best}',
+        '',
+        '| step | dtype | ms: median (least, most) | images/s | × the first row | compile s | forward passes '
+        '| TFLOP/s | share of matrix rate | MB |',
+        f'|{"---|" * 10}',
+    ]
+    first = statistics.median(times[0])
+    for variant, seconds in zip(variants, times, strict=True):
+        median = statistics.median(seconds)
+        cells = [
+            variant.name,
+            variant.dtype,
+            f'{1e3 * median:.4g} ({1e3 * min(seconds):.4g}, {1e3 * max(seconds):.4g})',
+            f'{2 * batch_size / median:,.0f}',
+            f'{median / first:.2f}',
+            '' if variant.compile_s is None else f'{variant.compile_s:.1f}',
+        ]
+        if variant.flops:
+            rate = variant.flops / median
+            cells += [
+                f'{variant.flops / variant.forward:.2f}',
+                f'{rate / 1e12:.3g}',
+                f'{rate / rates[variant.dtype]:.0%}',
+                f'{variant.memory / 1e6:,.0f}',
+            ]
+        else:
+            cells += [''] * 4
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    run_command(main, sys.argv, default_config=Path(__file__).parent.parent / 'configs' / 'svhn.py')
