@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_run_from_disk_is_the_run_from_memory(folder, tmp_path):
-    """Batches, statistics and evaluations, bit for bit, in an interrupted run too."""
+    """Batches, statistics and evaluations, bit for bit."""
     statistics = {'data__mean': (), 'data__std': ()}
     train_and_evaluate(own_config(folder, **statistics), tmp_path / 'memory')
     experiment = build_experiment(own_config(folder, **statistics, **ON_DISK), make_mesh())

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import chex
 import jax
@@ -9,7 +10,7 @@ import pytest
 from metasemi_jax import experiment as experiment_module
 from metasemi_jax.data import sources
 from metasemi_jax.data.splits import split_sha256
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import DivergedError, UserError
 from metasemi_jax.experiment import build_experiment
 from metasemi_jax.recorder import Recorder
 from metasemi_jax.sharding import make_mesh
@@ -180,6 +181,47 @@ def test_a_diverged_run_stops_and_names_the_last_good_checkpoint(tmp_path, monke
         train_and_evaluate(tiny_config(log_every=4), tmp_path)
     for name, value in read_state(tmp_path).items():
         assert np.all(np.isfinite(value)), name
+
+
+def exploding(*rates):
+    """A schedule that is infinite from step 5 on, unless the rate is below all of `rates`."""
+
+    def schedule(lr, **options):
+        return lambda step: jnp.where((step < 5) | (lr < min(rates)), lr, jnp.inf)
+
+    return schedule
+
+
+def test_a_rollback_goes_on_from_the_last_checkpoint_at_half_the_rate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment_module, 'warmup_piecewise_schedule', exploding(0.04))
+    config = tiny_config(on_nonfinite='rollback', method__mixup=False)
+    results = train_and_evaluate(config, tmp_path)
+    printed = capsys.readouterr().out
+    assert 'the last good checkpoint is of step 4; rollback 1 of 3: from there, at half the rate' in printed
+    assert 'rollback 2 of 3' in printed
+    assert 'rollback 3' not in printed
+    logged = [line for line in read_log(tmp_path) if 'train/lr' in line]
+    assert [line['step'] for line in logged] == [2, 4, 6, 8, 10, 12]
+    assert [line['train/lr'] for line in logged] == pytest.approx([0.1, 0.1, *[0.025] * 4])
+    assert np.isfinite([results['test_error_last'], results['test_error_best']]).all()
+    for name, value in read_state(tmp_path).items():
+        assert np.all(np.isfinite(value)), name
+
+    # A restart goes on at the rate that it had come to; and 'stop' is another way to continue the same run.
+    (tmp_path / 'results.json').unlink()
+    shutil.rmtree(tmp_path / 'checkpoints' / '12')
+    train_and_evaluate(tiny_config(on_nonfinite='stop', method__mixup=False), tmp_path)
+    assert [line['train/lr'] for line in read_log(tmp_path) if 'train/lr' in line][-2:] == pytest.approx(
+        [0.025, 0.025]
+    )
+
+
+def test_three_rollbacks_are_enough(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment_module, 'warmup_piecewise_schedule', exploding(0))
+    with pytest.raises(DivergedError, match='the last good checkpoint is of step 4'):
+        train_and_evaluate(tiny_config(on_nonfinite='rollback', method__mixup=False), tmp_path)
+    printed = capsys.readouterr().out
+    assert [printed.count(f'rollback {n} of 3') for n in (1, 2, 3, 4)] == [1, 1, 1, 0]
 
 
 def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
