@@ -83,6 +83,8 @@ def _bare_step(config: Any, *, data: bool) -> Callable[[], float]:
     mesh = make_mesh()
     experiment = build_experiment(config, mesh)
     pipeline, count = experiment.pipeline, config.steps_per_call or default_steps_per_call()
+    if config.total_steps < 2 * count:
+        raise UserError(f'--steps={config.total_steps}: a call does {count}, and two calls are needed')
     run_steps = make_run_steps(experiment.make_train_step(1.0), pipeline.to_batch, max_steps=count, mesh=mesh)
     everywhere = replicated(mesh)
     device_data, state = place(pipeline.device_data, everywhere), place(experiment.state, everywhere)

@@ -67,7 +67,7 @@ def main() -> None:
     if _REFERENCE.value == 'torch':
         variants += _torch_variants(config)
     times = _take_turns(variants)
-    rates = {variant.dtype: _matmul_rate(variant.dtype) for variant in variants if variant.flops}
+    rates = {v.dtype: mesh.size * _matmul_rate(v.dtype) for v in variants if v.flops}
     print(_table(variants, times, rates, config.batch_size))
 
 

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from metasemi_jax.errors import UserError
+from metasemi_jax.multi_host import anywhere
 from metasemi_jax.train_step import TrainState
 
 
@@ -87,13 +88,14 @@ def _unwritten(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax raises whatever the layer below met
+        _raise_lost_peer(error)
         reason = re.search('No space left on device|Disk quota exceeded|File too large', str(error))
         steps = [int(path.name) for path in Path(manager.directory).iterdir() if path.name.isdecimal()]
         kept = f'the last whole one is of step {max(steps)}' if steps else 'there is none yet'
+        cause, advice = (reason[0], 'make room there') if reason else (_reason(error), 'mend that')
         raise UserError(
-            f'a checkpoint could not be written to {manager.directory} '
-            f'({reason[0] if reason else _reason(error)}); {kept}: make room there, and the same command '
-            'goes on from it'
+            f'a checkpoint could not be written to {manager.directory} ({cause}); {kept}: {advice}, and the '
+            'same command goes on from it'
         ) from error
 
 
@@ -108,9 +110,14 @@ def steps_without_listing(folder: Path) -> list[int]:
     return sorted(damaged)
 
 
+def damaged_folder(folder: Path) -> Path:
+    """Where the damaged checkpoints of `folder` are kept."""
+    return folder.with_name(f'damaged_{folder.name}')
+
+
 def set_aside(folder: Path, step: int) -> Path:
     """Move the damaged checkpoint of `step` out of the run's way, and return where to; nothing is deleted."""
-    aside = folder.with_name(f'damaged_{folder.name}')
+    aside = damaged_folder(folder)
     target = next(path for n in itertools.count() if not (path := aside / f'{step}.{n}').exists())
     aside.mkdir(exist_ok=True)
     return (folder / str(step)).rename(target)
@@ -163,10 +170,16 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
+        restored = None
         try:
-            return Restored(*_restore(manager, step, target), damaged)
+            restored = _restore(manager, step, target)
         except Exception as error:  # Orbax raises whatever the layer below met
+            _raise_lost_peer(error)
             damaged[step] = _reason(error)
+        # All processes go on from the same one.
+        if not anywhere(restored is None):
+            return Restored(*restored, damaged)
+        damaged.setdefault(step, 'another process cannot read it')
     if damaged:
         steps = ', '.join(f'{step} ({reason})' for step, reason in damaged.items())
         raise UserError(
@@ -204,6 +217,11 @@ def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -
             f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
             'put back a good copy, or start the training again: it goes on from the one before'
         ) from error
+
+
+def _raise_lost_peer(error: Exception) -> None:
+    if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+        raise error
 
 
 def _restore(

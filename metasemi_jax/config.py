@@ -127,6 +127,12 @@ def differing_fields(old: Any, new: Any) -> list[str]:
     ]
 
 
+def agreed_settings(config: Any) -> str:
+    """What all processes of a run must have alike, as text: every field but `LOCATIONS`."""
+    fields = flatten(config)
+    return json.dumps({name: fields[name] for name in sorted(fields.keys() - {*LOCATIONS})})
+
+
 def check_config(config: Any) -> None:
     """Refuse settings that no run can have; what depends on the data is checked where it is loaded.
 

@@ -10,11 +10,12 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-    """Knows whether a signal has come; `name` and `exit_code` (128 + its number) say which."""
+    """Truthy once a signal has come; `name` and `exit_code` (128 + its number) say which."""
 
     def __init__(self):
         self.signal: signal.Signals | None = None
         self._previous = {}
+        self._calls = 0
 
     def listen(self) -> None:
         """Note SIGTERM and SIGINT instead of dying of them; a second one has its usual effect.
@@ -22,7 +23,9 @@ class StopRequest:
         Outside the main thread, where Python allows no handlers, signals keep the effect they have. With
         several processes JAX itself notes SIGTERM, in all of them, and Ctrl-C has its usual effect.
         """
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+        if self._previous or _several_processes():
+            return
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)
 
@@ -32,14 +35,18 @@ class StopRequest:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
 
-    def reached(self, call: int) -> bool:
-        """Whether to stop after this call of the step; to be asked at every call, counted from 0.
+    def reached(self) -> bool:
+        """Whether to stop after this call of the step; to be asked once at every call.
 
         Several processes stop after the same call: the signal may reach one alone, or all at different steps,
         and JAX chooses a call that none of them has passed.
         """
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(call):
+        if _several_processes() and multihost_utils.reached_preemption_sync_point(self._calls):
             self.signal = signal.SIGTERM
+        self._calls += 1
+        return bool(self)
+
+    def __bool__(self) -> bool:
         return self.signal is not None
 
     def _note(self, number: int, frame) -> None:
@@ -56,6 +63,12 @@ class StopRequest:
     def exit_code(self) -> int:
         """What a shell expects of a process that a signal ended."""
         return 128 + self.signal
+
+
+def _several_processes() -> bool:
+    # Asked first whether there can be: counting them would start the accelerator, which a sweep leaves to its
+    # runs.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 @contextmanager

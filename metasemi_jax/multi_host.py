@@ -1,6 +1,7 @@
 """Several processes as one program: how they find each other, speak with one voice and end together."""
 
 import contextlib
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -68,20 +69,29 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """A UserError of one process inside the block is raised at its end in all, so that none waits in vain."""
+    """What one process cannot do inside the block ends all of them there, so that none waits in vain.
+
+    Raises:
+      UserError: another process failed. Its own UserError or OSError goes on.
+    """
     if jax.process_count() == 1:
         yield
         return
     failure = None
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
         failure = error
-    failed = multihost_utils.process_allgather(np.asarray(failure is not None))
+    failed = _everyones(np.asarray(failure is not None))
     if failure is not None:
         raise failure
     if failed.any():
         raise UserError(f'process {int(failed.argmax())} cannot go on; its own message says why')
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true in any process; all must ask."""
+    return flag if jax.process_count() == 1 else bool(_everyones(np.asarray(flag)).any())
 
 
 @contextlib.contextmanager
@@ -101,24 +111,30 @@ def naming_lost_peers() -> Iterator[None]:
         ) from error
 
 
-def check_same(what: str, sha256: str) -> None:
+def check_same(what: str, value: str) -> None:
     """Refuse processes that disagree.
 
     Args:
-      what: 'the images': what messages call it.
-      sha256: of it, in hex, as this process sees it.
+      what: what messages call it.
+      value: of it, as this process sees it.
 
     Raises:
       UserError: in every process.
     """
     if jax.process_count() == 1:
         return
-    everyones = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(sha256), np.uint8))
+    everyones = _everyones(np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8))
     differing = np.flatnonzero((everyones != everyones[0]).any(axis=1))
     if len(differing):
         raise UserError(
-            f'{what} of process {differing[0]} differ from those of process 0; give all processes the same'
+            f'process {differing[0]} and process 0 do not have the same {what}; start all processes with the '
+            'same flags, on the same data, with a --workdir that they share'
         )
+
+
+def _everyones(value: np.ndarray) -> np.ndarray:
+    """`value` of each process, [processes, ...]."""
+    return multihost_utils.process_allgather(value)
 
 
 def _started_as_task() -> bool:

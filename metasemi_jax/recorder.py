@@ -8,12 +8,14 @@ import orbax.checkpoint as ocp
 
 from metasemi_jax import metrics
 from metasemi_jax.checkpoint import save_checkpoint
-from metasemi_jax.errors import DivergedError
+from metasemi_jax.errors import DivergedError, UserError
 from metasemi_jax.metrics import Metrics, all_finite
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.results import Evaluation
 from metasemi_jax.run_log import RunLog
 from metasemi_jax.train_step import TrainState
+
+NEW_RUN = 'Start again in a new --workdir with a lower optimizer.lr'
 
 
 class Recorder:
@@ -79,7 +81,7 @@ class Recorder:
         speed = self._pace.images_per_second(step)
         if not math.isfinite(means['loss']):
             raise self._diverged(f'the loss is {means["loss"]}', step)
-        self._log.write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': speed})
+        self._write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': speed})
         self._loss, self._speed = means['loss'], speed
 
     def show(self, step: int) -> None:
@@ -111,7 +113,7 @@ class Recorder:
             for split, figures in evaluate(variables).items():
                 scalars |= {f'{split}/{prefix}{name}': value for name, value in figures.items()}
                 errors[f'{prefix}{split}_error'] = figures['error']
-        self._log.write(step, scalars)
+        self._write(step, scalars)
         self.history.append(Evaluation(step, errors))
         lowest = min(evaluation.selection_error for evaluation in self.history)
         return self.history[-1].selection_error == lowest
@@ -136,12 +138,24 @@ class Recorder:
         error = self.history[-1].selection_error if self.evaluated(step) else None
         save_checkpoint(self._manager, state, record, step=step, error=error)
 
-    def _diverged(self, what: str, step: int) -> DivergedError:
+    def _write(self, step: int, scalars: dict[str, float]) -> None:
+        try:
+            self._log.write(step, scalars)
+        except OSError as error:
+            raise UserError(
+                f'metrics.jsonl cannot be written ({error.strerror or error}); {self._last_saved()}: make '
+                'room, and the same command goes on from it'
+            ) from error
+
+    def _last_saved(self) -> str:
+        # One that is being written may yet fail.
+        self._manager.wait_until_finished()
         saved = self._manager.latest_step()
-        kept = 'nothing was saved yet' if saved is None else f'the last good checkpoint is of step {saved}'
+        return 'nothing was saved yet' if saved is None else f'the last good checkpoint is of step {saved}'
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
         return DivergedError(
-            f'{what} at step {step}; {kept}',
-            'Start again in a new --workdir with a lower optimizer.lr, or go on from there at half the rate '
-            'with --config.on_nonfinite=rollback',
+            f'{what} at step {step}; {self._last_saved()}',
+            f'{NEW_RUN}, or go on at half the rate with --config.on_nonfinite=rollback',
             rollbacks=self.rollbacks,
         )

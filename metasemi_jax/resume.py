@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from metasemi_jax.checkpoint import (
     Restored,
+    damaged_folder,
     open_checkpoints,
     restore_newest,
     set_aside,
@@ -33,16 +36,31 @@ def open_and_restore(
     """
     _set_aside(folder, dict.fromkeys(steps_without_listing(folder), 'its metrics are damaged'))
     manager = open_checkpoints(folder)
-    state = place(experiment.state, replicated(mesh))
-    restored = restore_newest(manager, state)
-    if restored is None:
-        return manager, state, None
+    # A copy: the loop donates the arrays, and a rollback may begin with them once more.
+    state = place(jax.tree.map(np.array, experiment.state), replicated(mesh))
+    try:
+        restored = restore_newest(manager, state)
+        if restored is None:
+            _check_new(folder)
+            return manager, state, None
+        _check_same_data(restored, experiment, folder)
+    except UserError:
+        manager.close()
+        raise
     if restored.damaged:
         manager.close()
         _set_aside(folder, restored.damaged)
         manager = open_checkpoints(folder)
-    _check_same_data(restored, experiment, folder)
     return manager, restored.state, restored.record
+
+
+def _check_new(folder: Path) -> None:
+    aside = damaged_folder(folder)
+    if aside.exists():
+        raise UserError(
+            f'no checkpoint is left in {folder}, and what was there lies damaged in {aside}; put back a good '
+            'copy, or start again in a new --workdir'
+        )
 
 
 def _set_aside(folder: Path, damaged: dict[int, str]) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from metasemi_jax.workdir import write_atomically
+
 
 class RunLog:
     """Appends scalars to metrics.jsonl and to TensorBoard's event files."""
@@ -53,6 +55,4 @@ def _drop_after(metrics_file: Path, step: int) -> None:
         # JSON's and Unicode's errors are ValueErrors too.
         except (ValueError, KeyError, TypeError):
             continue
-    beside = metrics_file.with_name('.metrics.jsonl.tmp')
-    beside.write_bytes(b''.join(kept.values()))
-    beside.replace(metrics_file)
+    write_atomically(metrics_file, b''.join(kept.values()))

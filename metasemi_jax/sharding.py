@@ -20,7 +20,10 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     losses and the meta-gradient are those of all its images, and places the sums among devices itself.
     """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    # Not `jax.make_mesh`, which would order a TPU's devices by their wiring: each process feeds one stretch
+    # of the rows of a batch, so its devices must lie side by side.
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(ordered), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

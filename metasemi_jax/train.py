@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.checkpoint import closing_checkpoints
-from metasemi_jax.config import check_config
+from metasemi_jax.config import agreed_settings, check_config
 from metasemi_jax.data.splits import Split
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.experiment import Experiment, build_experiment
@@ -18,7 +18,7 @@ from metasemi_jax.interrupt import StopRequest, stop_on_signals
 from metasemi_jax.multi_host import check_same, failing_together, is_first, naming_lost_peers
 from metasemi_jax.multi_step import call_ends, default_steps_per_call, make_run_steps, place_host_batches
 from metasemi_jax.progress import Pace, ProgressLine, duration
-from metasemi_jax.recorder import Recorder
+from metasemi_jax.recorder import NEW_RUN, Recorder
 from metasemi_jax.results import summarize, table
 from metasemi_jax.resume import open_and_restore
 from metasemi_jax.run_log import RunLog
@@ -45,13 +45,21 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
       SystemExit: SIGTERM or Ctrl-C came; the state was saved. The code is 128 + the signal's number.
     """
     started = time.perf_counter()
-    files = Workdir(workdir)
+    with naming_lost_peers():
+        return _train_and_evaluate(config, Workdir(workdir), started)
+
+
+def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str, Any]:
     with failing_together():
         check_config(config)
+    check_same('settings', agreed_settings(config))
+    with failing_together():
         files.check(config)
         results = files.read_results()
         # Without input.json a finished run goes through the motions, to get one.
         finished = results is not None and files.input_form.exists()
+    check_same('--workdir', str(finished))
+    with failing_together():
         if not finished:
             mesh = make_mesh()
             check_batch_size(config.batch_size, mesh.size)
@@ -61,7 +69,7 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     if finished:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
-    check_same('the images or their split', experiment.data_sha256 + experiment.split_sha256)
+    check_same('images or split of them', experiment.data_sha256 + experiment.split_sha256)
     with contextlib.ExitStack() as stack:
         with failing_together():
             if is_first():
@@ -76,8 +84,7 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
         with failing_together():
             files.check_shared()
         print(experiment.description)
-        with naming_lost_peers():
-            figures = _run(config, files, experiment, mesh, started)
+        figures = _run(config, files, experiment, mesh, started)
         results = figures | {
             'seed': config.seed,
             'steps': config.total_steps,
@@ -93,19 +100,29 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
 def _run(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> dict[str, Any]:
     """Train to the end; where the numbers diverge, from the last checkpoint again, if the config says so."""
     rollbacks = 0
-    while True:
-        try:
-            return _run_once(config, files, experiment, mesh, started, rollbacks)
-        except DivergedError as error:
-            if config.on_nonfinite != 'rollback' or error.rollbacks == MAX_ROLLBACKS:
-                raise
-            rollbacks = error.rollbacks + 1
-            print(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}: from there, at half the rate')
-            started = time.perf_counter()
+    with stop_on_signals() as stop:
+        while True:
+            try:
+                return _run_once(config, files, experiment, mesh, started, rollbacks, stop)
+            except DivergedError as error:
+                if config.on_nonfinite != 'rollback' or stop:
+                    raise
+                if error.rollbacks == MAX_ROLLBACKS:
+                    advice = f'{MAX_ROLLBACKS} rollbacks did not help: {NEW_RUN}'
+                    raise DivergedError(error.what, advice, rollbacks=MAX_ROLLBACKS) from error
+                rollbacks = error.rollbacks + 1
+                print(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}, at half the learning rate')
+                started = time.perf_counter()
 
 
 def _run_once(
-    config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float, rollbacks: int
+    config: Any,
+    files: Workdir,
+    experiment: Experiment,
+    mesh: Mesh,
+    started: float,
+    rollbacks: int,
+    stop: StopRequest,
 ) -> dict[str, Any]:
     """Restore, train what is left, and sum up."""
     with contextlib.ExitStack() as stack:
@@ -132,14 +149,16 @@ def _run_once(
             recorder.evaluate(start, state, experiment.evaluate)
         # Closed: its worker processes end.
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
-        stop = stack.enter_context(stop_on_signals())
         stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop)
     if stopped_at < config.total_steps:
         print(
             f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
         )
         raise SystemExit(stop.exit_code)
-    return summarize(recorder.history) | {'wall_time_s': round(recorder.seconds, 1)}
+    return summarize(recorder.history) | {
+        'rollbacks': recorder.rollbacks,
+        'wall_time_s': round(recorder.seconds, 1),
+    }
 
 
 def _loop(
@@ -163,7 +182,7 @@ def _loop(
     key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(config.seed)
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
     sums = None
-    for call, end in enumerate(call_ends(start, config.total_steps, max_steps, cadences)):
+    for end in call_ends(start, config.total_steps, max_steps, cadences):
         previous = sums
         with jax.transfer_guard('disallow'):
             batches, count = place_host_batches(host_batches, end - step, max_steps, mesh)
@@ -177,7 +196,7 @@ def _loop(
             # Until here a signal has its usual effect, at once: there is nothing new to save, and compiling
             # would keep it waiting.
             stop.listen()
-        step, stopping = end, stop.reached(call)
+        step, stopping = end, stop.reached()
         last = step == config.total_steps
         if not (stopping or last or any(step % cadence == 0 for cadence in cadences)):
             continue

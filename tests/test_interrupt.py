@@ -17,7 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 with stop_on_signals() as stop:
     stop.listen()
     print('ready', flush=True)
-    while stop.signal is None:
+    while not stop:
         time.sleep(0.01)
     print(stop.name, flush=True)
     if sys.argv[1] == 'hang':
@@ -67,7 +67,7 @@ def test_handlers_are_put_back():
         assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
         stop.listen()
         assert signal.getsignal(signal.SIGTERM) != before[0]
-        assert stop.signal is None
+        assert not stop
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     with contextlib.suppress(RuntimeError), stop_on_signals() as stop:
         stop.listen()

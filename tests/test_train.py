@@ -198,9 +198,10 @@ def test_a_rollback_goes_on_from_the_last_checkpoint_at_half_the_rate(tmp_path, 
     config = tiny_config(on_nonfinite='rollback', method__mixup=False)
     results = train_and_evaluate(config, tmp_path)
     printed = capsys.readouterr().out
-    assert 'the last good checkpoint is of step 4; rollback 1 of 3: from there, at half the rate' in printed
+    assert 'the last good checkpoint is of step 4; rollback 1 of 3, at half the learning rate' in printed
     assert 'rollback 2 of 3' in printed
     assert 'rollback 3' not in printed
+    assert results['rollbacks'] == 2
     logged = [line for line in read_log(tmp_path) if 'train/lr' in line]
     assert [line['step'] for line in logged] == [2, 4, 6, 8, 10, 12]
     assert [line['train/lr'] for line in logged] == pytest.approx([0.1, 0.1, *[0.025] * 4])
@@ -220,14 +221,17 @@ def test_a_rollback_goes_on_from_the_last_checkpoint_at_half_the_rate(tmp_path, 
 def test_three_rollbacks_are_enough(tmp_path, monkeypatch):
     tried = []
 
-    def diverge(config, files, experiment, mesh, started, rollbacks):
+    def diverge(config, files, experiment, mesh, started, rollbacks, stop):
         tried.append(rollbacks)
-        raise DivergedError('the loss is nan at step 8', 'Start again.', rollbacks=rollbacks)
+        raise DivergedError('the loss is nan at step 8', 'Advice.', rollbacks=rollbacks)
 
     monkeypatch.setattr(train_module, '_run_once', diverge)
-    for on_nonfinite, expected in (('stop', [0]), ('rollback', [0, 1, 2, 3])):
+    for on_nonfinite, expected, message in (
+        ('stop', [0], 'Advice.'),
+        ('rollback', [0, 1, 2, 3], '3 rollbacks did not help: Start again in a new --workdir'),
+    ):
         tried.clear()
-        with pytest.raises(DivergedError, match=r'nan at step 8\. Start again\.$'):
+        with pytest.raises(DivergedError, match=f'nan at step 8. {message}'):
             train_and_evaluate(tiny_config(on_nonfinite=on_nonfinite), tmp_path)
         assert tried == expected
 
