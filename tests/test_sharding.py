@@ -53,7 +53,7 @@ def test_the_number_of_devices_does_not_change_the_weights(found, dtype, toleran
     """Relative to the largest entry of each array: what is 0 but for rounding has no relative error."""
     prefix = f'{dtype}/1/'
     names = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
-    assert len(names) > 50
+    assert len(names) > 40
     for name in names:
         expected = found[prefix + name]
         assert expected.dtype == dtype
