@@ -39,6 +39,7 @@ WEIGHTS = {
     'ema': 'EMA weights of the last checkpoint',
     'best_ema': 'EMA weights of the best checkpoint',
 }
+WEIGHTS_HELP = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
 
 
 class Classifier(NamedTuple):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from absl import flags
 from jax import export as jax_export
 
-from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier, make_predict
+from metasemi_jax.classifier import WEIGHTS, WEIGHTS_HELP, Classifier, load_classifier, make_predict
 from metasemi_jax.command import run_command
 from metasemi_jax.errors import UserError
-from metasemi_jax.workdir import open_atomically, write_json
+from metasemi_jax.workdir import naming_output, write_atomically, write_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -56,13 +56,7 @@ def main(argv: list[str]) -> None:
     """
     values = flags.FlagValues()
     flags.DEFINE_string('workdir', None, 'Folder of the run, finished or not.', flag_values=values)
-    flags.DEFINE_enum(
-        'weights',
-        'last',
-        list(WEIGHTS),
-        '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items()),
-        flag_values=values,
-    )
+    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
     flags.DEFINE_string(
         'output',
         None,
@@ -83,14 +77,9 @@ def _export(*, workdir: str | None, weights: str, output: str | None) -> None:
     if path.is_dir() or path == names:
         raise UserError(f'--output={output} is a folder or a .json file; name another file')
     content = export_classifier(classifier).serialize()
-    try:
-        with open_atomically(path, 'wb') as file:
-            file.write(content)
+    with naming_output(path):
+        write_atomically(path, content)
         write_json(names, describe(classifier))
-    except OSError as error:
-        raise UserError(
-            f'--output={path} cannot be written ({error.strerror or error}); name another file'
-        ) from error
     print(
         f'written to {path} ({len(content):,} bytes, for {", ".join(PLATFORMS)}), the class names to {names}'
     )

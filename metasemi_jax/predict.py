@@ -23,7 +23,14 @@ from typing import IO, NamedTuple
 import numpy as np
 from absl import flags
 
-from metasemi_jax.classifier import WEIGHTS, Classifier, Predictions, load_classifier, predict_batches
+from metasemi_jax.classifier import (
+    WEIGHTS,
+    WEIGHTS_HELP,
+    Classifier,
+    Predictions,
+    load_classifier,
+    predict_batches,
+)
 from metasemi_jax.command import run_command
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.data.image_chunks import Chunk, ImageSource, array_source, open_images
@@ -32,7 +39,7 @@ from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.experiment_data import evaluation_resize
 from metasemi_jax.progress import ProgressLine
 from metasemi_jax.run_data import SPLITS, load_run_data, split_images
-from metasemi_jax.workdir import open_atomically
+from metasemi_jax.workdir import naming_output, open_atomically
 
 
 class Columns(NamedTuple):
@@ -128,13 +135,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         'unlabeled', False, 'Classify the unlabeled pool, the most confident first.', flag_values=values
     )
-    flags.DEFINE_enum(
-        'weights',
-        'last',
-        list(WEIGHTS),
-        '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items()),
-        flag_values=values,
-    )
+    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
     flags.DEFINE_boolean('all', False, 'Write the probability of every class.', flag_values=values)
     flags.DEFINE_string(
         'output',
@@ -258,13 +259,8 @@ def _open_output(output: str) -> Iterator[IO[str]]:
     path = Path(output)
     if path.is_dir():
         raise UserError(f'--output={output} is a folder; name a file')
-    try:
-        with open_atomically(path, **options) as file:
-            yield file
-    except OSError as error:
-        raise UserError(
-            f'--output={output} cannot be written ({error.strerror or error}); name another file'
-        ) from error
+    with naming_output(output), open_atomically(path, **options) as file:
+        yield file
 
 
 def _printable(name: str) -> str:

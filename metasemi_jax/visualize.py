@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier
+from metasemi_jax.classifier import WEIGHTS, WEIGHTS_HELP, Classifier, load_classifier
 from metasemi_jax.command import run_command
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.config import LOCATIONS, flatten
@@ -43,7 +43,7 @@ from metasemi_jax.results import PROTOCOLS
 from metasemi_jax.results import WEIGHTS as RESULT_WEIGHTS
 from metasemi_jax.run_data import SPLITS, load_run_data
 from metasemi_jax.run_outputs import Judged, Sample, choose_judged, run_network
-from metasemi_jax.workdir import write_atomically
+from metasemi_jax.workdir import naming_output, write_atomically
 
 NAMED_FIELDS = 4  # that differ between runs; more would make no name
 METHOD = ('method.meta', 'method.mixup')  # named by their row of the ablation
@@ -109,13 +109,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         'validation.',
         flag_values=values,
     )
-    flags.DEFINE_enum(
-        'weights',
-        'last',
-        list(WEIGHTS),
-        '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items()),
-        flag_values=values,
-    )
+    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
     flags.DEFINE_string(
         'data_path',
         '',
@@ -346,14 +340,10 @@ def _files(name: str, picture: Picture) -> dict[str, bytes]:
 
 
 def _write(target: Path, contents: dict[str, bytes]) -> None:
-    try:
+    with naming_output(target, 'folder'):
         for name, content in contents.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
-    except OSError as error:
-        raise UserError(
-            f'--output={target} cannot be written ({error.strerror or error}); name another folder'
-        ) from error
 
 
 if __name__ == '__main__':

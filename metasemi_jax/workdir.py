@@ -217,6 +217,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
+def naming_output(output: str | os.PathLike, kind: str = 'file') -> Iterator[None]:
+    """Make an OSError of writing what --output names (a `kind`: 'file' or 'folder') a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f'--output={output} cannot be written ({error.strerror or error}); name another {kind}'
+        ) from error
+
+
+@contextmanager
 def open_atomically(path: Path, mode: str = 'w', **options: Any) -> Iterator[IO]:
     """A file beside `path` to write, in UTF-8 where it is text; renamed at the end of the block.
 
