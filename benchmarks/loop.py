@@ -21,6 +21,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks.turns import spread
 from metasemi_jax.command import run_command
 from metasemi_jax.errors import UserError
 
@@ -145,8 +146,7 @@ def _table(seconds: dict[str, list[float]]) -> str:
     lines = ['| | ms a step: median (least, most) | rate of the bare step |', '|---|---|---|']
     for name, values in seconds.items():
         median = statistics.median(values)
-        spread = f'{1e3 * median:.4g} ({1e3 * min(values):.4g}, {1e3 * max(values):.4g})'
-        lines.append(f'| {name} | {spread} | {bare / median:.1%} |')
+        lines.append(f'| {name} | {spread(values)} | {bare / median:.1%} |')
     return '\n'.join(lines)
 
 

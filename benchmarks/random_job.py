@@ -1,5 +1,6 @@
 """The step of a config on random pixels, so that a benchmark needs no data set."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,13 +45,36 @@ class Job(NamedTuple):
         sent = place_host_batches(batches, self.max_steps, self.max_steps, self.mesh)
         return state, self.device_data, *sent, self.key
 
+    def runner(self, run_steps: Callable[..., Any]) -> Callable[[int], int]:
+        """A function that does at least so many steps, in whole calls, waits for them and returns how many.
 
-def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1) -> Job:
-    """Build the step of `config` and place random images of its data set's shape on the devices of `mesh`."""
+        `run_steps`: the job's own, or what it was compiled to. Only one runner of a job can be used: it
+        donates the job's state.
+        """
+        state, batches = self.state, self.pipeline.host_batches(0)
+
+        def run(steps: int) -> int:
+            nonlocal state
+            done = 0
+            while done < steps:
+                state, sums = run_steps(*self.args(state, batches))
+                done += self.max_steps
+            jax.block_until_ready(sums)
+            return done
+
+        return run
+
+
+def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1, num_classes: int | None = None) -> Job:
+    """Build the step of `config` and place random images of its data set's shape on the devices of `mesh`.
+
+    `num_classes`: by default as many as the data set has.
+    """
     if config.data.name not in FORMS:
         raise UserError(f"data.name '{config.data.name}' is none of {', '.join(FORMS)}")
     check_batch_size(config.batch_size, mesh.size)
-    shape, num_classes, num_labeled, count = FORMS[config.data.name]
+    shape, classes_there, num_labeled, count = FORMS[config.data.name]
+    num_classes = num_classes or classes_there
     rng = np.random.default_rng(0)
     dataset = Dataset(
         rng.integers(0, 256, (count, *shape), dtype=np.uint8),

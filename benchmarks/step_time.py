@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks.turns import spread, take_turns
 from metasemi_jax.command import run_command
 from metasemi_jax.errors import UserError
 
@@ -66,42 +67,29 @@ def main() -> None:
     ]
     if _REFERENCE.value == 'torch':
         variants += _torch_variants(config)
-    times = _take_turns(variants)
+    times = take_turns([v.run for v in variants], rounds=_ROUNDS.value, seconds=_SECONDS.value)
     rates = {v.dtype: mesh.size * _matmul_rate(v.dtype) for v in variants if v.flops}
     print(_table(variants, times, rates, config.batch_size))
 
 
 def _ours(config: Any, mesh: Any, estimator: str, dtype: str, count: int) -> Variant:
-    import jax
 
     from benchmarks.random_job import make_job
 
     config = copy.deepcopy(config)
     config.method.estimator, config.dtype = estimator, dtype
     job = make_job(config, mesh, max_steps=count)
-    batches = job.pipeline.host_batches(0)
-    args = job.args(job.state, batches)
+    args = job.args(job.state, job.pipeline.host_batches(0))
     start = time.perf_counter()
     compiled = job.run_steps.lower(*args).compile()
     seconds = time.perf_counter() - start
     # Of a loop XLA counts the body once.
     flops = compiled.cost_analysis()['flops'] * mesh.size
     memory = compiled.memory_analysis()
-    state = job.state
-
-    def run(steps: int) -> int:
-        nonlocal state
-        done = 0
-        while done < steps:
-            state, sums = compiled(*job.args(state, batches))
-            done += count
-        jax.block_until_ready(sums)
-        return done
-
     return Variant(
         f'{estimator}, {count} step{"s" * (count > 1)} a call',
         job.dtype.name,
-        run,
+        job.runner(compiled),
         seconds,
         flops,
         _forward_flops(job, config.batch_size),
@@ -162,26 +150,10 @@ def _torch_variants(config: Any) -> list[Variant]:
                 torch.cuda.synchronize()
             return steps
 
-        run(0)
         dtype = 'bfloat16' if options.get('amp') else 'TF32' if cuda else 'float32'
         return Variant(name, dtype, run, time.perf_counter() - start)
 
     return [variant(name, options) for name, options in kinds.items()]
-
-
-def _take_turns(variants: list[Variant]) -> list[list[float]]:
-    """Seconds a step of each turn of each variant; the first turn, which warms up, is not counted."""
-    times, lengths = [[] for _ in variants], []
-    for variant in variants:
-        start = time.perf_counter()
-        done = variant.run(1)
-        lengths.append(max(1, round(_SECONDS.value * done / (time.perf_counter() - start))))
-    for _ in range(_ROUNDS.value):
-        for i, variant in enumerate(variants):
-            start = time.perf_counter()
-            done = variant.run(lengths[i])
-            times[i].append((time.perf_counter() - start) / done)
-    return times
 
 
 def _matmul_rate(dtype: str) -> float:
@@ -217,7 +189,7 @@ def _table(
         cells = [
             variant.name,
             variant.dtype,
-            f'{1e3 * median:.4g} ({1e3 * min(seconds):.4g}, {1e3 * max(seconds):.4g})',
+            spread(seconds),
             f'{2 * batch_size / median:,.0f}',
             f'{median / first:.2f}',
             '' if variant.compile_s is None else f'{variant.compile_s:.1f}',

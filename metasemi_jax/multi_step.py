@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.batch import Batch
+from metasemi_jax.compiler_options import step_compiler_options
 from metasemi_jax.metrics import Metrics
 from metasemi_jax.sharding import place, replicated, split_axis
 from metasemi_jax.train_step import TrainState
@@ -71,6 +72,7 @@ def make_run_steps(
         in_shardings=(everywhere, everywhere, split_axis(mesh, 1), everywhere, everywhere),
         out_shardings=everywhere,
         donate_argnums=0,
+        compiler_options=step_compiler_options(),
     )
 
 

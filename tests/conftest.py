@@ -14,6 +14,18 @@ import pytest
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The long tests first, lest one worker end up with the last of them; a file to one worker.
+
+    So what a file's tests share is made once. A long test that shares nothing names a group of its own.
+    """
+    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+    for item in items:
+        if item.get_closest_marker('xdist_group') is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture
 def x64():
     """Float64 for one test."""

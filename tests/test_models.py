@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.models.layers import ConvBlock, PoolDropout
+from metasemi_jax.models.layers import ConvBlock, PoolDropout, max_pool
 
 # conv_large at a width that a test can pay for; its layers are the same.
 SMALL = {'conv_large': {'width': 4}, 'conv_small': {'width': 4}}
@@ -189,6 +190,40 @@ def test_first_block_by_hand():
     }
     out = ConvBlock(1).apply(variables, x, train=False)
     np.testing.assert_allclose(out[0, :, :, 0], [[1, -0.1], [0, 2]], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(('size', 'stride', 'padding'), [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+@pytest.mark.parametrize('shape', [(2, 6, 8, 3), (2, 7, 5, 3)])
+def test_max_pool_is_that_of_flax(size, stride, padding, shape):
+    """Values, gradients and tangents; of few different numbers, so that most windows hold equal ones."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-2, 1, shape), jnp.float32)
+    tangent = jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def ours(x):
+        return max_pool(x, size, stride=stride, padding=padding)
+
+    def theirs(x):
+        pads = ((padding, padding), (padding, padding))
+        return nn.max_pool(x, (size, size), strides=(stride, stride), padding=pads)
+
+    out, gradient = jax.vjp(theirs, x)
+    weights = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
+    np.testing.assert_array_equal(ours(x), out)
+    np.testing.assert_allclose(jax.vjp(ours, x)[1](weights)[0], gradient(weights)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jvp(ours, (x,), (tangent,))[1], jax.jvp(theirs, (x,), (tangent,))[1], atol=1e-6
+    )
+
+
+def test_max_pool_hides_no_nan():
+    x = np.zeros((1, 4, 4, 1), 'f')
+    x[0, 1, 0] = x[0, 2, 3] = np.nan
+    x[0, 0, 0] = x[0, 3, 3] = 7
+    assert np.isnan(max_pool(jnp.asarray(x), 2, stride=2))[0, :, :, 0].tolist() == [
+        [True, False],
+        [False, True],
+    ]
 
 
 def test_dropout_drops_whole_maps_in_training_with_a_key_alone():

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean
+from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean, max_pool
 
 Array = jax.Array
 
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
         x = conv(self.width, 7, 2, dtype=self.dtype, name='conv1')(x.astype(self.dtype))
         x = nn.relu(batch_norm(train, self.dtype, 'bn1')(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, stride=2, padding=1)
         for stage, size in enumerate(self.stage_sizes):
             for i in range(size):
                 stride = 2 if stage > 0 and i == 0 else 1
