@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C as a request that the loop answers between two steps."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,13 +22,15 @@ class StopRequest:
         """Note SIGTERM and SIGINT instead of dying of them; a second one has its usual effect.
 
         Outside the main thread, where Python allows no handlers, signals keep the effect they have. With
-        several processes JAX itself notes SIGTERM, in all of them, and Ctrl-C has its usual effect.
+        several processes JAX itself notes SIGTERM, in all of them, and Ctrl-C is handed on as one.
         """
-        if self._previous or _several_processes():
+        if self._previous or threading.current_thread() is not threading.main_thread():
             return
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
+        if _several_processes():
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._hand_on)
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
 
     def ignore(self) -> None:
         """Give signals back the effect that they had before `listen`."""
@@ -53,6 +56,11 @@ class StopRequest:
         del frame
         self.signal = signal.Signals(number)
         self.ignore()
+
+    def _hand_on(self, number: int, frame) -> None:
+        del number, frame
+        self.ignore()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     @property
     def name(self) -> str:

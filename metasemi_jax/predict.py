@@ -275,7 +275,7 @@ def _summary(tally: Tally, split: str | None, seconds: float, whole: float) -> I
         yield f'{len(tally.failed):,} of them could not be read, see the column error: {listed}'
     if tally.known:
         which = '' if tally.known == tally.count else ' whose label is known'
-        yield f'{split} error {tally.error}% ({tally.wrong:,} of {tally.known:,} images{which})'
+        yield f'{split} error {tally.error:.2f}% ({tally.wrong:,} of {tally.known:,} images{which})'
 
 
 if __name__ == '__main__':

@@ -126,9 +126,9 @@ def _refuse_differences(runs: Sequence[FinishedRun], by: Sequence[str]) -> None:
             raise UserError(f'{run.folder} has other classes than {first.folder}; leave one of them out')
 
 
-def _class_names(run: FinishedRun) -> Any:
-    path = Workdir(run.folder).class_names
-    return json.loads(path.read_text()) if path.exists() else None
+def _class_names(run: FinishedRun) -> tuple[str, ...] | None:
+    files = Workdir(run.folder)
+    return files.read_class_names() if files.class_names.exists() else None
 
 
 def _order(value: Any) -> tuple[bool, Any]:

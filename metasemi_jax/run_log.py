@@ -1,9 +1,14 @@
 """Where a run's figures go: metrics.jsonl and TensorBoard."""
 
+import contextlib
 import json
+import os
+import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from metasemi_jax.workdir import write_atomically
 
@@ -21,24 +26,36 @@ class RunLog:
             return
         _drop_after(metrics_file, start_step)
         self._file = metrics_file.open('a')
-        self._tensorboard = SummaryWriter(str(metrics_file.parent), purge_step=start_step + 1)
+        # Not `SummaryWriter`, which writes in a thread: there a full disk ends in a traceback of its own.
+        # Event files are named by the second, and two processes may share one.
+        self._events = EventsWriter(str(metrics_file.with_name('events')), f'.{os.getpid()}')
+        self._add_event(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """One line of JSON, handed to the system at once, so that a kill loses none."""
+        """One line of JSON and one event, handed to the system at once, so that a kill loses none.
+
+        Raises:
+          OSError: they cannot be written.
+        """
         if not self._writes:
             return
         self._file.write(json.dumps({'step': step, **scalars}) + '\n')
         self._file.flush()
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, step)
-        # It would hold them back for minutes, and a resumed run does not log them again.
-        self._tensorboard.flush()
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._add_event(step, summary=Summary(value=values))
 
     def close(self) -> None:
         """Close the files."""
-        if self._writes:
-            self._file.close()
-            self._tensorboard.close()
+        if not self._writes:
+            return
+        # What is still unwritten here could not be written before, and `write` has said so.
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _add_event(self, step: int, **content: SessionLog | Summary) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._events.flush()
 
 
 def _drop_after(metrics_file: Path, step: int) -> None:

@@ -158,6 +158,48 @@ def test_a_damaged_newest_checkpoint_is_named_and_skipped(finished, tmp_path, da
     assert_same_state(read_state(workdir), read_state(finished))
 
 
+def test_without_a_readable_checkpoint_nothing_begins_anew(finished, tmp_path):
+    """Orbax lists no checkpoint whose metrics are damaged: all of them are laid aside, and none is left."""
+    workdir = tmp_path / 'run'
+    shutil.copytree(finished, workdir)
+    (workdir / 'results.json').unlink()
+    for path in (workdir / 'checkpoints').glob('*/metrics/metrics'):
+        path.write_bytes(b'')
+    for _ in range(2):
+        again = run_main(*tiny_flags(), f'--workdir={workdir}')
+        assert again.returncode == 1
+        assert again.stderr.startswith(f'error: no checkpoint is left in {workdir / "checkpoints"}, and what')
+        assert again.stderr.endswith('put back a good copy, or start again in a new --workdir\n')
+        assert len(again.stderr.splitlines()) == 1
+    assert {path.name for path in (workdir / 'damaged_checkpoints').iterdir()} >= {'8.0', '12.0'}
+    assert not (workdir / 'results.json').exists()
+
+
+def run_with_room(size, *flags):
+    """`main.py`, unable to write a file longer than `size` bytes."""
+    limited = (
+        'import resource, runpy, sys\n'
+        f'resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n'
+        f'sys.argv = {main_command(*flags)[1:]}\n'
+        f'sys.path.insert(0, {str(ROOT)!r})\n'
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    # JAX's cache could not be written either, and says so.
+    environment = os.environ | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
+    return subprocess.run([sys.executable, '-c', limited], capture_output=True, text=True, env=environment)
+
+
+def test_a_log_that_cannot_be_written_ends_in_one_line(tmp_path):
+    often = tiny_flags(log_every=1, eval_every=100, checkpoint_every=100, total_steps=100)
+    full = run_with_room(6000, *often, f'--workdir={tmp_path}')
+    assert full.returncode == 1
+    assert full.stderr.startswith(
+        'error: metrics.jsonl cannot be written (File too large); nothing was saved'
+    )
+    assert full.stderr.endswith('make room, and the same command goes on from it\n')
+    assert len(full.stderr.splitlines()) == 1
+
+
 def test_a_full_disk_names_what_is_whole_and_the_run_goes_on(finished, tmp_path):
     """Files longer than some limit fail here as they do on a full disk."""
     workdir = tmp_path / 'run'
@@ -167,16 +209,7 @@ def test_a_full_disk_names_what_is_whole_and_the_run_goes_on(finished, tmp_path)
     config = json.loads((workdir / 'config.json').read_text())
     (workdir / 'config.json').write_text(json.dumps(config | {'total_steps': 12}))
     # Less than the arrays of a checkpoint take together, more than every other file.
-    limited = (
-        'import resource, runpy, sys\n'
-        'resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n'
-        f'sys.argv = {main_command(*tiny_flags(), f"--workdir={workdir}")[1:]}\n'
-        f'sys.path.insert(0, {str(ROOT)!r})\n'
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    # JAX's cache could not be written either, and says so.
-    environment = os.environ | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
-    full = subprocess.run([sys.executable, '-c', limited], capture_output=True, text=True, env=environment)
+    full = run_with_room(6000, *tiny_flags(), f'--workdir={workdir}')
     assert full.returncode == 1
     assert full.stderr.startswith(f'error: a checkpoint could not be written to {workdir / "checkpoints"} (')
     assert 'the last whole one is of step 4: make room there' in full.stderr

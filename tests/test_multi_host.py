@@ -44,14 +44,14 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_two(workdir, *more_flags, second_workdir=None, **overrides):
-    """Two processes with two devices each."""
+def start_two(workdir, *, second_flags=(), **overrides):
+    """Two processes with two devices each; the second may differ."""
     environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
     address = f'--coordinator=localhost:{free_port()}'
     return [
         subprocess.Popen(
             main_command(
-                *tiny_flags(**overrides), *more_flags, f'--workdir={folder}',
+                *tiny_flags(**overrides), f'--workdir={workdir}', *more,
                 address, '--num_processes=2', f'--process_id={i}',
             ),
             stdout=subprocess.PIPE,
@@ -59,7 +59,7 @@ def start_two(workdir, *more_flags, second_workdir=None, **overrides):
             text=True,
             env=environment,
         )
-        for i, folder in enumerate([workdir, second_workdir or workdir])
+        for i, more in enumerate([(), second_flags])
     ]  # fmt: skip
 
 
@@ -144,17 +144,27 @@ def test_a_killed_process_ends_the_other_and_both_continue(tmp_path, victim):
     processes = start_two(tmp_path, **LONG)
     wait_for_step(processes[0], saved + 5)
     # One signal, to either of them, stops both after the same step.
-    processes[victim].send_signal(signal.SIGTERM)
+    processes[victim].send_signal((signal.SIGTERM, signal.SIGINT)[victim])
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [143, 143]
     assert 'SIGTERM: saved after step' in outputs[0]
 
 
 @pytest.mark.slow
+def test_processes_of_different_settings_are_refused(tmp_path):
+    processes = start_two(tmp_path / 'folder', second_flags=['--config.batch_size=12'], **RUN)
+    errors = [process.communicate(timeout=150)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    for error in errors:
+        assert 'error: process 1 and process 0 do not have the same settings; start all' in error
+    assert not (tmp_path / 'folder').exists()
+
+
+@pytest.mark.slow
 def test_what_one_process_refuses_ends_both(tmp_path):
     """The second cannot use its folder; the first says so too, and writes nothing."""
     (tmp_path / 'file').touch()
-    processes = start_two(tmp_path / 'folder', second_workdir=tmp_path / 'file', **RUN)
+    processes = start_two(tmp_path / 'folder', second_flags=[f'--workdir={tmp_path}/file'], **RUN)
     errors = [process.communicate(timeout=150)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, 1]
     assert 'error: process 1 cannot go on; its own message says why' in errors[0]

@@ -85,7 +85,7 @@ def test_the_documented_commands_predict(documented):
     )
     assert not any((here / 'mine' / row['path']).exists() for row in unlabeled[:20])
     error = json.loads((here / 'runs/mine/results.json').read_text())['test_error_last']
-    assert f'test error {error}% (' in printed
+    assert f'test error {error:.2f}% (' in printed
     assert (here / 'runs/reviewed/classifier.jax_export').exists()
 
 

@@ -87,7 +87,6 @@ def test_a_resumed_run_logs_each_step_once(tmp_path):
 def test_tensorboard_is_told_to_forget_what_is_done_again(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     write(path, 0, [10, 20, 30])
-    # Event files are named by the second: the next would take this one's name.
     (first,) = tmp_path.glob('events.*')
     first.rename(tmp_path / 'first')
     write(path, 20, [30])

@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 
 import chex
 import jax
@@ -234,6 +235,17 @@ def test_three_rollbacks_are_enough(tmp_path, monkeypatch):
         with pytest.raises(DivergedError, match=f'nan at step 8. {message}'):
             train_and_evaluate(tiny_config(on_nonfinite=on_nonfinite), tmp_path)
         assert tried == expected
+
+
+def test_a_signal_is_not_answered_by_a_rollback(tmp_path, monkeypatch):
+    def diverge_after_a_signal(config, files, experiment, mesh, started, rollbacks, stop):
+        assert rollbacks == 0
+        stop.signal = signal.SIGTERM
+        raise DivergedError('the loss is nan at step 8', 'Advice.', rollbacks=rollbacks)
+
+    monkeypatch.setattr(train_module, '_run_once', diverge_after_a_signal)
+    with pytest.raises(DivergedError, match=r'nan at step 8. Advice\.'):
+        train_and_evaluate(tiny_config(on_nonfinite='rollback'), tmp_path)
 
 
 def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
