@@ -4,8 +4,9 @@
     python -m benchmarks.loop --config=configs/svhn.py --config.batch_size=32 --steps=12 --config.log_every=4
 
 The loop is `main.py`'s own, with the config's cadences of logs and checkpoints; it is timed from its first
-log to its last, so that the start is left out. On the config's data, or, where it needs a download, on random
-pixels of their shape. The rows take turns; each holds the median, least and most of `--rounds`.
+log to its last, so that the start is left out, and so is the evaluation at the end. On the config's data, or,
+where it needs a download, on random pixels of their shape. The rows take turns; each holds the median, least
+and most of `--rounds`.
 """
 
 import copy
@@ -46,8 +47,9 @@ def main() -> None:
             'bare step': _bare_step(config, data=False),
             'with the data of each step': _bare_step(config, data=True),
             'the loop, without evaluation': lambda: _loop(no_evaluation, Path(folder)),
-            'the loop': lambda: _loop(config, Path(folder)),
         }
+        if config.eval_every < config.total_steps:
+            rows['the loop'] = lambda: _loop(config, Path(folder))
         seconds = {name: [] for name in rows}
         for _ in range(_ROUNDS.value):
             for name, run in rows.items():

@@ -9,6 +9,10 @@ On a CPU beside PyTorch, then on a GPU:
 
 On random pixels of the data set's shape. All variants take turns, so that what else the machine does meets
 them alike; a row holds the median, least and most of `--rounds` turns.
+
+TFLOP and GB are those of a step as XLA counts them, the bytes as if nothing stayed in a cache. The roofline
+is the time that the larger of the two would take, at the rates of matrix products and of memory of the same
+run.
 """
 
 import copy
@@ -26,6 +30,7 @@ from ml_collections import config_flags
 from benchmarks.turns import spread, take_turns
 from metasemi_jax.command import run_command
 from metasemi_jax.errors import UserError
+from metasemi_jax.progress import duration
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment whose step is timed.')
 _ESTIMATORS = flags.DEFINE_list('estimators', ['jvp', 'finite_difference', 'exact'], 'Of the meta-gradient.')
@@ -36,16 +41,30 @@ _SECONDS = flags.DEFINE_float('seconds', 2.0, 'Of each turn, about.')
 _REFERENCE = flags.DEFINE_enum('reference', 'none', ['none', 'torch'], 'Rows for the same step in PyTorch.')
 
 
+class Cost(NamedTuple):
+    """What XLA says of a compiled step, on all devices together."""
+
+    flops: float
+    bytes: float  # read and written, if nothing stays in a cache
+    forward: float  # FLOPs of one evaluation forward pass of a batch
+    memory: int  # bytes at most, of one device
+
+
 class Variant(NamedTuple):
     """One row."""
 
     name: str
     dtype: str
     run: Callable[[int], int]  # at least so many steps, waited for; returns how many
-    compile_s: float | None = None
-    flops: float | None = None  # of a step
-    forward: float | None = None  # FLOPs of one evaluation forward pass of a batch
-    memory: int | None = None  # bytes of the compiled program
+    compile_s: float
+    cost: Cost | None = None
+
+
+class Machine(NamedTuple):
+    """The best it does, measured in the same run."""
+
+    flops: dict[str, float]  # a second, in matrix products, by dtype
+    bytes: float  # a second, read and written
 
 
 def main() -> None:
@@ -68,12 +87,14 @@ def main() -> None:
     if _REFERENCE.value == 'torch':
         variants += _torch_variants(config)
     times = take_turns([v.run for v in variants], rounds=_ROUNDS.value, seconds=_SECONDS.value)
-    rates = {v.dtype: mesh.size * _matmul_rate(v.dtype) for v in variants if v.flops}
-    print(_table(variants, times, rates, config.batch_size))
+    rates = {v.dtype: mesh.size * _matmul_rate(v.dtype) for v in variants if v.cost}
+    machine = Machine(rates, mesh.size * _memory_rate())
+    best = ', '.join(f'{rate / 1e12:.3g} TFLOP/s in {dtype}' for dtype, rate in rates.items())
+    print(f'matrix products: {best}; memory: {machine.bytes / 1e9:.3g} GB/s\n')
+    print(_table(variants, times, machine, config))
 
 
 def _ours(config: Any, mesh: Any, estimator: str, dtype: str, count: int) -> Variant:
-
     from benchmarks.random_job import make_job
 
     config = copy.deepcopy(config)
@@ -84,16 +105,18 @@ def _ours(config: Any, mesh: Any, estimator: str, dtype: str, count: int) -> Var
     compiled = job.run_steps.lower(*args).compile()
     seconds = time.perf_counter() - start
     # Of a loop XLA counts the body once.
-    flops = compiled.cost_analysis()['flops'] * mesh.size
-    memory = compiled.memory_analysis()
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     return Variant(
         f'{estimator}, {count} step{"s" * (count > 1)} a call',
         job.dtype.name,
         job.runner(compiled),
         seconds,
-        flops,
-        _forward_flops(job, config.batch_size),
-        memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+        Cost(
+            cost['flops'] * mesh.size,
+            cost['bytes accessed'] * mesh.size,
+            _forward_flops(job, config.batch_size),
+            memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+        ),
     )
 
 
@@ -163,25 +186,35 @@ def _matmul_rate(dtype: str) -> float:
 
     size = 2048 if jax.default_backend() == 'cpu' else 8192
     matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
-    product = jax.jit(jnp.dot)
+    return 2 * size**3 / _least_seconds(jax.jit(jnp.dot), matrix, matrix)
+
+
+def _memory_rate() -> float:
+    """Bytes/s, read and written, of adding a number to a large array, the best of ten."""
+    import jax
+    import jax.numpy as jnp
+
+    array = jnp.zeros(2**26 if jax.default_backend() == 'cpu' else 2**30, jnp.float32)
+    return 2 * array.nbytes / _least_seconds(jax.jit(lambda x: x + 1), array)
+
+
+def _least_seconds(function: Callable[..., Any], *args: Any) -> float:
+    import jax
+
     seconds = []
     for _ in range(11):
         start = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
+        jax.block_until_ready(function(*args))
         seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds[1:])
+    return min(seconds[1:])
 
 
-def _table(
-    variants: list[Variant], times: list[list[float]], rates: dict[str, float], batch_size: int
-) -> str:
-    best = {dtype: f'{rate / 1e12:.3g}' for dtype, rate in rates.items()}
+def _table(variants: list[Variant], times: list[list[float]], machine: Machine, config: Any) -> str:
     lines = [
-        f'matrix products, TFLOP/s: {best}',
-        '',
-        '| step | dtype | ms: median (least, most) | images/s | × the first row | compile s | forward passes '
-        '| TFLOP/s | share of matrix rate | MB |',
-        f'|{"---|" * 10}',
+        '| step | dtype | ms: median (least, most) | images/s | × the first row | compile s '
+        f'| {config.total_steps:,} steps | forward passes | TFLOP | GB | TFLOP/s | of matrix rate '
+        '| roofline ms | MB |',
+        f'|{"---|" * 14}',
     ]
     first = statistics.median(times[0])
     for variant, seconds in zip(variants, times, strict=True):
@@ -190,20 +223,24 @@ def _table(
             variant.name,
             variant.dtype,
             spread(seconds),
-            f'{2 * batch_size / median:,.0f}',
+            f'{2 * config.batch_size / median:,.0f}',
             f'{median / first:.2f}',
-            '' if variant.compile_s is None else f'{variant.compile_s:.1f}',
+            f'{variant.compile_s:.1f}',
+            duration(config.total_steps * median),
         ]
-        if variant.flops:
-            rate = variant.flops / median
+        if cost := variant.cost:
+            rate, best = cost.flops / median, machine.flops[variant.dtype]
             cells += [
-                f'{variant.flops / variant.forward:.2f}',
+                f'{cost.flops / cost.forward:.2f}',
+                f'{cost.flops / 1e12:.3g}',
+                f'{cost.bytes / 1e9:.3g}',
                 f'{rate / 1e12:.3g}',
-                f'{rate / rates[variant.dtype]:.0%}',
-                f'{variant.memory / 1e6:,.0f}',
+                f'{rate / best:.0%}',
+                f'{1e3 * max(cost.flops / best, cost.bytes / machine.bytes):.4g}',
+                f'{cost.memory / 1e6:,.0f}',
             ]
         else:
-            cells += [''] * 4
+            cells += [''] * 7
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
