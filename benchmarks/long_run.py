@@ -2,8 +2,9 @@
 
     python -m benchmarks.long_run --config=configs/digits.py --steps=20000
 
-The program runs as a user would start it, with the config's cadences, and is watched from outside. The rate
-leaves evaluations and checkpoints out, as `metrics.jsonl` does; the wall time has them in.
+The program runs as a user would start it, with the config's cadences, and is watched from outside, twice a
+second. The rate leaves evaluations and checkpoints out, as `metrics.jsonl` does; the wall time has them in,
+and begins with the first log. The memory is that of the main process.
 """
 
 import json
@@ -82,14 +83,17 @@ def _rates(metrics: Path) -> dict[int, float]:
 
 
 def _table(looks: Sequence[Look], rates: dict[int, float]) -> str:
+    # Until the first log it starts and compiles.
+    looks = [look for look in looks if look.step > 0]
     lines = ['| steps | images/s, median | wall time, s | memory, MB |', '|---|---|---|---|']
     for start in range(0, _STEPS.value, _WINDOW.value):
-        end = start + _WINDOW.value
+        end = min(start + _WINDOW.value, _STEPS.value)
         inside = [look for look in looks if start <= look.step < end]
+        after = [look for look in looks if look.step >= end]
         within = [rate for step, rate in rates.items() if start < step <= end]
         if not inside or not within:
             continue
-        seconds = inside[-1].time - inside[0].time
+        seconds = (after or inside[-1:])[0].time - inside[0].time
         memory = max(look.memory for look in inside) / 1e6
         lines.append(
             f'| {start:,} to {end:,} | {statistics.median(within):,.0f} | {seconds:.1f} | {memory:,.0f} |'

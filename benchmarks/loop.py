@@ -9,13 +9,14 @@ where it needs a download, on random pixels of their shape. The rows take turns;
 and most of `--rounds`.
 """
 
+import contextlib
 import copy
+import io
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,15 @@ def _loop(config: Any, folder: Path) -> float:
     """Seconds a step of the real loop, between its first and its last log."""
     from metasemi_jax.train import train_and_evaluate
 
-    with tempfile.TemporaryDirectory(dir=folder) as workdir, _times_of_logs() as times:
+    # What it tells people would bury the table.
+    silence = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory(dir=folder) as workdir, _times_of_logs() as times, silence:
         train_and_evaluate(config, workdir)
     (first, start), *_, (last, end) = times
     return (end - start) / (last - first)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _times_of_logs() -> Iterator[list[tuple[int, float]]]:
     """(step, time) of each log of training, as it is written."""
     from metasemi_jax.run_log import RunLog

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.pipeline import Augmentation, Pipeline, resident_pipeline
 from metasemi_jax.errors import UserError
@@ -72,6 +73,7 @@ def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1, num_classes: int | 
     """
     if config.data.name not in FORMS:
         raise UserError(f"data.name '{config.data.name}' is none of {', '.join(FORMS)}")
+    check_config(config)
     check_batch_size(config.batch_size, mesh.size)
     shape, classes_there, num_labeled, count = FORMS[config.data.name]
     num_classes = num_classes or classes_there

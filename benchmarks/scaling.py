@@ -4,8 +4,8 @@
     python -m benchmarks.scaling --config=configs/svhn.py --devices=1,2,4,8
 
 On random pixels of the data set's shape; one table for each quantity, everything else as the config says. The
-rows of a table take turns. With more devices the same batch is shared by more of them. Where there are fewer
-than asked for, on a CPU, they are virtual ones, which share its cores.
+rows of a table take turns. With more devices the same batch is shared by more of them; `--devices` makes that
+table alone, on a CPU of virtual devices, which share its cores.
 """
 
 import copy
@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks.turns import spread, take_turns
+from benchmarks.turns import spread, take_turns, whole_numbers
 from metasemi_jax.command import run_command
 from metasemi_jax.errors import UserError
+from metasemi_jax.models import MODELS
+from metasemi_jax.sharding import check_batch_size, make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment whose step is timed.')
 _BATCH_SIZES = flags.DEFINE_list('batch_sizes', None, "By default a quarter to twice the config's.")
@@ -46,53 +48,48 @@ class Point(NamedTuple):
 def main() -> None:
     import jax
 
-    config = copy.deepcopy(_CONFIG.value)
-    asked = _numbers('devices', _DEVICES.value or [])
-    # Before the first look at the devices, which starts them; other platforms ignore it.
-    jax.config.update('jax_num_cpu_devices', max(asked, default=1))
+    asked = whole_numbers('devices', _DEVICES.value or [])
+    if asked:
+        # Before the first look at the devices, which starts them; platforms with real ones ignore it.
+        jax.config.update('jax_num_cpu_devices', max(asked))
 
     from metasemi_jax.compilation_cache import enable_compilation_cache
 
     enable_compilation_cache()
-    there = jax.device_count()
+    config, there = _CONFIG.value, jax.device_count()
     if max(asked, default=1) > there:
         raise UserError(f'--devices={max(asked)}: there are {there} here')
+    tables = {'devices': _device_points(config, asked)} if asked else _tables(config, there)
     print(f'{jax.devices()[0].device_kind}, {there} device(s), jax {jax.__version__}')
     print(f'{config.model.name}, {config.batch_size} + {config.batch_size} images\n')
-    for name, points in _tables(config, asked or _powers_of_two(there)).items():
-        if len(points) > 1:
+    for name, points in tables.items():
+        if points:
             print(f'{_table(name, points)}\n', flush=True)
 
 
-def _tables(config: Any, devices: Sequence[int]) -> dict[str, list[Point]]:
-    def changed(**values: int) -> Any:
+def _tables(config: Any, devices_there: int) -> dict[str, list[Point]]:
+    def changed(field: str, value: int) -> Any:
         copied = copy.deepcopy(config)
-        copied.update_from_flattened_dict(values)
+        copied.update_from_flattened_dict({field: value})
         return copied
 
     size = config.batch_size
-    batch_sizes = _numbers(
-        'batch_sizes', _BATCH_SIZES.value or [max(1, size // 4), size // 2 or 1, size, 2 * size]
-    )
-    has_width = config.model.name in ('conv_large', 'conv_small')
+    batch_sizes = _BATCH_SIZES.value or dict.fromkeys([max(1, size // 4), max(1, size // 2), size, 2 * size])
+    widths = _WIDTHS.value if 'width' in MODELS[config.model.name].__dataclass_fields__ else []
     return {
-        'batch size': [Point(n, changed(batch_size=n)) for n in dict.fromkeys(batch_sizes)],
-        'width': [
-            Point(n, changed(**{'model.width': n})) for n in _numbers('widths', _WIDTHS.value) if has_width
+        'batch size': [
+            Point(n, changed('batch_size', n)) for n in whole_numbers('batch_sizes', list(batch_sizes))
         ],
-        'classes': [Point(n, config, num_classes=n) for n in _numbers('classes', _CLASSES.value)],
-        'devices': [Point(n, config, num_devices=n) for n in devices],
+        'width': [Point(n, changed('model.width', n)) for n in whole_numbers('widths', widths)],
+        'classes': [Point(n, config, num_classes=n) for n in whole_numbers('classes', _CLASSES.value)],
+        'devices': _device_points(config, _powers_of_two(devices_there)) if devices_there > 1 else [],
     }
 
 
-def _numbers(flag: str, values: Sequence[Any]) -> list[int]:
-    try:
-        numbers = [int(value) for value in values]
-    except ValueError:
-        numbers = [0]
-    if any(number < 1 for number in numbers):
-        raise UserError(f'--{flag}={",".join(map(str, values))}: positive whole numbers are needed')
-    return numbers
+def _device_points(config: Any, numbers: Sequence[int]) -> list[Point]:
+    for number in numbers:
+        check_batch_size(config.batch_size, number)
+    return [Point(number, config, num_devices=number) for number in numbers]
 
 
 def _powers_of_two(largest: int) -> list[int]:
@@ -115,7 +112,6 @@ def _run(point: Point) -> Callable[[int], int]:
 
     from benchmarks.random_job import make_job
     from metasemi_jax.multi_step import default_steps_per_call
-    from metasemi_jax.sharding import make_mesh
 
     count = default_steps_per_call()
     mesh = make_mesh(jax.devices()[: point.num_devices])

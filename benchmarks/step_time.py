@@ -16,6 +16,7 @@ run.
 """
 
 import copy
+import functools
 import itertools
 import statistics
 import sys
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks.turns import spread, take_turns
+from benchmarks.turns import spread, take_turns, whole_numbers
 from metasemi_jax.command import run_command
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
@@ -76,7 +77,7 @@ def main() -> None:
     # Compile times are measured.
     jax.config.update('jax_enable_compilation_cache', False)
     config, mesh = _CONFIG.value, make_mesh()
-    counts = [int(count) for count in _STEPS.value or [default_steps_per_call()]]
+    counts = whole_numbers('steps_per_call', _STEPS.value or [default_steps_per_call()])
     dtypes = _DTYPES.value or [config.dtype]
     print(f'{jax.devices()[0].device_kind}, {mesh.size} device(s), jax {jax.__version__}')
     print(f'{config.model.name}, {config.batch_size} + {config.batch_size} images\n')
@@ -84,11 +85,15 @@ def main() -> None:
         _ours(config, mesh, estimator, dtype, count)
         for estimator, dtype, count in itertools.product(_ESTIMATORS.value, dtypes, counts)
     ]
+    if not variants:
+        raise UserError('--estimators and --dtypes must name one each, or more')
     if _REFERENCE.value == 'torch':
         variants += _torch_variants(config)
     times = take_turns([v.run for v in variants], rounds=_ROUNDS.value, seconds=_SECONDS.value)
-    rates = {v.dtype: mesh.size * _matmul_rate(v.dtype) for v in variants if v.cost}
-    machine = Machine(rates, mesh.size * _memory_rate())
+    # Virtual devices share one machine.
+    chips = 1 if jax.default_backend() == 'cpu' else mesh.size
+    rates = {v.dtype: chips * _matmul_rate(v.dtype) for v in variants if v.cost}
+    machine = Machine(rates, chips * _memory_rate())
     best = ', '.join(f'{rate / 1e12:.3g} TFLOP/s in {dtype}' for dtype, rate in rates.items())
     print(f'matrix products: {best}; memory: {machine.bytes / 1e9:.3g} GB/s\n')
     print(_table(variants, times, machine, config))
@@ -163,8 +168,6 @@ def _torch_variants(config: Any) -> list[Variant]:
 
     def variant(name: str, options: dict[str, bool]) -> Variant:
         step = Step(**common, **options)
-        start = time.perf_counter()
-        step()
 
         def run(steps: int) -> int:
             for _ in range(steps):
@@ -173,6 +176,8 @@ def _torch_variants(config: Any) -> list[Variant]:
                 torch.cuda.synchronize()
             return steps
 
+        start = time.perf_counter()
+        run(1)
         dtype = 'bfloat16' if options.get('amp') else 'TF32' if cuda else 'float32'
         return Variant(name, dtype, run, time.perf_counter() - start)
 
@@ -186,7 +191,8 @@ def _matmul_rate(dtype: str) -> float:
 
     size = 2048 if jax.default_backend() == 'cpu' else 8192
     matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
-    return 2 * size**3 / _least_seconds(jax.jit(jnp.dot), matrix, matrix)
+    product = jax.jit(jnp.dot)
+    return 2 * size**3 / _least_seconds(lambda: product(matrix, matrix))
 
 
 def _memory_rate() -> float:
@@ -195,16 +201,27 @@ def _memory_rate() -> float:
     import jax.numpy as jnp
 
     array = jnp.zeros(2**26 if jax.default_backend() == 'cpu' else 2**30, jnp.float32)
-    return 2 * array.nbytes / _least_seconds(jax.jit(lambda x: x + 1), array)
+
+    # In place: fresh memory would be counted with the time that the system takes to find it.
+    @functools.partial(jax.jit, donate_argnums=0)
+    def add_one(x: jax.Array) -> jax.Array:
+        return x + 1
+
+    def again() -> jax.Array:
+        nonlocal array
+        array = add_one(array)
+        return array
+
+    return 2 * array.nbytes / _least_seconds(again)
 
 
-def _least_seconds(function: Callable[..., Any], *args: Any) -> float:
+def _least_seconds(function: Callable[[], Any]) -> float:
     import jax
 
     seconds = []
     for _ in range(11):
         start = time.perf_counter()
-        jax.block_until_ready(function(*args))
+        jax.block_until_ready(function())
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
 

@@ -4,13 +4,16 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+from metasemi_jax.errors import UserError
+
 
 def take_turns(runs: Sequence[Callable[[int], int]], *, rounds: int, seconds: float) -> list[list[float]]:
     """Seconds a step, of each of `rounds` turns, for each of `runs`.
 
     Args:
       runs: each does at least so many steps, waits for them, and returns how many it did.
-      rounds: turns that each takes; one more, of a step, goes before them, warms up and is not counted.
+      rounds: turns that each takes. Two calls of one step go before them and are not counted: one warms up,
+        one tells how many steps make a turn.
       seconds: of each turn, about.
     """
     times, lengths = [[] for _ in runs], []
@@ -25,6 +28,21 @@ def take_turns(runs: Sequence[Callable[[int], int]], *, rounds: int, seconds: fl
             done = run(lengths[i])
             times[i].append((time.perf_counter() - start) / done)
     return times
+
+
+def whole_numbers(flag: str, values: Sequence[str | int]) -> list[int]:
+    """`values` of `--flag` as positive numbers.
+
+    Raises:
+      UserError: one of them is none.
+    """
+    try:
+        numbers = [int(value) for value in values]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise UserError(f'--{flag}={",".join(map(str, values))}: positive whole numbers are needed')
+    return numbers
 
 
 def spread(seconds: Sequence[float]) -> str:

@@ -1,6 +1,7 @@
 """What XLA is told about compiling the step, beyond its defaults."""
 
 import functools
+import os
 import platform
 
 import jax
@@ -8,22 +9,23 @@ import jax
 # By default XLA hands convolutions to YNNPACK too, whose kernel gradients took 141 ms against 79 of Eigen's
 # (128 -> 128 channels of 32×32, batch 32, 2 cores) and lost a digit more; its matrix products and sums are
 # the faster ones. See docs/performance.md.
-_X86 = {
-    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
-}
+_OPTION = 'xla_cpu_experimental_ynn_fusion_type'
+_X86 = {_OPTION: 'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
 
 
 @functools.cache
 def step_compiler_options() -> dict[str, str] | None:
-    """`compiler_options` for `jax.jit` of the training step; None where the defaults stand.
+    """`compiler_options` for `jax.jit` of the training step; None where the defaults or XLA_FLAGS stand.
 
     They change how fast the step is, and its rounding.
     """
     if jax.default_backend() != 'cpu' or platform.machine() != 'x86_64':
         return None
+    if _OPTION in os.environ.get('XLA_FLAGS', ''):
+        return None
     try:
         jax.jit(lambda: 0, compiler_options=_X86).lower().compile()
     except jax.errors.JaxRuntimeError:
-        # Another release of XLA, in which this experimental option is gone.
+        # Another release of XLA, in which this experimental option is gone; a test tells us.
         return None
     return _X86

@@ -10,6 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from metasemi_jax.errors import UserError
 from metasemi_jax.workdir import write_atomically
 
 
@@ -19,17 +20,29 @@ class RunLog:
     def __init__(self, metrics_file: Path | None, *, start_step: int):
         """Continue the log of a run that goes on from `start_step`; what it logged later is done again.
 
-        `metrics_file`: None writes nothing, as of several processes all but the first.
+        Args:
+          metrics_file: None writes nothing, as of several processes all but the first.
+          start_step: lines of later steps are dropped.
+
+        Raises:
+          UserError: the files cannot be written.
         """
         self._writes = metrics_file is not None
         if not self._writes:
             return
-        _drop_after(metrics_file, start_step)
-        self._file = metrics_file.open('a')
-        # Not `SummaryWriter`, which writes in a thread: there a full disk ends in a traceback of its own.
-        # Event files are named by the second, and two processes may share one.
-        self._events = EventsWriter(str(metrics_file.with_name('events')), f'.{os.getpid()}')
-        self._add_event(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+        try:
+            _drop_after(metrics_file, start_step)
+            self._file = metrics_file.open('a')
+            # Not `SummaryWriter`, which writes in a thread: there a full disk ends in a traceback of its own.
+            # Event files are named by the second, in which a run may be stopped and continued.
+            suffix = f'.{os.getpid()}.{time.monotonic_ns()}'
+            self._events = EventsWriter(str(metrics_file.with_name('events')), suffix)
+            self._add_event(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+        except OSError as error:
+            raise UserError(
+                f'{metrics_file} cannot be written ({error.strerror or error}); nothing was lost: make room '
+                'there, and the same command goes on'
+            ) from error
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One line of JSON and one event, handed to the system at once, so that a kill loses none.

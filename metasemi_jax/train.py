@@ -129,7 +129,8 @@ def _run_once(
         manager, state, record = open_and_restore(files.checkpoints, experiment, mesh)
         stack.enter_context(closing_checkpoints(manager))
         start = int(state.step)
-        log = RunLog(files.metrics if is_first() else None, start_step=start)
+        with failing_together():
+            log = RunLog(files.metrics if is_first() else None, start_step=start)
         recorder = Recorder(
             manager,
             stack.enter_context(contextlib.closing(log)),

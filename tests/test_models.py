@@ -90,10 +90,16 @@ def test_shapes_at_full_width(name, shape, features):
     assert found.shape == (5, features)
 
 
-def test_conv_large_refuses_images_it_would_shrink_to_nothing():
-    model = create_model('conv_large', 10)
-    with pytest.raises(UserError, match=r"at least 12×12, not 8×8; use model 'conv_small'"):
-        init_variables(model, jax.random.key(0), (8, 8, 1))
+@pytest.mark.parametrize(
+    ('name', 'shape', 'message'),
+    [
+        ('conv_large', (8, 8, 1), r"at least 12×12, not 8×8; use model 'conv_small'"),
+        ('conv_small', (8, 3, 1), r'at least 4×4, not 8×3; use larger ones'),
+    ],
+)
+def test_images_that_would_shrink_to_nothing_are_refused(name, shape, message):
+    with pytest.raises(UserError, match=message):
+        init_variables(create_model(name, 10), jax.random.key(0), shape)
 
 
 def test_unknown_names():

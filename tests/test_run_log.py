@@ -1,12 +1,15 @@
 import json
 import math
 import struct
+import subprocess
+import sys
 
 import pytest
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from metasemi_jax.run_log import RunLog
+from small_runs import ROOT
 
 
 def write(path, start, steps):
@@ -106,6 +109,30 @@ def test_a_half_written_line_is_dropped(tmp_path, damage):
         file.write(damage)
     write(path, 30, [40])
     assert steps_in(path) == [10, 20, 40]
+
+
+def test_a_log_that_cannot_be_opened(tmp_path):
+    """Files longer than some limit fail here as they do on a full disk."""
+    path = tmp_path / 'metrics.jsonl'
+    write(path, 0, [10, 20])
+    before = path.read_bytes()
+    program = (
+        'import resource, sys\n'
+        'from pathlib import Path\n'
+        'from metasemi_jax.errors import UserError\n'
+        'from metasemi_jax.run_log import RunLog\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n'
+        'try:\n    RunLog(Path(sys.argv[1]), start_step=20)\n'
+        'except UserError as error:\n    print(error)\n'
+    )
+    command = [sys.executable, '-c', program, path]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert found.stderr == ''
+    assert found.stdout == (
+        f'{path} cannot be written (File too large); nothing was lost: make room there, and the same command '
+        'goes on\n'
+    )
+    assert path.read_bytes() == before
 
 
 def test_nothing_is_left_beside_it(tmp_path):

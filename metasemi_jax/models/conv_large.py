@@ -4,8 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.errors import UserError
-from metasemi_jax.models.layers import ConvBlock, Dtype, PoolDropout, classifier, global_mean
+from metasemi_jax.models.layers import (
+    ConvBlock,
+    Dtype,
+    PoolDropout,
+    check_image_size,
+    classifier,
+    global_mean,
+)
 
 Array = jax.Array
 MIN_SIZE = 12
@@ -24,12 +30,7 @@ class ConvLarge(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
-        if min(x.shape[1:3]) < MIN_SIZE:
-            size = f'{x.shape[1]}×{x.shape[2]}'
-            raise UserError(
-                f"model 'conv_large' needs images of at least {MIN_SIZE}×{MIN_SIZE}, not {size}; "
-                "use model 'conv_small'"
-            )
+        check_image_size(x, MIN_SIZE, model='conv_large', advice="use model 'conv_small'")
         w = self.width
         x = x.astype(self.dtype)
         for i in range(1, 4):

@@ -4,9 +4,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.models.layers import ConvBlock, Dtype, PoolDropout, classifier, global_mean
+from metasemi_jax.models.layers import (
+    ConvBlock,
+    Dtype,
+    PoolDropout,
+    check_image_size,
+    classifier,
+    global_mean,
+)
 
 Array = jax.Array
+MIN_SIZE = 4
 
 
 class ConvSmall(nn.Module):
@@ -22,6 +30,7 @@ class ConvSmall(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
+        check_image_size(x, MIN_SIZE, model='conv_small', advice='use larger ones')
         w = self.width
         x = x.astype(self.dtype)
         x = ConvBlock(w, dtype=self.dtype, name='block1')(x, train=train)

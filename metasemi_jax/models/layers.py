@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metasemi_jax.errors import UserError
+
 Array = jax.Array
 Dtype = Any
 
@@ -137,6 +139,19 @@ def classifier(num_classes: int, dtype: Dtype, fan_in: int) -> nn.Dense:
         param_dtype=wide,
         name='classifier',
     )
+
+
+def check_image_size(x: Array, smallest: int, *, model: str, advice: str) -> None:
+    """Refuse images [B, H, W, C] of which the layers of `model` would leave nothing.
+
+    Raises:
+      UserError: a side is shorter than `smallest`.
+    """
+    height, width = x.shape[1:3]
+    if min(height, width) < smallest:
+        raise UserError(
+            f"model '{model}' needs images of at least {smallest}×{smallest}, not {height}×{width}; {advice}"
+        )
 
 
 def global_mean(x: Array) -> Array:

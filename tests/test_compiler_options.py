@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from metasemi_jax import compiler_options
+from metasemi_jax.compiler_options import step_compiler_options
+
+here = pytest.mark.skipif(step_compiler_options() is None, reason='the options are for CPUs of x86-64')
+
+
+@pytest.fixture
+def asked_anew():
+    step_compiler_options.cache_clear()
+    yield
+    step_compiler_options.cache_clear()
+
+
+@pytest.mark.skipif(compiler_options.platform.machine() != 'x86_64', reason='as above')
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='as above')
+def test_this_release_of_xla_knows_the_option(asked_anew, monkeypatch):
+    monkeypatch.delenv('XLA_FLAGS', raising=False)
+    assert step_compiler_options() is not None
+
+
+@here
+def test_a_kernel_gradient_leaves_ynnpack():
+    x, g = jnp.zeros((8, 16, 16, 32)), jnp.zeros((8, 16, 16, 32))
+
+    def conv(kernel, x):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
+
+    def kernel_gradient(x, g):
+        return jax.vjp(lambda kernel: conv(kernel, x), jnp.zeros((3, 3, 32, 32)))[1](g)[0]
+
+    default, ours = (
+        jax.jit(kernel_gradient, compiler_options=options).lower(x, g).compile().as_text()
+        for options in (None, step_compiler_options())
+    )
+    assert 'ynn' in default
+    assert 'ynn' not in ours
+
+
+@here
+def test_the_users_own_flag_stands(asked_anew, monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_experimental_ynn_fusion_type=')
+    assert step_compiler_options() is None
+
+
+@here
+def test_a_release_without_the_option_gets_the_defaults(asked_anew, monkeypatch):
+    monkeypatch.setattr(compiler_options, '_X86', {'xla_cpu_no_such_option': '1'})
+    assert step_compiler_options() is None
