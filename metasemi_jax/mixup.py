@@ -8,6 +8,9 @@ Array = jax.Array
 
 def sample_lambda(key: Array, batch_size: int, *, gamma: float) -> Array:
     """λ_i ~ Beta(γ, γ), one for each example: [batch_size], JAX's default float, in [0, 1]."""
+    if gamma == 1:
+        # Beta(1, 1), as on CIFAR and ImageNet. JAX would draw it from two gammas, in loops that reject.
+        return jax.random.uniform(key, (batch_size,))
     return jax.random.beta(key, gamma, gamma, (batch_size,))
 
 
