@@ -9,7 +9,7 @@ train: $(VENV)/.installed
 	$(BIN)/python main.py
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -n 2 --dist=loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 # Reading a .pth file is the one thing that needs PyTorch; the other tests of torch_import run without it.
 test-torch: $(VENV)/.installed-dev

@@ -14,16 +14,10 @@ import pytest
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The long tests first, lest one worker end up with the last of them; a file to one worker.
-
-    So what a file's tests share is made once. A long test that shares nothing names a group of its own.
-    """
-    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
-    for item in items:
-        if item.get_closest_marker('xdist_group') is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """The files with long tests first, lest one worker end up with the last of them."""
+    long = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture

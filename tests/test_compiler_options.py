@@ -38,8 +38,8 @@ def test_a_kernel_gradient_leaves_ynnpack():
         jax.jit(kernel_gradient, compiler_options=options).lower(x, g).compile().as_text()
         for options in (None, step_compiler_options())
     )
-    assert 'ynn' in default
-    assert 'ynn' not in ours
+    assert 'ynn_fusion' in default
+    assert 'ynn_fusion' not in ours
 
 
 @here

@@ -50,7 +50,6 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group('kills')
 def test_twenty_kills_change_no_bit(tmp_path):
     """Four while it starts, compiles or restores, the others at random steps, a moment behind a log line."""
     undisturbed, killed = tmp_path / 'undisturbed', tmp_path / 'killed'

@@ -17,6 +17,9 @@ RUN = {'total_steps': 12, 'data__num_validation': 10}
 # Long enough to be interrupted.
 LONG = {'total_steps': 100_000, 'eval_every': 1000, 'log_every': 5, 'checkpoint_every': 5}
 
+# Both processes compile.
+QUICK = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
@@ -46,7 +49,7 @@ def free_port():
 
 def start_two(workdir, *, second_flags=(), **overrides):
     """Two processes with two devices each; the second may differ."""
-    environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    environment = os.environ | QUICK | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
     address = f'--coordinator=localhost:{free_port()}'
     return [
         subprocess.Popen(
@@ -80,7 +83,7 @@ def wait_for_step(process, step):
 @pytest.fixture(scope='module')
 def by_one(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('one')
-    run = run_main(*tiny_flags(**RUN), f'--workdir={workdir}')
+    run = run_main(*tiny_flags(**RUN), f'--workdir={workdir}', env=os.environ | QUICK)
     assert run.returncode == 0, run.stderr
     return workdir
 
@@ -117,7 +120,7 @@ def test_a_checkpoint_goes_from_two_processes_to_one_and_back(by_one, by_two):
         (workdir / 'results.json').unlink()
         subprocess.run(['rm', '-r', workdir / 'checkpoints' / '12'], check=True)
         if workdir == by_two:
-            run = run_main(*tiny_flags(**RUN), f'--workdir={workdir}')
+            run = run_main(*tiny_flags(**RUN), f'--workdir={workdir}', env=os.environ | QUICK)
             assert run.returncode == 0, run.stderr
             output = run.stdout
         else:

@@ -9,6 +9,8 @@ from configs import svhn
 from metasemi_jax.optimizer import ramp_up, warmup_piecewise_schedule
 from reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(NETS))

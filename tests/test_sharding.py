@@ -40,7 +40,8 @@ def test_processes_share_the_rows():
 def found(tmp_path_factory):
     """What `sharding_worker.py` computed: five steps of ConvLarge on 1, 2, 4 and 8 devices."""
     out = tmp_path_factory.mktemp('sharding') / 'out.npz'
-    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    # Ten programs to compile: it is how they are shared out that counts here, not how fast they are.
+    environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
     command = [sys.executable, ROOT / 'tests' / 'sharding_worker.py', out]
     subprocess.run(command, check=True, env=environment, timeout=500)
     return dict(np.load(out))

@@ -19,6 +19,8 @@ from metasemi_jax.sharding import make_mesh
 from metasemi_jax.train import train_and_evaluate
 from small_runs import assert_same_state, contents, read_log, read_state, tiny_config
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
