@@ -17,6 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 128  # labeled images a step, and as many unlabeled ones
     config.dtype = 'auto'  # of the computation: 'float32', 'bfloat16', or 'auto': bfloat16 on accelerators
     config.ema_decay = 0.0  # of averaged weights, evaluated beside the raw ones; 0 for none
+    # 'mean_teacher': a plain mean of the first weights, BatchNorm's statistics averaged too; or 'constant':
+    # ema_decay from the first step on, raw statistics, as in FixMatch's code and USB.
+    config.ema_convention = 'mean_teacher'
 
     config.data = data = ml_collections.ConfigDict()
     data.name = ''
@@ -41,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.name = 'conv_large'
     model.width = config_dict.placeholder(int)  # None for the model's own
+    model.depth = config_dict.placeholder(int)  # None for the model's own; wide_resnet has the option
     model.dropout_rate = config_dict.placeholder(float)  # None for the model's own
 
     config.method = method = ml_collections.ConfigDict()
@@ -54,12 +58,16 @@ def get_config() -> ml_collections.ConfigDict:
     method.rampup_steps = 4000  # of the consistency weight
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = 'sgd'  # or 'adam': weight decay joins the gradient, 'adamw': it stays beside it
     optimizer.lr = 0.1
     optimizer.warmup_steps = 4000
-    optimizer.schedule = 'milestones'  # after the warm-up; or 'cosine', down to 0 at total_steps
+    # After the warm-up; 'cosine' falls to 0 at total_steps, 'cosine_7_16', FixMatch's, to 0.195·lr.
+    optimizer.schedule = 'milestones'
     optimizer.milestones = (300_000, 350_000)  # the rate falls to a tenth after each
-    optimizer.momentum = 0.9
+    optimizer.momentum = 0.9  # of sgd; β₁ of adam and adamw
+    optimizer.nesterov = False  # of sgd
     optimizer.weight_decay = 1e-4
+    optimizer.weight_decay_on = 'all'  # parameters; or 'kernels': neither biases nor BatchNorm's scales
 
     config.log_every = 100  # steps
     config.eval_every = 400

@@ -5,8 +5,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from metasemi_jax.ema import EMA_CONVENTIONS
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
+from metasemi_jax.optimizer import OPTIMIZERS, WEIGHT_DECAY_ON
 
 # Where the data lie, and who decodes them, does not change a run: it may move between machines. What they are
 # is in its checkpoints.
@@ -21,6 +23,7 @@ LOCATIONS = (
 # What a stopped run may be told otherwise when it is started again.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
+COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
 DTYPES = ('auto', 'float32', 'bfloat16')
 
 
@@ -58,6 +61,7 @@ FIELDS = {
     'batch_size': _more_than_0(int),
     'dtype': _one_of(DTYPES),
     'ema_decay': _share(),
+    'ema_convention': _one_of(EMA_CONVENTIONS),
     'data.name': Field(str),
     'data.data_dir': Field(str),
     'data.manual_dir': Field(str),
@@ -77,6 +81,7 @@ FIELDS = {
     'data.std': _more_than_0(float, many=True),
     'model.name': Field(str),
     'model.width': _more_than_0(int, optional=True),
+    'model.depth': _more_than_0(int, optional=True),
     'model.dropout_rate': _share(optional=True),
     'method.meta': Field(bool),
     'method.mixup': Field(bool),
@@ -86,12 +91,15 @@ FIELDS = {
     'method.mixup_gamma': _more_than_0(float),
     'method.consistency_weight': _not_negative(float),
     'method.rampup_steps': _not_negative(int),
+    'optimizer.name': _one_of(OPTIMIZERS),
     'optimizer.lr': _not_negative(float),
     'optimizer.warmup_steps': _not_negative(int),
-    'optimizer.schedule': _one_of(('milestones', 'cosine')),
+    'optimizer.schedule': _one_of(('milestones', *COSINES)),
     'optimizer.milestones': _not_negative(int, many=True),
     'optimizer.momentum': _share(),
+    'optimizer.nesterov': Field(bool),
     'optimizer.weight_decay': _not_negative(float),
+    'optimizer.weight_decay_on': _one_of(WEIGHT_DECAY_ON),
     'log_every': _more_than_0(int),
     'eval_every': _more_than_0(int),
     'eval_batch_size': _more_than_0(int),
@@ -147,14 +155,24 @@ def check_config(config: Any) -> None:
         _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
-    if fields['optimizer.schedule'] == 'cosine' and fields['optimizer.warmup_steps'] >= fields['total_steps']:
-        raise UserError(
-            f'optimizer.warmup_steps={fields["optimizer.warmup_steps"]} must be less than '
-            f'total_steps={fields["total_steps"]} with optimizer.schedule=cosine'
-        )
+    _check_optimizer(fields)
     for name in ('data.crop_area', 'data.crop_aspect'):
         if len(fields[name]) != 2 or fields[name][0] > fields[name][1]:
             raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')
+
+
+def _check_optimizer(fields: dict[str, Any]) -> None:
+    schedule = fields['optimizer.schedule']
+    if schedule in COSINES and fields['optimizer.warmup_steps'] >= fields['total_steps']:
+        raise UserError(
+            f'optimizer.warmup_steps={fields["optimizer.warmup_steps"]} must be less than '
+            f'total_steps={fields["total_steps"]} with optimizer.schedule={schedule}'
+        )
+    name = fields['optimizer.name']
+    if fields['optimizer.nesterov'] and name != 'sgd':
+        raise UserError(
+            f'optimizer.name={name} has no Nesterov momentum; add optimizer.nesterov=False, or use sgd'
+        )
 
 
 def _check_field(name: str, value: Any, field: Field) -> None:

@@ -30,8 +30,9 @@ from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.multi_step import StepFn
 from metasemi_jax.optimizer import (
     Schedule,
+    cosine_7_16_schedule,
+    make_optimizer,
     ramp_up,
-    sgd_momentum,
     warmup_cosine_schedule,
     warmup_piecewise_schedule,
 )
@@ -134,13 +135,21 @@ def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int
 
 def build_optimizer(config: Any) -> optax.GradientTransformation:
     """The optimizer of `config`, without its learning rate."""
-    return sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
+    optimizer = config.optimizer
+    return make_optimizer(
+        optimizer.name,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        weight_decay=optimizer.weight_decay,
+        weight_decay_on=optimizer.weight_decay_on,
+    )
 
 
 def _lr_schedule(config: Any, factor: float) -> Schedule:
     optimizer = config.optimizer
-    if optimizer.schedule == 'cosine':
-        return warmup_cosine_schedule(
+    cosines = {'cosine': warmup_cosine_schedule, 'cosine_7_16': cosine_7_16_schedule}
+    if optimizer.schedule in cosines:
+        return cosines[optimizer.schedule](
             factor * optimizer.lr, warmup_steps=optimizer.warmup_steps, total_steps=config.total_steps
         )
     return warmup_piecewise_schedule(

@@ -1,6 +1,8 @@
-"""The recipe's learning rate, consistency ramp-up and SGD, as functions of the step."""
+"""Learning rates and ramp-ups as functions of the step, and the optimizers, without their learning rate."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,9 @@ import optax
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
+OPTIMIZERS = ('adam', 'adamw', 'sgd')
+# 'kernels': of convolutions and linear layers alone; neither biases nor BatchNorm's scales.
+WEIGHT_DECAY_ON = ('all', 'kernels')
 
 
 def warmup_piecewise_schedule(
@@ -54,15 +59,91 @@ def warmup_cosine_schedule(lr: float, *, warmup_steps: int, total_steps: int) ->
     return lambda step: schedule(jnp.asarray(step).astype(float))
 
 
+def cosine_7_16_schedule(lr: float, *, warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear warm-up from 0, then lr·cos(7πt/(16T)), from `lr` down to 0.195·lr at `total_steps`.
+
+    The rate of FixMatch (Sohn et al., 2020) and of the methods after it, which have no warm-up. With one, t
+    and T count the steps after it, as in Microsoft's USB.
+
+    Args:
+      lr: learning rate at the end of the warm-up.
+      warmup_steps: lr·t/warmup_steps for t < warmup_steps; 0 for none.
+      total_steps: where the fall ends; more than `warmup_steps`. The rate stays there.
+
+    Returns:
+      step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
+    """
+
+    def schedule(step: Array) -> Array:
+        done = (jnp.asarray(step).astype(float) - warmup_steps) / (total_steps - warmup_steps)
+        return lr * ramp_up(step, warmup_steps) * jnp.cos(7 / 16 * math.pi * jnp.clip(done, 0.0, 1.0))
+
+    return schedule
+
+
 def ramp_up(step: Array, steps: int) -> Array:
     """t/steps, up to 1: the weight w_t of the consistency loss, and the warm-up; 1 where `steps` is 0."""
     return jnp.minimum(jnp.asarray(step).astype(float) / steps, 1.0) if steps else jnp.ones((), float)
 
 
-def sgd_momentum(*, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """PyTorch's SGD before the learning rate: weight decay on *every* parameter, then momentum.
+def make_optimizer(
+    name: str,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    weight_decay_on: str = 'all',
+) -> optax.GradientTransformation:
+    """An optimizer before the learning rate: the caller multiplies its update by -lr.
 
-    The caller multiplies the update by -lr. The rate stays out of it because the inner step needs the same
-    number: there is one step counter, and the two cannot disagree.
+    The rate stays out because the inner step of the meta-gradient needs the same number: there is one step
+    counter, and the two cannot disagree. With g the gradient, θ the parameters, μ `momentum`, w the decay:
+
+        sgd             g ← g + wθ; v ← μv + g; update v, with Nesterov's momentum g + μv
+        adam            g ← g + wθ; m ← μm + (1-μ)g; s ← .999s + .001g²;
+                        update m̂ / (√ŝ + 1e-8), with m̂ = m / (1-μᵗ), ŝ = s / (1-.999ᵗ)
+        adamw           as adam without w in g; update m̂ / (√ŝ + 1e-8) + wθ
+
+    These are the formulas of PyTorch's SGD, Adam and AdamW. Nesterov's is also that of TensorFlow's
+    MomentumOptimizer, and google-research/fixmatch decays kernels by lr·w beside Adam, as adamw does.
+
+    Args:
+      name: one of `OPTIMIZERS`.
+      momentum: μ; β₁ of Adam.
+      nesterov: for sgd alone.
+      weight_decay: w.
+      weight_decay_on: one of `WEIGHT_DECAY_ON`; 'kernels' are the leaves named 'kernel'.
+
+    Raises:
+      ValueError: an unknown choice, or `nesterov` with another optimizer than sgd.
     """
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(decay=momentum))
+    if name not in OPTIMIZERS or weight_decay_on not in WEIGHT_DECAY_ON:
+        raise ValueError(f"unknown optimizer '{name}', or decay on '{weight_decay_on}'")
+    decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel if weight_decay_on == 'kernels' else None)
+    if name == 'sgd':
+        return optax.chain(decay, optax.trace(decay=momentum, nesterov=nesterov))
+    if nesterov:
+        raise ValueError(f"optimizer '{name}' has no Nesterov momentum")
+    adam = _adam(momentum)
+    return optax.chain(decay, adam) if name == 'adam' else optax.chain(adam, decay)
+
+
+def sgd_momentum(*, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+    """SGD of the authors' program: weight decay on *every* parameter, then momentum."""
+    return make_optimizer('sgd', momentum=momentum, weight_decay=weight_decay)
+
+
+def _adam(b1: float) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(b1=b1, b2=0.999, eps=1e-8)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # Optax raises a float to the power of the integer count, which strict promotion refuses.
+        with jax.numpy_dtype_promotion('standard'):
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def _is_kernel(params: Any) -> Any:
+    """True for each leaf named 'kernel', False for the others."""
+    return jax.tree.map_with_path(lambda path, _: path[-1] == jax.tree_util.DictKey('kernel'), params)

@@ -27,9 +27,9 @@ from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
 from metasemi_jax.errors import UserError
+from metasemi_jax.experiment import build_optimizer
 from metasemi_jax.experiment_data import choose_split, input_form, load_data
 from metasemi_jax.models import MODELS
-from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.torch_checkpoint import convert_momentum, read_checkpoint
 from metasemi_jax.torch_state_dict import Sizes, convert_state_dict, infer_sizes, to_state_dict
 from metasemi_jax.train_step import TrainState
@@ -61,6 +61,11 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     _check_finite(variables)
     sizes = infer_sizes(name, checkpoint['model'])
     _check_width(config, sizes)
+    if config.optimizer.name != 'sgd':
+        raise UserError(
+            f'the checkpoint is of SGD, not of optimizer.name={config.optimizer.name}; '
+            'add --config.optimizer.name=sgd'
+        )
     step = _step(checkpoint['step'], config.total_steps)
     optimizer = checkpoint.get('optimizer')
     momentum = convert_momentum(name, checkpoint['model'], optimizer) if optimizer else None
@@ -147,8 +152,7 @@ def _train_state(config: Any, variables: Any, momentum: Any, step: int) -> Any:
     def float32(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
 
-    tx = sgd_momentum(momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay)
-    state = TrainState.create(float32(variables), tx, with_ema=config.ema_decay > 0)
+    state = TrainState.create(float32(variables), build_optimizer(config), with_ema=config.ema_decay > 0)
     opt_state = state.opt_state
     if momentum is not None:
         opt_state = optax.tree_utils.tree_set(opt_state, trace=float32(momentum))

@@ -57,6 +57,7 @@ POSITIVE = [
     'eval_batch_size',
     'checkpoint_every',
     'data.memory_budget',
+    'model.depth',
     'method.mixup_gamma',
     'method.epsilon',
 ]
@@ -131,9 +132,23 @@ def test_crops_and_schedules():
     refused(changed(data__crop_area=(0.1, 1.5)), r'^data.crop_area=.* must be more than 0 and at most 1$')
     refused(changed(data__num_workers=-1), r'^data.num_workers=-1 must not be negative$')
     check_config(changed(data__num_workers=0))
-    refused(changed(optimizer__schedule='step'), r'must be one of cosine, milestones$')
-    config = changed(optimizer__schedule='cosine', optimizer__warmup_steps=2000)
-    refused(config, r'^optimizer.warmup_steps=2000 must be less than total_steps=2000')
+    refused(changed(optimizer__schedule='step'), r'must be one of cosine, cosine_7_16, milestones$')
+    for schedule in ('cosine', 'cosine_7_16'):
+        config = changed(optimizer__schedule=schedule, optimizer__warmup_steps=2000)
+        message = r'^optimizer.warmup_steps=2000 must be less than total_steps=2000 with optimizer.schedule='
+        refused(config, f'{message}{schedule}$')
+
+
+def test_optimizers():
+    refused(changed(optimizer__name='lamb'), r'^optimizer.name=lamb must be one of adam, adamw, sgd$')
+    refused(changed(optimizer__weight_decay_on='some'), r'must be one of all, kernels$')
+    refused(changed(ema_convention='plain'), r'^ema_convention=plain must be one of constant, mean_teacher$')
+    refused(
+        changed(optimizer__name='adam', optimizer__nesterov=True),
+        r'^optimizer.name=adam has no Nesterov momentum; add optimizer.nesterov=False, or use sgd$',
+    )
+    check_config(changed(optimizer__nesterov=True, optimizer__weight_decay_on='kernels'))
+    check_config(changed(optimizer__name='adamw', ema_convention='constant'))
 
 
 def test_channels():
