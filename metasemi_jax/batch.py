@@ -8,9 +8,11 @@ Array = jax.Array
 
 
 class Batch(NamedTuple):
-    """One step's examples. `unlabeled_labels` serve metrics alone; -1 or None where they are unknown."""
+    """One step's examples: B labeled and n unlabeled ones, n a multiple of B."""
 
-    labeled_images: Array  # [B, H, W, C], normalised
+    labeled_images: Array  # [B, H, W, C], normalised, weak view
     labels: Array  # [B], integers
-    unlabeled_images: Array  # [B, H, W, C], normalised
-    unlabeled_labels: Array | None = None  # [B], integers
+    unlabeled_images: Array  # [n, H, W, C], normalised, weak view
+    unlabeled_labels: Array | None = None  # [n], integers, -1 where unknown; for metrics alone
+    strong_images: Array | None = None  # [n, H, W, C], a second view of the unlabeled images, weak or strong
+    unlabeled_ids: Array | None = None  # [n], integers, which of the unlabeled pool they are

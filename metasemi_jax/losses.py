@@ -47,3 +47,26 @@ def squared_error(*, probs: Array, targets: Array) -> Array:
       [B], of the dtype of `probs`.
     """
     return jnp.sum(jnp.square(probs - targets), axis=-1)
+
+
+def soft_cross_entropy(*, logits: Array, targets: Array) -> Array:
+    """-Σ targets·log softmax(logits), for soft or one-hot targets.
+
+    Args:
+      logits: [B, K], float32 or wider.
+      targets: [B, K], non-negative.
+
+    Returns:
+      [B], of the dtype of `logits`.
+    """
+    return optax.losses.softmax_cross_entropy(logits, targets)
+
+
+def brier_score(*, logits: Array, targets: Array) -> Array:
+    """‖softmax(logits) - targets‖², summed over the classes: `squared_error` of logits; [B]."""
+    return squared_error(probs=jax.nn.softmax(logits), targets=targets)
+
+
+def mean_brier_score(*, logits: Array, targets: Array) -> Array:
+    """`brier_score` divided by the number of classes, the "MSE" of Mean Teacher and others; [B]."""
+    return jnp.mean(jnp.square(jax.nn.softmax(logits) - targets), axis=-1)

@@ -26,11 +26,12 @@ import optax
 Array = jax.Array
 Params = Any
 OuterLoss = Callable[[Params], Array]
-InnerLoss = Callable[[Params, Array], Array]
+Targets = Any  # y: an array, or a pytree of arrays
+InnerLoss = Callable[[Params, Targets], Array]
 
 
 def inner_sgd_step(
-    inner_loss: InnerLoss, params: Params, pseudo_labels: Array, *, lr: float | Array
+    inner_loss: InnerLoss, params: Params, pseudo_labels: Targets, *, lr: float | Array
 ) -> Params:
     """One plain SGD step on the consistency loss: θ̃ = θ - lr ∇_θ L_u(θ, y) (paper Eq. 4).
 
@@ -52,10 +53,10 @@ def exact(
     outer_loss: OuterLoss,
     inner_loss: InnerLoss,
     params: Params,
-    pseudo_labels: Array,
+    pseudo_labels: Targets,
     *,
     lr: float | Array,
-) -> Array:
+) -> Targets:
     """∂L_l(θ̃(y))/∂y by reverse mode through `inner_sgd_step`, for any pseudo-labels.
 
     The definition itself and the yardstick of the other two. A third dearer than `jvp`, which gives the
@@ -65,11 +66,11 @@ def exact(
       outer_loss: L_l(θ) -> scalar, the labeled loss.
       inner_loss: L_u(θ, y) -> scalar, the consistency loss, summed over the batch.
       params: θ, any pytree of floating-point arrays.
-      pseudo_labels: y [B, K].
+      pseudo_labels: y [B, K], or a pytree of arrays, such as labels and weights of examples.
       lr: learning rate of the inner step.
 
     Returns:
-      The meta-gradient [B, K], of the dtype of `pseudo_labels`.
+      The meta-gradient, of the structure, shapes and dtypes of `pseudo_labels`.
     """
 
     def outer_loss_after_step(y: Array) -> Array:
@@ -82,12 +83,12 @@ def jvp(
     outer_loss: OuterLoss,
     inner_loss: InnerLoss,
     params: Params,
-    pseudo_labels: Array,
+    pseudo_labels: Targets,
     *,
     lr: float | Array,
     at_inner_step: bool = False,
     outer_grad: Params | None = None,
-) -> Array:
+) -> Targets:
     """-lr · d/dθ[∂L_u/∂y] · ∇L_l by one forward-mode Jacobian-vector product: exact, without any ε.
 
     Where the pseudo-labels are the model's own predictions, as in MetaSemi, the squared-error L_u has its
@@ -102,27 +103,27 @@ def jvp(
         but on several it sums each over them before it looks.
 
     Returns:
-      The meta-gradient [B, K], of the dtype of `pseudo_labels`.
+      The meta-gradient, of the structure, shapes and dtypes of `pseudo_labels`.
     """
     direction = outer_grad
     if direction is None:
         direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
     inner_grad = jax.grad(inner_loss, argnums=1)
     _, tangent = jax.jvp(lambda p: inner_grad(p, pseudo_labels), (params,), (direction,))
-    return _scaled(tangent, -lr, like=pseudo_labels)
+    return jax.tree.map(lambda t, y: _scaled(t, -lr, like=y), tangent, pseudo_labels)
 
 
 def finite_difference(
     outer_loss: OuterLoss,
     inner_loss: InnerLoss,
     params: Params,
-    pseudo_labels: Array,
+    pseudo_labels: Targets,
     *,
     lr: float | Array,
     epsilon: float = 1e-2,
     at_inner_step: bool = False,
     outer_grad: Params | None = None,
-) -> Array:
+) -> Targets:
     """The paper's central difference along ∇L_l (Eq. 9 and Algorithm 2), with ε = epsilon / ‖∇L_l‖₂.
 
     Its error is O(ε²) plus rounding noise of order (machine epsilon)/ε, which grows as precision shrinks;
@@ -135,7 +136,7 @@ def finite_difference(
       at_inner_step, outer_grad: as in `jvp`.
 
     Returns:
-      The meta-gradient [B, K], of the dtype of `pseudo_labels`; zero where ∇L_l is zero.
+      The meta-gradient, of the structure, shapes and dtypes of `pseudo_labels`; zero where ∇L_l is zero.
     """
     direction = outer_grad
     if direction is None:
@@ -146,7 +147,11 @@ def finite_difference(
     inner_grad = jax.grad(inner_loss, argnums=1)
     ahead = inner_grad(_move(params, direction, step), pseudo_labels)
     behind = inner_grad(_move(params, direction, -step), pseudo_labels)
-    return _scaled((ahead - behind) / (2 * step).astype(ahead.dtype), -lr, like=pseudo_labels)
+
+    def slope(ahead: Array, behind: Array, y: Array) -> Array:
+        return _scaled((ahead - behind) / (2 * step).astype(ahead.dtype), -lr, like=y)
+
+    return jax.tree.map(slope, ahead, behind, pseudo_labels)
 
 
 ESTIMATORS = {'exact': exact, 'jvp': jvp, 'finite_difference': finite_difference}
@@ -175,7 +180,7 @@ def _outer_gradient(
     outer_loss: OuterLoss,
     inner_loss: InnerLoss,
     params: Params,
-    pseudo_labels: Array,
+    pseudo_labels: Targets,
     lr: float | Array,
     at_inner_step: bool,
 ) -> Params:

@@ -1,0 +1,39 @@
+"""Mean Teacher (Tarvainen and Valpola, NIPS 2017), as google-research/fixmatch `mean_teacher.py` has it."""
+
+from metasemi_jax.losses import mean_brier_score
+from metasemi_jax.methods.meta import Meta
+from metasemi_jax.methods.method import Method
+from metasemi_jax.methods.network import Network
+from metasemi_jax.methods.schedules import linear_ramp
+from metasemi_jax.methods.semi_supervised import semi_supervised
+from metasemi_jax.methods.targets import predictions
+
+
+def mean_teacher(
+    network: Network,
+    *,
+    meta: Meta | None = None,
+    consistency_weight: float = 50.0,
+    rampup_share: float = 0.4,
+    total_steps: int = 0,
+) -> Method:
+    """The EMA weights' predictions on one weak view are the targets of another.
+
+    The teacher is that before the step, in training mode: it normalises by the batch's statistics. USB trains
+    the *teacher's* logits here, which have no gradient; its published figure is that of labels alone.
+
+    Args:
+      network: the student.
+      meta: moves the targets.
+      consistency_weight: of the squared error, averaged over the classes; reached linearly.
+      rampup_share, total_steps: as of `pseudo_label`.
+    """
+    return semi_supervised(
+        network,
+        targets=predictions,
+        meta=meta,
+        predict='teacher',
+        unlabeled_loss=mean_brier_score,
+        weight=linear_ramp(consistency_weight, rampup_share * total_steps),
+        second_view='weak',
+    )

@@ -1,0 +1,38 @@
+"""A classifier as two pure functions: all that a method knows of a network."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Variables = dict[str, Any]  # {'params': ..., 'batch_stats': ...}
+
+
+class Network(NamedTuple):
+    """Logits [B, K] of images [B, H, W, C]."""
+
+    # (variables, images) -> logits, in evaluation mode: running statistics, no dropout
+    logits: Callable[[Variables, Array], Array]
+    # (variables, images, dropout key or None) -> (logits, new batch_stats), in training mode
+    train_logits: Callable[[Variables, Array, Array | None], tuple[Array, Any]]
+
+
+def as_network(model: Any) -> Network:
+    """The network of a Flax model: `model.apply(variables, images, train=...)` -> logits.
+
+    A `Network` is returned as it is. Without a key dropout is off in this package's models; other Flax models
+    may insist on one.
+    """
+    if isinstance(model, Network):
+        return model
+
+    def logits(variables: Variables, images: Array) -> Array:
+        return model.apply(variables, images, train=False)
+
+    def train_logits(variables: Variables, images: Array, key: Array | None) -> tuple[Array, Any]:
+        rngs = None if key is None else {'dropout': key}
+        logits, updates = model.apply(variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
+        return logits, updates.get('batch_stats', {})
+
+    return Network(logits, train_logits)

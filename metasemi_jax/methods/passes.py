@@ -1,0 +1,94 @@
+"""The student's passes in training mode, by the two conventions of BatchNorm in published programs.
+
+*Separate* passes over labeled and unlabeled images are those of Pi model, Mean Teacher, VAT, ICT, MixMatch and
+MetaSemi. One *joint* pass over labeled images, weak and second view is that of UDA, FixMatch and what followed: the
+weak view moves the statistics there, and its activations are kept for a gradient that is zero.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.methods.method import Inputs, Keys, Params
+from metasemi_jax.methods.network import Network
+
+Array = jax.Array
+
+
+class SeparatePasses:
+    """Labeled images first, then unlabeled ones; the predictions come from passes without gradient."""
+
+    def __init__(
+        self, network: Network, params: Params, inputs: Inputs, keys: Keys, predict: str, batch_norm: str
+    ):
+        self._network, self._variables = network, inputs.variables(params)
+        self._labeled_key, self._unlabeled_key = _split(keys.dropout)
+        self._every = batch_norm == 'every'
+        self.inputs = _with_predictions(inputs, network, predict, keys.dropout, self._unlabeled_key)
+        self.batch_stats = inputs.batch_stats
+
+    def labeled(self, images: Array) -> Array:
+        """Logits, with gradient; the running statistics move."""
+        logits, self.batch_stats = self._network.train_logits(self._variables, images, self._labeled_key)
+        return logits
+
+    def unlabeled(self, images: Array) -> Array:
+        """Logits, with gradient; the running statistics move where every pass moves them."""
+        variables = self._variables | ({'batch_stats': self.batch_stats} if self._every else {})
+        logits, stats = self._network.train_logits(variables, images, self._unlabeled_key)
+        if self._every:
+            self.batch_stats = stats
+        return logits
+
+    def forward(self, images: Array) -> Array:
+        """`unlabeled`, and no statistic moves."""
+        return self._network.train_logits(self._variables, images, self._unlabeled_key)[0]
+
+
+class JointPass:
+    """One pass over labeled images, weak and second view; its weak logits are the predictions."""
+
+    def __init__(
+        self, network: Network, params: Params, inputs: Inputs, keys: Keys, predict: str, batch_norm: str
+    ):
+        del predict, batch_norm
+        batch = inputs.batch
+        labeled_key, _ = _split(keys.dropout)
+        images = jnp.concatenate([batch.labeled_images, batch.unlabeled_images, batch.strong_images])
+        logits, self.batch_stats = network.train_logits(inputs.variables(params), images, labeled_key)
+        ends = [len(batch.labels), len(batch.labels) + len(batch.unlabeled_images)]
+        self._labeled, weak, self._second = jnp.split(logits, ends)
+        self._views = batch.labeled_images, batch.strong_images
+        self.inputs = inputs._replace(weak_logits=jax.lax.stop_gradient(weak))
+        self.forward = None
+
+    def labeled(self, images: Array) -> Array:
+        """Logits of the labeled batch, the only images that the pass has."""
+        return self._of(images, self._views[0], self._labeled)
+
+    def unlabeled(self, images: Array) -> Array:
+        """Logits of the second view, the only images that the pass has."""
+        return self._of(images, self._views[1], self._second)
+
+    def _of(self, images: Array, passed: Array, logits: Array) -> Array:
+        if images is not passed:
+            raise ValueError("batch_norm='joint' is for targets that leave the images as they are")
+        return logits
+
+
+def _split(key: Array | None) -> tuple[Array | None, Array | None]:
+    return (None, None) if key is None else tuple(jax.random.split(key))
+
+
+def _with_predictions(
+    inputs: Inputs, network: Network, predict: str, key: Array | None, unlabeled_key: Array | None
+) -> Inputs:
+    own_key = None if key is None else jax.random.fold_in(key, 2)
+    variables = inputs.ema if predict == 'teacher' else inputs.variables()
+
+    def logits(images: Array) -> Array:
+        if predict == 'evaluation':
+            return network.logits(variables, images)
+        found, _ = network.train_logits(variables, images, unlabeled_key if predict == 'same_pass' else own_key)
+        return jax.lax.stop_gradient(found)
+
+    return inputs._replace(predict=logits, weak_logits=logits(inputs.batch.unlabeled_images))

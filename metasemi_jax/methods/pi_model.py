@@ -1,0 +1,35 @@
+"""The Π model (Laine and Aila, ICLR 2017), as google-research/fixmatch `pi_model.py` has it."""
+
+from metasemi_jax.losses import mean_brier_score
+from metasemi_jax.methods.meta import Meta
+from metasemi_jax.methods.method import Method
+from metasemi_jax.methods.network import Network
+from metasemi_jax.methods.schedules import linear_ramp
+from metasemi_jax.methods.semi_supervised import semi_supervised
+from metasemi_jax.methods.targets import predictions
+
+
+def pi_model(
+    network: Network,
+    *,
+    meta: Meta | None = None,
+    consistency_weight: float = 10.0,
+    rampup_share: float = 0.4,
+    total_steps: int = 0,
+) -> Method:
+    """The student's predictions on one weak view are the targets of another.
+
+    Args:
+      network: the student.
+      meta: moves the targets.
+      consistency_weight: of the squared error, averaged over the classes; reached linearly.
+      rampup_share, total_steps: as of `pseudo_label`.
+    """
+    return semi_supervised(
+        network,
+        targets=predictions,
+        meta=meta,
+        unlabeled_loss=mean_brier_score,
+        weight=linear_ramp(consistency_weight, rampup_share * total_steps),
+        second_view='weak',
+    )

@@ -1,0 +1,138 @@
+"""A method from its pieces: targets for the unlabeled images, a loss for each part of the batch, a weight."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.losses import cross_entropy, soft_cross_entropy
+from metasemi_jax.methods.meta import ExampleLoss, Meta, refine, student_images
+from metasemi_jax.methods.method import Inputs, Keys, Method, Outcome, Params, Targets
+from metasemi_jax.methods.network import Network
+from metasemi_jax.methods.passes import JointPass, SeparatePasses
+
+Array = jax.Array
+PASSES = {'labeled': SeparatePasses, 'every': SeparatePasses, 'joint': JointPass}
+
+
+class _Pieces(NamedTuple):
+    """The arguments of `semi_supervised` of the same names."""
+
+    network: Network
+    targets: Callable[[Inputs, Array], Targets] | None
+    select: Callable[[Targets, Inputs], Targets] | None
+    meta: Meta | None
+    mix: Callable[[Targets, Inputs, Array], Targets] | None
+    predict: str
+    labeled_loss: ExampleLoss
+    unlabeled_loss: ExampleLoss | None
+    weight: Callable[[Array], Array]
+    extra: Callable[..., Array] | None
+    batch_norm: str
+
+
+def semi_supervised(
+    network: Network,
+    *,
+    targets: Callable[[Inputs, Array], Targets] | None,
+    select: Callable[[Targets, Inputs], Targets] | None = None,
+    meta: Meta | None = None,
+    mix: Callable[[Targets, Inputs, Array], Targets] | None = None,
+    predict: str = 'training',
+    labeled_loss: ExampleLoss = soft_cross_entropy,
+    unlabeled_loss: ExampleLoss | None = soft_cross_entropy,
+    weight: Callable[[Array], Array] = lambda step: jnp.ones((), float),
+    extra: Callable[..., Array] | None = None,
+    batch_norm: str = 'labeled',
+    init: Callable[[int, int], Any] = lambda num_classes, num_images: {},
+    second_view: str | None = None,
+) -> Method:
+    """The method with the loss mean(labeled_loss) + weight·mean(weights·unlabeled_loss) + extra.
+
+    Both means run over all images, masked ones included.
+
+    Args:
+      network: the student.
+      targets: (inputs, key) -> what the unlabeled images should be called; soft labels where `select` is
+        given. None: the method looks at no unlabeled image.
+      select: (targets, inputs) -> hard labels and weights of soft ones.
+      meta: moves the targets against the meta-gradient: soft labels before `select`, weights after it.
+      mix: (targets, inputs, key) -> the same with `labeled`, images mixed by means of the final targets.
+      predict: whose logits `inputs.weak_logits` and `inputs.predict` are. 'training': the student's, with
+        dropout masks of their own; 'same_pass': with the masks of the student's training pass, which XLA
+        then computes once; 'evaluation': with running statistics, without dropout; 'teacher': those of the
+        EMA weights, in training mode.
+      labeled_loss: of `Targets.labeled`; an unmixed labeled batch has the cross-entropy.
+      unlabeled_loss: None trains on the labeled part alone.
+      weight: step -> weight of the unlabeled loss.
+      extra: (forward, logits, targets, inputs) -> scalar, added to the loss. `forward` is the student in training
+        mode, with gradient; `logits` are its logits of the images that the targets name.
+      batch_norm: which passes move the running statistics: the 'labeled' one alone; 'every' one in turn,
+        labeled, then unlabeled; or one 'joint' pass over labeled images, weak and second view.
+      init: (number of classes, number of unlabeled images) -> the method's own state.
+      second_view: 'weak' or 'strong': what the second view is; None where there is none.
+
+    Raises:
+      ValueError: an unknown `predict` or `batch_norm`, or a joint pass without a second view.
+    """
+    if predict not in ('training', 'same_pass', 'evaluation', 'teacher'):
+        raise ValueError(f'predict={predict!r} is none of training, same_pass, evaluation, teacher')
+    if batch_norm not in PASSES or (batch_norm == 'joint' and second_view is None):
+        raise ValueError(f'batch_norm={batch_norm!r} is none of {", ".join(PASSES)}, or lacks a second view')
+    pieces = _Pieces(
+        network, targets, select, meta, mix, predict, labeled_loss, unlabeled_loss, weight, extra, batch_norm
+    )
+    return Method(
+        functools.partial(_loss, pieces), init, second_view, targets is not None, predict == 'teacher'
+    )
+
+
+def _loss(pieces: _Pieces, params: Params, inputs: Inputs, keys: Keys) -> tuple[Array, Outcome]:
+    passes = PASSES[pieces.batch_norm](pieces.network, params, inputs, keys, pieces.predict, pieces.batch_norm)
+    found = None
+    if pieces.targets is not None:
+        found = jax.lax.stop_gradient(_find_targets(pieces, passes.inputs, keys.draw))
+    if found is None or found.labeled is None:
+        logits = passes.labeled(inputs.batch.labeled_images)
+        loss = jnp.mean(cross_entropy(logits=logits, labels=inputs.batch.labels))
+    else:
+        images, labels = found.labeled
+        loss = jnp.mean(pieces.labeled_loss(logits=passes.labeled(images), targets=labels))
+    aux = {'classification_loss': loss}
+    if found is not None and pieces.unlabeled_loss is not None:
+        logits = passes.unlabeled(student_images(found, inputs.batch))
+        losses = pieces.unlabeled_loss(logits=logits, targets=found.labels)
+        consistency = jnp.mean(losses if found.weights is None else found.weights * losses)
+        weight = jnp.asarray(pieces.weight(inputs.step), float)
+        loss = loss + weight.astype(consistency.dtype) * consistency
+        aux |= {'consistency_loss': consistency, 'consistency_weight': weight}
+        if pieces.extra is not None:
+            aux['extra_loss'] = pieces.extra(passes.forward, logits, found, inputs)
+            loss = loss + aux['extra_loss']
+    aux['loss'] = loss
+    if found is None:
+        return loss, Outcome(passes.batch_stats, inputs.state, aux)
+    aux |= {'initial': found.initial, 'labels': found.labels} | (found.aux or {})
+    if found.weights is not None:
+        aux['weights'] = found.weights
+    state = inputs.state if found.state is None else found.state
+    return loss, Outcome(passes.batch_stats, state, aux)
+
+
+def _find_targets(pieces: _Pieces, inputs: Inputs, key: Array) -> Targets:
+    found = pieces.targets(inputs, jax.random.fold_in(key, 1))
+    found = found._replace(initial=found.labels if found.initial is None else found.initial)
+    meta = pieces.meta
+    move = functools.partial(refine, inputs=inputs, meta=meta, network=pieces.network, loss=pieces.unlabeled_loss)
+    if meta is not None and pieces.select is None:
+        found = move(found, labels=meta.labels, weights=meta.weights)
+    if meta is not None and pieces.select is not None and meta.labels:
+        # Before the selection: after the argmax a small move can hardly change a class.
+        found = move(found, labels=True, weights=False)
+    if pieces.select is not None:
+        found = pieces.select(found, inputs)
+        if meta is not None and meta.weights:
+            found = move(found, labels=False, weights=True)
+    return found if pieces.mix is None else pieces.mix(found, inputs, key)

@@ -1,0 +1,40 @@
+"""Targets that several methods share."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.methods.method import Inputs, Targets
+
+Array = jax.Array
+
+
+def predictions(inputs: Inputs, key: Array) -> Targets:
+    """P(w): what the network makes of the weak view."""
+    del key
+    return Targets(jax.nn.softmax(inputs.weak_logits))
+
+
+def sharpen(probs: Array, temperature: float) -> Array:
+    """probs^(1/T), normalised: [n, K] (MixMatch, Eq. 7)."""
+    powered = probs ** (1 / temperature)
+    return powered / jnp.sum(powered, axis=-1, keepdims=True)
+
+
+def hard(targets: Targets, weights: Array, state=None) -> Targets:
+    """The most probable class of soft labels, one-hot, with `weights` [n]."""
+    labels = targets.labels
+    one_hot = jax.nn.one_hot(jnp.argmax(labels, axis=-1), labels.shape[-1], dtype=labels.dtype)
+    return targets._replace(labels=one_hot, weights=weights.astype(labels.dtype), state=state)
+
+
+def confident(threshold: float, *, strictly: bool = False) -> Callable[[Targets, Inputs], Targets]:
+    """Selects the most probable class where it has at least the probability `threshold`, or more, `strictly`."""
+
+    def select(targets: Targets, inputs: Inputs) -> Targets:
+        del inputs
+        top = jnp.max(targets.labels, axis=-1)
+        return hard(targets, top > threshold if strictly else top >= threshold)
+
+    return select

@@ -1,0 +1,82 @@
+"""Virtual adversarial training (Miyato et al., 2018), as google-research/fixmatch `vat.py` has it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.losses import kl_divergence
+from metasemi_jax.methods.meta import Meta
+from metasemi_jax.methods.method import Inputs, Method, Targets
+from metasemi_jax.methods.network import Network
+from metasemi_jax.methods.schedules import linear_ramp
+from metasemi_jax.methods.semi_supervised import semi_supervised
+
+Array = jax.Array
+
+
+def vat(
+    network: Network,
+    *,
+    meta: Meta | None = None,
+    radius: float = 6.0,
+    xi: float = 1e-6,
+    entropy_weight: float = 0.06,
+    consistency_weight: float = 0.3,
+    rampup_share: float = 0.4,
+    total_steps: int = 0,
+) -> Method:
+    """The prediction on an image is the target of the image moved where the prediction changes most.
+
+    One power iteration finds the direction. All passes share their dropout masks, so that it is the images
+    alone that differ. The loss is KL(P(w) ‖ P(w + r)), as Miyato et al. define it; Google's program takes the
+    two distributions in the other order.
+
+    Args:
+      network: the student.
+      meta: moves the targets.
+      radius: ‖r‖₂ of an image, normalised.
+      xi: length of the trial step.
+      entropy_weight: of the mean entropy of P(w), which is not ramped up; 0: VAT without entropy minimisation.
+      consistency_weight: reached linearly after `rampup_share` of `total_steps`.
+      rampup_share, total_steps: as of `pseudo_label`.
+    """
+
+    def targets(inputs: Inputs, key: Array) -> Targets:
+        images = inputs.batch.unlabeled_images
+        probs = jax.nn.softmax(inputs.weak_logits)
+        noise = _normalised(jax.random.normal(key, images.shape, images.dtype))
+        direction = _direction(inputs.predict, images, probs, xi * noise)
+        return Targets(probs, images=images + radius * direction)
+
+    def entropy(forward: Callable[[Array], Array], logits: Array, found: Targets, inputs: Inputs) -> Array:
+        del logits, found
+        clean = forward(inputs.batch.unlabeled_images)
+        entropies = -jnp.sum(jax.nn.softmax(clean) * jax.nn.log_softmax(clean), axis=-1)
+        return entropy_weight * jnp.mean(entropies)
+
+    return semi_supervised(
+        network,
+        targets=targets,
+        meta=meta,
+        predict='same_pass',
+        unlabeled_loss=kl_divergence,
+        weight=linear_ramp(consistency_weight, rampup_share * total_steps),
+        extra=entropy if entropy_weight else None,
+    )
+
+
+def _direction(predict: Callable[[Array], Array], images: Array, probs: Array, trial: Array) -> Array:
+    """Unit vectors along the gradient of mean KL(P(w) ‖ P(w + d)) at d = `trial`: the shape of `images`."""
+
+    def divergence(moved: Array) -> Array:
+        return jnp.mean(kl_divergence(logits=predict(images + moved), targets=probs))
+
+    return _normalised(jax.grad(divergence)(trial))
+
+
+def _normalised(vectors: Array) -> Array:
+    # By the largest entry first, lest squares of tiny gradients vanish in float32.
+    axes = tuple(range(1, vectors.ndim))
+    vectors = vectors / (1e-12 + jnp.max(jnp.abs(vectors), axis=axes, keepdims=True))
+    return vectors / jnp.sqrt(1e-6 + jnp.sum(vectors**2, axis=axes, keepdims=True))
