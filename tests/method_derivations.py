@@ -94,6 +94,7 @@ def step(method, params, ema_params, state, batch, draws, *, step, total_steps, 
         2n of these, the weak views' first.
     """
     settings = settings_of(method, options)
+    params, ema_params = ({k: np.asarray(v, np.float64) for k, v in p.items()} for p in (params, ema_params))
     plan = prepare(
         method, params, ema_params, state, batch, draws, num_classes=num_classes, settings=settings
     )
@@ -145,7 +146,6 @@ def initial_state(method, *, num_unlabeled, num_classes):
 
 def prepare(method, params, ema_params, state, batch, draws, *, num_classes, settings):
     """All that the gradient of a step holds constant."""
-    params, ema_params = ({k: np.asarray(v, np.float64) for k, v in p.items()} for p in (params, ema_params))
     labels = one_hot(batch['labels'], num_classes)
     plan = {
         'labeled_views': flatten(batch['labeled_images']),
@@ -170,8 +170,7 @@ def prepare(method, params, ema_params, state, batch, draws, *, num_classes, set
 
 
 def loss_and_grads(params, plan, *, weight, settings):
-    """The losses and the parameter gradients for a plan's constants."""
-    params = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    """The losses and the parameter gradients for a plan's constants; parameters may be complex."""
     views, targets = plan['labeled_views'], plan['labeled_targets']
     every = np.ones(len(targets))
     labeled_loss, grads = weighted_loss(params, views, targets, every, plan['labeled_loss'], reduce='mean')

@@ -20,6 +20,7 @@ from method_derivations import (
 from mlp_by_hand import (
     LOSSES,
     combine,
+    complex_gradient,
     cross_derivatives,
     directional_derivatives,
     forward,
@@ -120,7 +121,7 @@ def central_differences(function, params, width=1e-6):
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_gradients_against_finite_differences(variant):
+def test_gradients_against_finite_differences_and_complex_steps(variant):
     params, ema_params, batch, rng = make_problem()
     method, settings = method_of(variant), settings_of(method_of(variant), VARIANTS[variant])
     state = initial_state(method, num_unlabeled=POOL, num_classes=NUM_CLASSES)
@@ -135,12 +136,16 @@ def test_gradients_against_finite_differences(variant):
     if method in ('pseudo_label', 'uda', 'fixmatch', 'freematch'):
         assert 0 < plan['weights'].sum() < NUM_UNLABELED
     result = loss_and_grads(params, plan, weight=0.7, settings=settings)
-    expected = central_differences(
-        lambda moved: loss_and_grads(moved, plan, weight=0.7, settings=settings)['loss'], params
-    )
-    for name in params:
-        np.testing.assert_allclose(result['grads'][name], expected[name], rtol=1e-6, atol=1e-8)
-        assert np.abs(result['grads'][name]).max() > 1e-3
+
+    def loss(moved):
+        return loss_and_grads(moved, plan, weight=0.7, settings=settings)['loss']
+
+    differences = central_differences(loss, params)
+    for name, gradient in result['grads'].items():
+        np.testing.assert_allclose(gradient, differences[name], rtol=1e-6, atol=1e-8)
+        exact = complex_gradient(lambda moved, name=name: loss(params | {name: moved}), params[name])
+        np.testing.assert_allclose(gradient, exact, rtol=1e-12, atol=1e-14)
+        assert np.abs(gradient).max() > 1e-3
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
