@@ -14,7 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.seed = 0  # of the labeled split, the initialisation, the batches, augmentation, mix-up and dropout
     config.total_steps = 400_000
-    config.batch_size = 128  # labeled images a step, and as many unlabeled ones
+    config.batch_size = 128  # labeled images a step
+    config.unlabeled_ratio = 1  # unlabeled images a step for each labeled one
     config.dtype = 'auto'  # of the computation: 'float32', 'bfloat16', or 'auto': bfloat16 on accelerators
     config.ema_decay = 0.0  # of averaged weights, evaluated beside the raw ones; 0 for none
     # 'mean_teacher': a plain mean of the first weights, BatchNorm's statistics averaged too; or 'constant':
@@ -32,12 +33,15 @@ def get_config() -> ml_collections.ConfigDict:
     data.num_labels = 0  # labeled images in all, the same number of every class; 0 for all labels there are
     # Labeled images held out, to choose the best step by; with 0 a fifth if there is no test set, else none.
     data.num_validation = 0
+    data.include_labeled = False  # in the unlabeled pool too, as in FixMatch's program
     data.split_file = ''  # of the labeled images: a run's labeled_ids.txt, or the authors' label_indices.txt
     data.crop = 'pad'  # random crop after padding; or 'resized': of random area and shape, of image files
-    data.pad = 4  # pixels of black on every side; 0 for no crop
+    data.pad = 4  # pixels on every side; 0 for no crop
+    data.pad_mode = 'black'  # or 'reflect'
     data.crop_area = (0.1, 1.0)  # of 'resized': share of the image
     data.crop_aspect = (0.8, 1.25)  # of 'resized': width / height
     data.flip = False  # random horizontal flip
+    data.strong = 'google'  # RandAugment of methods with a strong view; or 'usb'
     data.mean = ()  # per channel, of images scaled to 0..1; () computes them from the training images
     data.std = ()
 
@@ -48,14 +52,30 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout_rate = config_dict.placeholder(float)  # None for the model's own
 
     config.method = method = ml_collections.ConfigDict()
-    method.meta = True  # meta and mixup: the four rows of the paper's ablation
-    method.mixup = True
-    method.estimator = 'jvp'  # or 'finite_difference', the paper's, or 'exact'
-    method.epsilon = 1e-2  # of finite_difference
-    method.meta_lr = 1.0
-    method.mixup_gamma = 1.0
-    method.consistency_weight = 1.0
-    method.rampup_steps = 4000  # of the consistency weight
+    method.name = 'metasemi'  # of metasemi_jax.methods.METHODS, or FILE.py:FUNCTION; see docs/methods.md
+    # What is None is the method's own. `meta` moves the targets of any method; metasemi without it, or without
+    # `mixup`, is one of the four rows of the paper's ablation.
+    method.meta = config_dict.placeholder(bool)
+    method.meta_moves = config_dict.placeholder(str)  # 'labels', 'weights' or 'both'
+    method.meta_lr = config_dict.placeholder(float)
+    method.estimator = config_dict.placeholder(str)  # 'jvp', 'finite_difference', the paper's, or 'exact'
+    method.epsilon = config_dict.placeholder(float)  # of finite_difference
+    method.at_inner_step = config_dict.placeholder(bool)  # of jvp and finite_difference: ∇L_l at θ̃, not at θ
+    method.mixup = config_dict.placeholder(bool)
+    method.mixup_gamma = config_dict.placeholder(float)  # of Beta(γ, γ)
+    method.consistency_weight = config_dict.placeholder(float)  # of the unlabeled loss
+    method.rampup_steps = config_dict.placeholder(int)  # metasemi: of the consistency weight
+    method.rampup_share = config_dict.placeholder(float)  # others: the same, as a share of total_steps
+    method.threshold = config_dict.placeholder(float)  # of confidence
+    method.temperature = config_dict.placeholder(float)  # of sharpening
+    method.momentum = config_dict.placeholder(float)  # of moving averages
+    method.most = config_dict.placeholder(float)  # freematch: the largest threshold
+    method.num_sigma = config_dict.placeholder(float)  # softmatch
+    method.fairness_weight = config_dict.placeholder(float)  # freematch
+    method.radius = config_dict.placeholder(float)  # vat
+    method.xi = config_dict.placeholder(float)  # vat
+    method.entropy_weight = config_dict.placeholder(float)  # vat
+    method.batch_norm = config_dict.placeholder(str)  # 'joint' or 'labeled', of methods with a strong view
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = 'sgd'  # or 'adam': weight decay joins the gradient, 'adamw': it stays beside it

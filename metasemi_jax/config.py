@@ -5,9 +5,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from metasemi_jax.data.augment import PAD_MODES
+from metasemi_jax.data.rand_augment import VARIANTS
 from metasemi_jax.ema import EMA_CONVENTIONS
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
+from metasemi_jax.methods import META_MOVES, METHODS, method_options
 from metasemi_jax.optimizer import OPTIMIZERS, WEIGHT_DECAY_ON
 
 # Where the data lie, and who decodes them, does not change a run: it may move between machines. What they are
@@ -35,23 +38,28 @@ class Field(NamedTuple):
     must: str = ''  # the rest of 'FIELD=VALUE must ...'
     optional: bool = False  # None is allowed
     many: bool = False  # a list
+    absent: Any = None  # what it was in runs of versions that had no such field
 
 
-def _more_than_0(kind: type, **options: bool) -> Field:
+def _more_than_0(kind: type, **options: Any) -> Field:
     return Field(kind, lambda value: value > 0, 'be more than 0', **options)
 
 
-def _not_negative(kind: type, **options: bool) -> Field:
+def _not_negative(kind: type, **options: Any) -> Field:
     return Field(kind, lambda value: 0 <= value < math.inf, 'not be negative', **options)
 
 
-def _share(**options: bool) -> Field:
+def _is_method(value: str) -> bool:
+    return value in METHODS or '.py:' in value
+
+
+def _share(**options: Any) -> Field:
     return Field(float, lambda value: 0 <= value < 1, 'be at least 0 and less than 1', **options)
 
 
-def _one_of(choices: Iterable[str]) -> Field:
+def _one_of(choices: Iterable[str], **options: Any) -> Field:
     names = sorted(choices)
-    return Field(str, lambda value: value in names, f'be one of {", ".join(names)}')
+    return Field(str, lambda value: value in names, f'be one of {", ".join(names)}', **options)
 
 
 FIELDS = {
@@ -59,9 +67,10 @@ FIELDS = {
     'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32'),
     'total_steps': _more_than_0(int),
     'batch_size': _more_than_0(int),
+    'unlabeled_ratio': _more_than_0(int, absent=1),
     'dtype': _one_of(DTYPES),
     'ema_decay': _share(),
-    'ema_convention': _one_of(EMA_CONVENTIONS),
+    'ema_convention': _one_of(EMA_CONVENTIONS, absent='mean_teacher'),
     'data.name': Field(str),
     'data.data_dir': Field(str),
     'data.manual_dir': Field(str),
@@ -70,36 +79,55 @@ FIELDS = {
     'data.memory_budget': _more_than_0(int),
     'data.num_labels': _not_negative(int),
     'data.num_validation': _not_negative(int),
+    'data.include_labeled': Field(bool, absent=False),
     'data.split_file': Field(str),
     'data.num_workers': _not_negative(int, optional=True),
     'data.crop': _one_of(('pad', 'resized')),
     'data.crop_area': Field(float, lambda value: 0 < value <= 1, 'be more than 0 and at most 1', many=True),
     'data.crop_aspect': _more_than_0(float, many=True),
     'data.pad': _not_negative(int),
+    'data.pad_mode': _one_of(PAD_MODES, absent='black'),
     'data.flip': Field(bool),
+    'data.strong': _one_of(VARIANTS, absent='google'),
     'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
     'data.std': _more_than_0(float, many=True),
     'model.name': Field(str),
     'model.width': _more_than_0(int, optional=True),
     'model.depth': _more_than_0(int, optional=True),
     'model.dropout_rate': _share(optional=True),
-    'method.meta': Field(bool),
-    'method.mixup': Field(bool),
-    'method.estimator': _one_of(ESTIMATORS),
-    'method.epsilon': _more_than_0(float),
-    'method.meta_lr': _not_negative(float),
-    'method.mixup_gamma': _more_than_0(float),
-    'method.consistency_weight': _not_negative(float),
-    'method.rampup_steps': _not_negative(int),
-    'optimizer.name': _one_of(OPTIMIZERS),
+    'method.name': Field(
+        str, _is_method, f'be one of {", ".join(METHODS)}, or FILE.py:FUNCTION', absent='metasemi'
+    ),
+    'method.meta': Field(bool, optional=True),
+    'method.meta_moves': _one_of(META_MOVES, optional=True),
+    'method.meta_lr': _not_negative(float, optional=True),
+    'method.estimator': _one_of(ESTIMATORS, optional=True),
+    'method.epsilon': _more_than_0(float, optional=True),
+    'method.at_inner_step': Field(bool, optional=True),
+    'method.mixup': Field(bool, optional=True),
+    'method.mixup_gamma': _more_than_0(float, optional=True),
+    'method.consistency_weight': _not_negative(float, optional=True),
+    'method.rampup_steps': _not_negative(int, optional=True),
+    'method.rampup_share': _share(optional=True),
+    'method.threshold': _share(optional=True),
+    'method.temperature': _more_than_0(float, optional=True),
+    'method.momentum': _share(optional=True),
+    'method.most': Field(float, lambda value: 0 < value <= 1, 'be more than 0 and at most 1', optional=True),
+    'method.num_sigma': _more_than_0(float, optional=True),
+    'method.fairness_weight': _not_negative(float, optional=True),
+    'method.radius': _more_than_0(float, optional=True),
+    'method.xi': _not_negative(float, optional=True),
+    'method.entropy_weight': _not_negative(float, optional=True),
+    'method.batch_norm': _one_of(('joint', 'labeled'), optional=True),
+    'optimizer.name': _one_of(OPTIMIZERS, absent='sgd'),
     'optimizer.lr': _not_negative(float),
     'optimizer.warmup_steps': _not_negative(int),
     'optimizer.schedule': _one_of(('milestones', *COSINES)),
     'optimizer.milestones': _not_negative(int, many=True),
     'optimizer.momentum': _share(),
-    'optimizer.nesterov': Field(bool),
+    'optimizer.nesterov': Field(bool, absent=False),
     'optimizer.weight_decay': _not_negative(float),
-    'optimizer.weight_decay_on': _one_of(WEIGHT_DECAY_ON),
+    'optimizer.weight_decay_on': _one_of(WEIGHT_DECAY_ON, absent='all'),
     'log_every': _more_than_0(int),
     'eval_every': _more_than_0(int),
     'eval_batch_size': _more_than_0(int),
@@ -125,9 +153,36 @@ def flatten(config: Any) -> dict[str, Any]:
     return flat
 
 
+def settled(fields: dict[str, Any]) -> dict[str, Any]:
+    """The flat `fields` of any version's config.json with what they leave open filled in.
+
+    A field that the version did not have gets the value that it stood for, and a method's option that is
+    None gets the method's own, so that two runs of the same settings have the same fields.
+    """
+    fields = {name: field.absent for name, field in FIELDS.items()} | fields
+    try:
+        options = method_options(fields['method.name'])
+    except UserError:
+        # The file of a method of one's own may be gone; its options stay as they are.
+        options = {}
+    for option, default in options.items():
+        name = f'method.{option}'
+        if option != 'total_steps' and fields.get(name) is None:
+            fields[name] = default
+    # Options that the method does not have, and settings of a part that is switched off, say nothing.
+    if options:
+        meaningless = [
+            name for name in fields if name.startswith('method.') and name[7:] not in {'name', *options}
+        ]
+        if fields['method.name'] == 'metasemi' and not fields['method.mixup']:
+            meaningless.append('method.mixup_gamma')
+        fields |= dict.fromkeys(meaningless)
+    return fields
+
+
 def differing_fields(old: Any, new: Any) -> list[str]:
     """'field: old value there, new value here' for each field that differs, other than `MAY_DIFFER`."""
-    there, here = flatten(old), flatten(new)
+    there, here = settled(flatten(old)), settled(flatten(new))
     return [
         f'{name}: {there.get(name, "absent")} there, {here.get(name, "absent")} here'
         for name in sorted((there.keys() | here.keys()) - {*MAY_DIFFER})
@@ -148,7 +203,12 @@ def check_config(config: Any) -> None:
       UserError: naming the first bad field, its value and what it may be.
     """
     fields = flatten(config)
-    for name in sorted(fields.keys() ^ FIELDS.keys()):
+    own = (
+        {name for name in fields if name.startswith('method.')}
+        if '.py:' in str(fields['method.name'])
+        else set()
+    )
+    for name in sorted((fields.keys() ^ FIELDS.keys()) - own):
         what = f"the config has an unknown field '{name}'" if name in fields else f"the config lacks '{name}'"
         raise UserError(f'{what}; configs/default.py lists the fields')
     for name, field in FIELDS.items():
@@ -156,6 +216,7 @@ def check_config(config: Any) -> None:
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
     _check_optimizer(fields)
+    _check_method(fields)
     for name in ('data.crop_area', 'data.crop_aspect'):
         if len(fields[name]) != 2 or fields[name][0] > fields[name][1]:
             raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')
@@ -173,6 +234,16 @@ def _check_optimizer(fields: dict[str, Any]) -> None:
         raise UserError(
             f'optimizer.name={name} has no Nesterov momentum; add optimizer.nesterov=False, or use sgd'
         )
+
+
+def _check_method(fields: dict[str, Any]) -> None:
+    method = fields['method.name']
+    options = method_options(method)
+    for name, value in fields.items():
+        option = name.removeprefix('method.')
+        if option != name and option not in {'name', *options} and value is not None:
+            known = ', '.join(sorted({*options} - {'total_steps'})) or 'none'
+            raise UserError(f"method.name={method} has no option '{option}'; its options: {known}")
 
 
 def _check_field(name: str, value: Any, field: Field) -> None:

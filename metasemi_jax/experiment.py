@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from metasemi_jax.data.augment import normalize
 from metasemi_jax.data.dataset import InputForm
-from metasemi_jax.data.pipeline import Augmentation, Pipeline
-from metasemi_jax.data.splits import Split, data_sha256, split_positions, split_sha256
+from metasemi_jax.data.pipeline import Pipeline
+from metasemi_jax.data.splits import Split, data_sha256, split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.evaluate import make_evaluate
 from metasemi_jax.experiment_data import (
@@ -25,14 +25,15 @@ from metasemi_jax.experiment_data import (
     load_data,
     on_disk,
     place_eval_images,
+    training_pools,
 )
+from metasemi_jax.methods import Method, create_method, method_options
 from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.multi_step import StepFn
 from metasemi_jax.optimizer import (
     Schedule,
     cosine_7_16_schedule,
     make_optimizer,
-    ramp_up,
     warmup_cosine_schedule,
     warmup_piecewise_schedule,
 )
@@ -68,15 +69,15 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     """
     dataset = load_data(config)
     split = choose_split(config, dataset, split)
-    labeled, unlabeled = split_positions(dataset.train_ids, split.labeled, split.validation)
-    if not len(unlabeled) and (config.method.meta or config.method.mixup):
+    labeled, unlabeled = training_pools(config, dataset, split)
+    model, dtype = build_model(config, dataset.num_classes)
+    method = build_method(config, model)
+    if method.unlabeled and not len(unlabeled):
         raise UserError(
             f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
-            'method.meta=False and method.mixup=False to train on labels alone'
+            'method.name=supervised to train on labels alone'
         )
-    form = input_form(config, dataset, np.concatenate([labeled, unlabeled]))
-    augmentation = Augmentation(config.data.pad, config.data.flip, form.mean, form.std)
-    model, dtype = build_model(config, dataset.num_classes)
+    form = input_form(config, dataset, np.union1d(labeled, unlabeled))
     tx = build_optimizer(config)
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
     held_out = eval_images(dataset, split)
@@ -84,9 +85,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
         for name, pair in held_out.items()
     }
-    evaluate = make_evaluate(
-        model, functools.partial(normalize, mean=augmentation.mean, std=augmentation.std), mesh
-    )
+    evaluate = make_evaluate(model, functools.partial(normalize, mean=form.mean, std=form.std), mesh)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
@@ -95,9 +94,23 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     if jax.process_count() > 1:
         devices += f' in {jax.process_count()} processes'
     return Experiment(
-        state=jax.device_get(TrainState.create(variables, tx, with_ema=config.ema_decay > 0)),
-        pipeline=build_pipeline(config, dataset, labeled, unlabeled, augmentation),
-        make_train_step=lambda lr_factor: build_train_step(config, model, tx, lr_factor),
+        state=jax.device_get(
+            TrainState.create(
+                variables,
+                tx,
+                with_ema=config.ema_decay > 0,
+                method_state=method.init(dataset.num_classes, len(unlabeled)),
+            )
+        ),
+        pipeline=build_pipeline(
+            config,
+            dataset,
+            labeled,
+            unlabeled if method.unlabeled else unlabeled[:0],
+            form,
+            method.second_view,
+        ),
+        make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
         split=split,
         split_sha256=split_sha256(split.labeled),
@@ -157,20 +170,32 @@ def _lr_schedule(config: Any, factor: float) -> Schedule:
     )
 
 
+def build_method(config: Any, model: nn.Module) -> Method:
+    """The method of `config` for `model`; an option that is None is the method's own.
+
+    Raises:
+      UserError: an unknown method or option, or a teacher without `ema_decay`.
+    """
+    options = {name: value for name, value in config.method.items() if name != 'name' and value is not None}
+    if 'total_steps' in method_options(config.method.name):
+        options['total_steps'] = config.total_steps
+    method = create_method(config.method.name, model, **options)
+    if method.teacher and not config.ema_decay:
+        raise UserError(
+            f'method.name={config.method.name} learns from averaged weights, and ema_decay=0 keeps none; '
+            'add --config.ema_decay=0.999'
+        )
+    return method
+
+
 def build_train_step(
-    config: Any, model: nn.Module, tx: optax.GradientTransformation, lr_factor: float = 1.0
+    config: Any, method: Method, tx: optax.GradientTransformation, lr_factor: float = 1.0
 ) -> StepFn:
     """The step of `config`, with `lr_factor` on its learning rate."""
-    method = config.method
     return make_train_step(
-        model,
+        method,
         tx,
         lr_schedule=_lr_schedule(config, lr_factor),
-        consistency_schedule=lambda step: method.consistency_weight * ramp_up(step, method.rampup_steps),
-        meta=method.meta,
-        mixup_gamma=method.mixup_gamma if method.mixup else None,
-        meta_lr=method.meta_lr,
-        estimator=method.estimator,
-        epsilon=method.epsilon,
         ema_decay=config.ema_decay,
+        ema_convention=config.ema_convention,
     )

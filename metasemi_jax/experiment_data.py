@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.imagenet_subsets import SUBSETS, subset_file
 from metasemi_jax.data.parallel import available_cores
-from metasemi_jax.data.pipeline import Augmentation, Pipeline, channel_statistics, resident_pipeline
+from metasemi_jax.data.pipeline import Pipeline, channel_statistics, resident_pipeline
 from metasemi_jax.data.random_resized_crop import CropRange
 from metasemi_jax.data.sources import IMAGENET, Dataset, load_dataset
 from metasemi_jax.data.split_files import read_split_file
@@ -18,6 +18,7 @@ from metasemi_jax.data.splits import Split, draw_split, split_positions
 from metasemi_jax.data.stored_images import StoredImages
 from metasemi_jax.data.streamed_rows import HostCrop
 from metasemi_jax.data.streaming import streaming_pipeline
+from metasemi_jax.data.views import make_views
 from metasemi_jax.errors import UserError
 from metasemi_jax.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
 
@@ -99,8 +100,24 @@ def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputFor
     return InputForm(dataset.image_shape, mean, std)
 
 
+def training_pools(config: Any, dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the labeled and of the unlabeled pool in the training images, each in the order of its ids.
+
+    With `data.include_labeled` the labeled images are in the unlabeled pool too, as in FixMatch's program.
+    """
+    labeled, unlabeled = split_positions(dataset.train_ids, split.labeled, split.validation)
+    if config.data.include_labeled:
+        _, unlabeled = split_positions(dataset.train_ids, [], split.validation)
+    return labeled, unlabeled
+
+
 def build_pipeline(
-    config: Any, dataset: Dataset, labeled: np.ndarray, unlabeled: np.ndarray, augmentation: Augmentation
+    config: Any,
+    dataset: Dataset,
+    labeled: np.ndarray,
+    unlabeled: np.ndarray,
+    form: InputForm,
+    second_view: str | None,
 ) -> Pipeline:
     """Batches of the two pools, positions in the training images: from memory, or from disk where these are.
 
@@ -108,23 +125,36 @@ def build_pipeline(
       UserError: a way of cropping that the images do not allow.
     """
     data = config.data
-    common = {'batch_size': config.batch_size, 'seed': config.seed}
-    common |= {'process_index': jax.process_index(), 'process_count': jax.process_count()}
+    common = {
+        'batch_size': config.batch_size,
+        'unlabeled_ratio': config.unlabeled_ratio,
+        'seed': config.seed,
+        'process_index': jax.process_index(),
+        'process_count': jax.process_count(),
+    }
+    augmentation = {'pad': data.pad, 'pad_mode': data.pad_mode, 'flip': data.flip}
+    augmentation |= {'mean': form.mean, 'std': form.std, 'second': second_view, 'strong': data.strong}
     if not on_disk(dataset.train_images):
         if data.crop == 'resized':
             raise UserError(
                 f"data.crop='resized' needs image files, and the images of {data.name} are in memory; "
                 "use data.crop='pad'"
             )
-        return resident_pipeline(dataset, labeled, unlabeled, augmentation=augmentation, **common)
+        return resident_pipeline(dataset, labeled, unlabeled, views=make_views(**augmentation), **common)
     crop = None
     if data.crop == 'resized':
         # The crop leaves nothing to pad, and the flip is done where it is.
         crop = HostCrop(CropRange(tuple(data.crop_area), tuple(data.crop_aspect)), data.flip)
-        augmentation = augmentation._replace(pad=0, flip=False)
+        augmentation |= {'pad': 0, 'flip': False}
     workers = available_cores() if data.num_workers is None else data.num_workers
     return streaming_pipeline(
-        dataset, labeled, unlabeled, augmentation=augmentation, crop=crop, num_workers=workers, **common
+        dataset,
+        labeled,
+        unlabeled,
+        views=make_views(**augmentation),
+        crop=crop,
+        num_workers=workers,
+        **common,
     )
 
 

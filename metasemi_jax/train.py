@@ -135,7 +135,7 @@ def _run_once(
             manager,
             stack.enter_context(contextlib.closing(log)),
             stack.enter_context(contextlib.closing(ProgressLine())),
-            Pace(start, config.total_steps, images_per_step=2 * config.batch_size),
+            Pace(start, config.total_steps, images_per_step=(1 + config.unlabeled_ratio) * config.batch_size),
             total_steps=config.total_steps,
             split_sha256=experiment.split_sha256,
             data_sha256=experiment.data_sha256,

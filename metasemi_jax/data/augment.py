@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+PAD_MODES = ('black', 'reflect')
 
 
-def random_crop(images: Array, key: Array, *, pad: int) -> Array:
+def random_crop(images: Array, key: Array, *, pad: int, mode: str = 'black') -> Array:
     """Pad with black by `pad` pixels on every side, then crop the old size at a random place.
 
     Args:

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from metasemi_jax.batch import Batch
-from metasemi_jax.data.augment import normalize, random_crop, random_flip
 from metasemi_jax.data.dataset import Dataset, Images
 from metasemi_jax.data.sampling import sample_stream
+from metasemi_jax.data.views import Views
 from metasemi_jax.sharding import process_rows
 
 Array = jax.Array
@@ -27,15 +27,6 @@ class Pipeline(NamedTuple):
     to_batch: Callable[[PyTree, PyTree, Array], Batch]  # (device_data, element, key), inside the jitted step
 
 
-class Augmentation(NamedTuple):
-    """How training images are varied and scaled."""
-
-    pad: int
-    flip: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
 def resident_pipeline(
     dataset: Dataset,
     labeled: np.ndarray,
@@ -43,7 +34,8 @@ def resident_pipeline(
     *,
     batch_size: int,
     seed: int,
-    augmentation: Augmentation,
+    views: Views,
+    unlabeled_ratio: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Pipeline:
@@ -51,46 +43,71 @@ def resident_pipeline(
 
     Args:
       dataset: its training split stays on the devices.
-      labeled, unlabeled: positions of the two pools in it. An empty unlabeled pool gives batches with no
-        unlabeled images, which labeled-only training accepts.
-      batch_size: B of the labeled and of the unlabeled batch.
-      seed: of the two streams of indices.
-      augmentation: applied to labeled and unlabeled images alike.
+      labeled, unlabeled: positions of the two pools in it, which may overlap. An empty unlabeled pool gives
+        batches with no unlabeled images, which labeled-only training accepts.
+      batch_size: B of the labeled batch.
+      seed: seeds the labeled and the unlabeled index stream.
+      views: the augmentation of each image.
+      unlabeled_ratio: μ; the unlabeled batch has μ·B images.
       process_index, process_count: which of how many processes this is; each sends its rows of a batch.
     """
-    rows = process_rows(batch_size, process_index, process_count)
+    pools = [(len(labeled), LABELED_STREAM, batch_size)]
+    pools.append((len(unlabeled), UNLABELED_STREAM, unlabeled_ratio * batch_size))
 
     def host_batches(start_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         step = start_step
         while True:
-            entries = {'start': step * batch_size, 'count': batch_size}
             yield tuple(
-                pool[sample_stream(len(pool), (seed, stream), **entries)[rows]]
-                for pool, stream in ((labeled, LABELED_STREAM), (unlabeled, UNLABELED_STREAM))
+                sample_stream(size, (seed, stream), start=step * count, count=count)[
+                    process_rows(count, process_index, process_count)
+                ].astype(np.int32)
+                for size, stream, count in pools
             )
             step += 1
 
-    def to_batch(device_data: PyTree, indices: tuple[Array, Array], key: Array) -> Batch:
-        images, labels = device_data
-        labeled_key, unlabeled_key = jax.random.split(key)
-        labeled_index, unlabeled_index = indices
-        return Batch(
-            labeled_images=augment(images[labeled_index], labeled_key, augmentation),
-            labels=labels[labeled_index],
-            unlabeled_images=augment(images[unlabeled_index], unlabeled_key, augmentation),
-            unlabeled_labels=labels[unlabeled_index],
+    def to_batch(device_data: PyTree, drawn: tuple[Array, Array], key: Array) -> Batch:
+        images, labels, *positions = device_data
+        labeled_index, unlabeled_index = (
+            position[index] for position, index in zip(positions, drawn, strict=True)
+        )
+        return make_batch(
+            views,
+            images[labeled_index],
+            labels[labeled_index],
+            images[unlabeled_index],
+            labels[unlabeled_index],
+            drawn[1],
+            key,
         )
 
-    return Pipeline((dataset.train_images, dataset.train_labels), host_batches, to_batch)
+    data = (dataset.train_images, dataset.train_labels, labeled, unlabeled)
+    return Pipeline(data, host_batches, to_batch)
 
 
-def augment(images: Array, key: Array, augmentation: Augmentation) -> Array:
-    """Random crop, perhaps a flip, then normalisation: uint8 [B, H, W, C] -> float32."""
-    crop_key, flip_key = jax.random.split(key)
-    images = random_crop(images, crop_key, pad=augmentation.pad)
-    if augmentation.flip:
-        images = random_flip(images, flip_key)
-    return normalize(images, mean=augmentation.mean, std=augmentation.std)
+def make_batch(
+    views: Views,
+    labeled: Array,
+    labels: Array,
+    unlabeled: Array,
+    unlabeled_labels: Array,
+    unlabeled_ids: Array,
+    key: Array,
+    second: Array | None = None,
+) -> Batch:
+    """A step's batch from its decoded images, uint8; `second`: of the second view, None for those of the weak."""
+    labeled_key, unlabeled_key = jax.random.split(key)
+    strong = None
+    if views.second is not None:
+        second = unlabeled if second is None else second
+        strong = views.normalize(views.second(second, jax.random.fold_in(unlabeled_key, 1)))
+    return Batch(
+        labeled_images=views.normalize(views.weak(labeled, labeled_key)),
+        labels=labels,
+        unlabeled_images=views.normalize(views.weak(unlabeled, unlabeled_key)),
+        unlabeled_labels=unlabeled_labels,
+        strong_images=strong,
+        unlabeled_ids=unlabeled_ids,
+    )
 
 
 def channel_statistics(

@@ -18,16 +18,18 @@ AUGMENTATION = 1
 
 
 class Pool(NamedTuple):
-    """One of the two pools that batches are drawn from."""
+    """What one part of every batch is drawn from."""
 
     positions: np.ndarray  # int [N], in the dataset
     stream: int
+    ratio: int = 1  # rows for each row of the labeled batch
+    view: int = 0  # two views of the same draws have other crops
 
-    def draw(self, seed: int, *, start: int, count: int) -> np.ndarray:
-        """Positions of the draws `start` to `start + count`: int [count]."""
-        return self.positions[
-            sample_stream(len(self.positions), (seed, self.stream), start=start, count=count)
-        ]
+    def indices(self, seed: int, *, start: int, count: int) -> np.ndarray:
+        """Indices in the pool of the rows that go with rows `start` to `start + count` of the labeled stream."""
+        return sample_stream(
+            len(self.positions), (seed, self.stream), start=self.ratio * start, count=self.ratio * count
+        )
 
 
 class HostCrop(NamedTuple):
@@ -40,7 +42,7 @@ class HostCrop(NamedTuple):
 class StreamedRows:
     """A Grain source: element i is a piece of a batch, uint8 [R, H, W, C], R the same but in a batch's last.
 
-    A step's rows are this host's of the labeled batch, then those of the unlabeled one; they are cut into
+    A step's rows are this host's of the labeled batch, then those of the other pools in turn; they are cut into
     `elements_per_step` pieces of about 2 MB, so that a worker never holds a whole batch.
     """
 
@@ -56,21 +58,27 @@ class StreamedRows:
         num_rows: int,
         crop: HostCrop | None,
     ):
-        """`num_rows` of each batch of `batch_size`, from `first_row` on; `crop` None: the middle square."""
+        """`num_rows` of each labeled batch of `batch_size`, from `first_row` on; `crop` None: the middle square."""
         self._images, self._seed, self._start_step, self._crop = images, seed, start_step, crop
-        self._pools = [pool for pool in pools if len(pool.positions)]
+        # An empty pool has no rows.
+        sizes = [num_rows * pool.ratio if len(pool.positions) else 0 for pool in pools]
+        self._pools, self._ends = pools, np.cumsum(sizes)
         self._batch_size, self._first_row, self._num_rows = batch_size, first_row, num_rows
         self._rows_per_element = max(1, ELEMENT_BYTES // int(np.prod(images.shape[1:])))
 
     @property
     def rows_per_step(self) -> int:
         """Of all pools that have images."""
-        return self._num_rows * len(self._pools)
+        return int(self._ends[-1])
 
     @property
     def elements_per_step(self) -> int:
         """How many elements hold the rows of one step."""
         return -(-self.rows_per_step // self._rows_per_element)
+
+    def split(self, images: np.ndarray) -> list[np.ndarray]:
+        """The rows of one step, [rows_per_step, ...], by pool."""
+        return np.split(images, self._ends[:-1])
 
     def __len__(self) -> int:
         # Training has its own end.
@@ -90,12 +98,14 @@ class StreamedRows:
         return f'StreamedRows({len(self._images)} images)'
 
     def _row(self, step: int, row: int) -> np.ndarray:
-        number, offset = divmod(row, self._num_rows)
+        number = int(np.searchsorted(self._ends, row, side='right'))
         pool = self._pools[number]
-        draw = step * self._batch_size + self._first_row + offset
-        position = int(pool.draw(self._seed, start=draw, count=1)[0])
+        offset = row - (int(self._ends[number - 1]) if number else 0)
+        draw = pool.ratio * (step * self._batch_size + self._first_row) + offset
+        index = sample_stream(len(pool.positions), (self._seed, pool.stream), start=draw, count=1)[0]
+        position = int(pool.positions[index])
         if self._crop is None:
             return self._images.decode(position)
         # Longer than the seeds of the permutations, [seed, stream, epoch], so none of theirs.
-        rng = np.random.default_rng([self._seed, pool.stream, draw, AUGMENTATION])
+        rng = np.random.default_rng([self._seed, pool.stream, draw, AUGMENTATION + pool.view])
         return self._images.decode_crop(position, rng, self._crop.range, flip=self._crop.flip)

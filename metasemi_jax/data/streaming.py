@@ -8,14 +8,9 @@ import numpy as np
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.pipeline import (
-    LABELED_STREAM,
-    UNLABELED_STREAM,
-    Augmentation,
-    Pipeline,
-    augment,
-)
+from metasemi_jax.data.pipeline import LABELED_STREAM, UNLABELED_STREAM, Pipeline, make_batch
 from metasemi_jax.data.streamed_rows import HostCrop, Pool, StreamedRows
+from metasemi_jax.data.views import Views
 from metasemi_jax.data.workers import stream
 
 Array = jax.Array
@@ -29,7 +24,8 @@ def streaming_pipeline(
     *,
     batch_size: int,
     seed: int,
-    augmentation: Augmentation,
+    views: Views,
+    unlabeled_ratio: int = 1,
     crop: HostCrop | None = None,
     num_workers: int = 0,
     process_index: int = 0,
@@ -39,20 +35,22 @@ def streaming_pipeline(
 
     Args:
       dataset: `train_images` are `StoredImages`.
-      labeled, unlabeled, batch_size, seed, augmentation: as for `resident_pipeline`; the augmentation is done
-        on the device.
+      labeled, unlabeled, batch_size, seed, views, unlabeled_ratio: as for `resident_pipeline`; the views are
+        made on the device.
       crop: done before that, while decoding, its randomness from (seed, pool, number of the draw); None for
-        the middle square of every image.
+        the middle square of every image. With it, a second view is another crop, decoded besides.
       num_workers: processes that decode, see `workers.stream`.
       process_index, process_count: this host sends its contiguous share of the rows of the global batch.
     """
     share = batch_size // process_count
-    pools = Pool(labeled, LABELED_STREAM), Pool(unlabeled, UNLABELED_STREAM)
+    pools = [Pool(labeled, LABELED_STREAM), Pool(unlabeled, UNLABELED_STREAM, unlabeled_ratio)]
+    if crop is not None and views.second is not None:
+        pools.append(pools[1]._replace(view=1))
 
     def host_batches(start_step: int) -> Iterator[PyTree]:
         rows = StreamedRows(
             dataset.train_images,
-            pools,
+            tuple(pools),
             seed=seed,
             start_step=start_step,
             batch_size=batch_size,
@@ -64,24 +62,22 @@ def streaming_pipeline(
         step = start_step
         try:
             while True:
-                images = _gather(elements, rows, dataset.image_shape)
+                images = rows.split(_gather(elements, rows, dataset.image_shape))
                 start = step * batch_size + process_index * share
-                labels = [dataset.train_labels[pool.draw(seed, start=start, count=share)] for pool in pools]
-                yield images[:share], labels[0], images[share:], labels[1]
+                drawn = [pool.indices(seed, start=start, count=share) for pool in pools[:2]]
+                labels = [
+                    dataset.train_labels[pool.positions[index]]
+                    for pool, index in zip(pools, drawn, strict=False)
+                ]
+                yield images, labels, drawn[1].astype(np.int32)
                 step += 1
         finally:
             elements.close()
 
-    def to_batch(device_data: PyTree, sent: tuple[Array, ...], key: Array) -> Batch:
+    def to_batch(device_data: PyTree, sent: PyTree, key: Array) -> Batch:
         del device_data
-        labeled_images, labels, unlabeled_images, unlabeled_labels = sent
-        labeled_key, unlabeled_key = jax.random.split(key)
-        return Batch(
-            labeled_images=augment(labeled_images, labeled_key, augmentation),
-            labels=labels,
-            unlabeled_images=augment(unlabeled_images, unlabeled_key, augmentation),
-            unlabeled_labels=unlabeled_labels,
-        )
+        images, labels, ids = sent
+        return make_batch(views, images[0], labels[0], images[1], labels[1], ids, key, *images[2:])
 
     return Pipeline((), host_batches, to_batch)
 

@@ -59,7 +59,7 @@ def freematch(
 
     def fairness(forward, logits: Array, found: Targets, inputs: Inputs) -> Array:
         del forward, inputs
-        return fairness_weight * fairness_term(logits, found.weights, found.state)
+        return fairness_weight * fairness_term(logits, found.aux['kept'].astype(logits.dtype), found.state)
 
     return semi_supervised(
         network,

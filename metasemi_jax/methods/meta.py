@@ -105,9 +105,7 @@ def refine(
         aux['label_grad_norm'] = optax.tree.norm(gradient)
         if meta.estimator != 'exact':
             options['outer_grad'] = gradient
-    gradient = ESTIMATORS[meta.estimator](
-        outer_loss, inner_loss, inputs.params, old, lr=inputs.lr, **options
-    )
+    gradient = ESTIMATORS[meta.estimator](outer_loss, inner_loss, inputs.params, old, lr=inputs.lr, **options)
     if labels:
         moved = update_pseudo_labels(old['labels'], gradient['labels'], meta_lr=meta.meta_lr)
         aux |= {'moved_from': old['labels'], 'updated': moved, 'meta_gradient': gradient['labels']}

@@ -42,7 +42,9 @@ class Targets(NamedTuple):
 
     labels: Array  # [n, K], soft or one-hot
     weights: Array | None = None  # [n], mask or weight; None: all 1
-    images: Array | None = None  # [n, H, W, C]; None: the second view, or the weak one where there is no second
+    images: Array | None = (
+        None  # [n, H, W, C]; None: the second view, or the weak one where there is no second
+    )
     labeled: tuple[Array, Array] | None = None  # images and soft labels in the place of the labeled batch
     state: Any = None  # the method's own after the step; None: as before
     initial: Array | None = None  # [n, K], before they were moved or selected; None: `labels`

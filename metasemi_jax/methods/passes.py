@@ -88,7 +88,9 @@ def _with_predictions(
     def logits(images: Array) -> Array:
         if predict == 'evaluation':
             return network.logits(variables, images)
-        found, _ = network.train_logits(variables, images, unlabeled_key if predict == 'same_pass' else own_key)
+        found, _ = network.train_logits(
+            variables, images, unlabeled_key if predict == 'same_pass' else own_key
+        )
         return jax.lax.stop_gradient(found)
 
     return inputs._replace(predict=logits, weak_logits=logits(inputs.batch.unlabeled_images))

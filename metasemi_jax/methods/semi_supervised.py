@@ -90,7 +90,9 @@ def semi_supervised(
 
 
 def _loss(pieces: _Pieces, params: Params, inputs: Inputs, keys: Keys) -> tuple[Array, Outcome]:
-    passes = PASSES[pieces.batch_norm](pieces.network, params, inputs, keys, pieces.predict, pieces.batch_norm)
+    passes = PASSES[pieces.batch_norm](
+        pieces.network, params, inputs, keys, pieces.predict, pieces.batch_norm
+    )
     found = None
     if pieces.targets is not None:
         found = jax.lax.stop_gradient(_find_targets(pieces, passes.inputs, keys.draw))
@@ -125,7 +127,9 @@ def _find_targets(pieces: _Pieces, inputs: Inputs, key: Array) -> Targets:
     found = pieces.targets(inputs, jax.random.fold_in(key, 1))
     found = found._replace(initial=found.labels if found.initial is None else found.initial)
     meta = pieces.meta
-    move = functools.partial(refine, inputs=inputs, meta=meta, network=pieces.network, loss=pieces.unlabeled_loss)
+    move = functools.partial(
+        refine, inputs=inputs, meta=meta, network=pieces.network, loss=pieces.unlabeled_loss
+    )
     if meta is not None and pieces.select is None:
         found = move(found, labels=meta.labels, weights=meta.weights)
     if meta is not None and pieces.select is not None and meta.labels:

@@ -16,6 +16,8 @@ def step_metrics(aux: Aux, batch: Batch) -> Metrics:
     are no images, and have no accuracy.
     """
     metrics = {name: mean_of(value) for name, value in aux.items() if name not in ARRAYS}
+    if 'kept' in metrics:
+        metrics['pseudo_label_kept'] = metrics.pop('kept')
     labels = batch.unlabeled_labels
     if 'initial' in aux:
         metrics |= pseudo_label_metrics('before', aux['initial'], labels)

@@ -23,10 +23,11 @@ def sharpen(probs: Array, temperature: float) -> Array:
 
 
 def hard(targets: Targets, weights: Array, state=None) -> Targets:
-    """The most probable class of soft labels, one-hot, with `weights` [n]."""
+    """The most probable class of soft labels, one-hot, with `weights` [n]; logs the share that has any weight."""
     labels = targets.labels
     one_hot = jax.nn.one_hot(jnp.argmax(labels, axis=-1), labels.shape[-1], dtype=labels.dtype)
-    return targets._replace(labels=one_hot, weights=weights.astype(labels.dtype), state=state)
+    weights = weights.astype(labels.dtype)
+    return targets._replace(labels=one_hot, weights=weights, state=state).add_aux(kept=weights > 0)
 
 
 def confident(threshold: float, *, strictly: bool = False) -> Callable[[Targets, Inputs], Targets]:

@@ -49,7 +49,10 @@ def temporal_ensembling(
         return Targets(ensemble[ids] / share[:, None], (visits > 0).astype(probs.dtype), state=state)
 
     def init(num_classes: int, num_images: int) -> dict[str, Array]:
-        return {'ensemble': jnp.zeros((num_images, num_classes), float), 'count': jnp.zeros(num_images, jnp.int32)}
+        return {
+            'ensemble': jnp.zeros((num_images, num_classes), float),
+            'count': jnp.zeros(num_images, jnp.int32),
+        }
 
     return semi_supervised(
         network,

@@ -20,7 +20,7 @@ def vat(
     *,
     meta: Meta | None = None,
     radius: float = 6.0,
-    xi: float = 1e-6,
+    xi: float = 0.0,
     entropy_weight: float = 0.06,
     consistency_weight: float = 0.3,
     rampup_share: float = 0.4,
@@ -36,7 +36,8 @@ def vat(
       network: the student.
       meta: moves the targets.
       radius: ‖r‖₂ of an image, normalised.
-      xi: length of the trial step.
+      xi: length of the trial step, 1e-6 in the original. In float32 such a step leaves little but rounding noise;
+        0 is its limit, one Jacobian-vector product, which is exact.
       entropy_weight: of the mean entropy of P(w), which is not ramped up; 0: VAT without entropy minimisation.
       consistency_weight: reached linearly after `rampup_share` of `total_steps`.
       rampup_share, total_steps: as of `pseudo_label`.
@@ -46,7 +47,7 @@ def vat(
         images = inputs.batch.unlabeled_images
         probs = jax.nn.softmax(inputs.weak_logits)
         noise = _normalised(jax.random.normal(key, images.shape, images.dtype))
-        direction = _direction(inputs.predict, images, probs, xi * noise)
+        direction = _direction(inputs.predict, images, probs, noise, xi)
         return Targets(probs, images=images + radius * direction)
 
     def entropy(forward: Callable[[Array], Array], logits: Array, found: Targets, inputs: Inputs) -> Array:
@@ -66,13 +67,19 @@ def vat(
     )
 
 
-def _direction(predict: Callable[[Array], Array], images: Array, probs: Array, trial: Array) -> Array:
-    """Unit vectors along the gradient of mean KL(P(w) ‖ P(w + d)) at d = `trial`: the shape of `images`."""
+def _direction(
+    predict: Callable[[Array], Array], images: Array, probs: Array, noise: Array, xi: float
+) -> Array:
+    """Unit vectors along the gradient of KL(P(w) ‖ P(w + d)) at d = ξ·noise: the shape of `images`."""
 
     def divergence(moved: Array) -> Array:
         return jnp.mean(kl_divergence(logits=predict(images + moved), targets=probs))
 
-    return _normalised(jax.grad(divergence)(trial))
+    if xi:
+        return _normalised(jax.grad(divergence)(xi * noise))
+    # The gradient is 0 at d = 0 and grows along the noise by the Hessian's product with it.
+    _, growth = jax.jvp(jax.grad(divergence), (jnp.zeros_like(noise),), (noise,))
+    return _normalised(growth)
 
 
 def _normalised(vectors: Array) -> Array:
