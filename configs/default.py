@@ -53,8 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.method = method = ml_collections.ConfigDict()
     method.name = 'metasemi'  # of metasemi_jax.methods.METHODS, or FILE.py:FUNCTION; see docs/methods.md
-    # What is None is the method's own. `meta` moves the targets of any method; metasemi without it, or without
-    # `mixup`, is one of the four rows of the paper's ablation.
+    # What is None is the method's own. `meta` moves the targets of any method; metasemi without it, or
+    # without `mixup`, is one of the four rows of the paper's ablation.
     method.meta = config_dict.placeholder(bool)
     method.meta_moves = config_dict.placeholder(str)  # 'labels', 'weights' or 'both'
     method.meta_lr = config_dict.placeholder(float)

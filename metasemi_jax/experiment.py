@@ -77,6 +77,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
             f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
             'method.name=supervised to train on labels alone'
         )
+    drawn = unlabeled if method.unlabeled else unlabeled[:0]
     form = input_form(config, dataset, np.union1d(labeled, unlabeled))
     tx = build_optimizer(config)
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
@@ -102,14 +103,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
                 method_state=method.init(dataset.num_classes, len(unlabeled)),
             )
         ),
-        pipeline=build_pipeline(
-            config,
-            dataset,
-            labeled,
-            unlabeled if method.unlabeled else unlabeled[:0],
-            form,
-            method.second_view,
-        ),
+        pipeline=build_pipeline(config, dataset, labeled, drawn, form, method.second_view),
         make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
         split=split,

@@ -101,7 +101,7 @@ def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputFor
 
 
 def training_pools(config: Any, dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the labeled and of the unlabeled pool in the training images, each in the order of its ids.
+    """Positions of the labeled and the unlabeled pool in the training images, in the order of their ids.
 
     With `data.include_labeled` the labeled images are in the unlabeled pool too, as in FixMatch's program.
     """

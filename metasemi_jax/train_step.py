@@ -10,7 +10,7 @@ import optax
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.ema import update_ema
-from metasemi_jax.methods.metasemi import metasemi_grads
+from metasemi_jax.methods.metasemi_grads import metasemi_grads
 from metasemi_jax.methods.method import Inputs, Keys, Method
 from metasemi_jax.methods.target_metrics import step_metrics
 from metasemi_jax.metrics import Metrics, mean_of

@@ -94,7 +94,10 @@ def make_batch(
     key: Array,
     second: Array | None = None,
 ) -> Batch:
-    """A step's batch from its decoded images, uint8; `second`: of the second view, None for those of the weak."""
+    """A step's batch from its decoded images, uint8.
+
+    `second` holds the images of the second view; None takes those of the weak view.
+    """
     labeled_key, unlabeled_key = jax.random.split(key)
     strong = None
     if views.second is not None:

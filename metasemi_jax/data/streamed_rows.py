@@ -26,7 +26,7 @@ class Pool(NamedTuple):
     view: int = 0  # two views of the same draws have other crops
 
     def indices(self, seed: int, *, start: int, count: int) -> np.ndarray:
-        """Indices in the pool of the rows that go with rows `start` to `start + count` of the labeled stream."""
+        """Indices in the pool that go with the draws `start` to `start + count` of the labeled stream."""
         return sample_stream(
             len(self.positions), (seed, self.stream), start=self.ratio * start, count=self.ratio * count
         )
@@ -42,8 +42,8 @@ class HostCrop(NamedTuple):
 class StreamedRows:
     """A Grain source: element i is a piece of a batch, uint8 [R, H, W, C], R the same but in a batch's last.
 
-    A step's rows are this host's of the labeled batch, then those of the other pools in turn; they are cut into
-    `elements_per_step` pieces of about 2 MB, so that a worker never holds a whole batch.
+    A step's rows are this host's of the labeled batch, then those of the other pools in turn; they are cut
+    into `elements_per_step` pieces of about 2 MB, so that a worker never holds a whole batch.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StreamedRows:
         num_rows: int,
         crop: HostCrop | None,
     ):
-        """`num_rows` of each labeled batch of `batch_size`, from `first_row` on; `crop` None: the middle square."""
+        """`num_rows` of each labeled batch of `batch_size`, from `first_row` on; `no `crop`: middle squares."""
         self._images, self._seed, self._start_step, self._crop = images, seed, start_step, crop
         # An empty pool has no rows.
         sizes = [num_rows * pool.ratio if len(pool.positions) else 0 for pool in pools]

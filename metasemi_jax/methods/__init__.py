@@ -1,12 +1,11 @@
 """The methods, by name. A method is a loss function; `meta` transforms the targets of any of them."""
 
-import importlib.util
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from metasemi_jax.errors import UserError
+from metasemi_jax.methods.file_method import load_method
 from metasemi_jax.methods.fixmatch import fixmatch
 from metasemi_jax.methods.flexmatch import flexmatch
 from metasemi_jax.methods.freematch import freematch
@@ -100,26 +99,9 @@ def method_options(name: str) -> dict[str, Any]:
 
 def _function(name: str) -> Callable[..., Method]:
     if ':' in name:
-        return _load(*name.rsplit(':', 1))
+        return load_method(name)
     if name not in METHODS:
         raise UserError(
             f"method.name '{name}' is unknown; choose one of {', '.join(METHODS)}, or FILE.py:FUNCTION"
         )
     return METHODS[name]
-
-
-def _load(file: str, function: str) -> Callable[..., Method]:
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"method.name '{file}:{function}': there is no file {path} (seen from {Path.cwd()})")
-    spec = importlib.util.spec_from_file_location(f'metasemi_jax_method_{path.stem}', path)
-    if spec is None:
-        raise UserError(f"method.name '{file}:{function}': {path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # it is Python, and may fail in any way
-        raise UserError(f"method.name '{file}:{function}': {path} fails ({error!r})") from error
-    if not callable(getattr(module, function, None)):
-        raise UserError(f"method.name '{file}:{function}': {path} has no function '{function}'")
-    return getattr(module, function)

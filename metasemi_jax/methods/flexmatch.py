@@ -1,4 +1,4 @@
-"""FlexMatch (Zhang et al., NeurIPS 2021), as microsoft/Semi-supervised-learning `algorithms/flexmatch` has it."""
+"""FlexMatch (Zhang et al., NeurIPS 2021), as microsoft/Semi-supervised-learning `flexmatch` has it."""
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ def flexmatch(
 ) -> Method:
     """FixMatch with a threshold of its own for each class, lower where fewer images are learnt.
 
-    The state is 'last_class' [N], the class in which the network was last sure of an image, -1 at first. At the
-    start every threshold is 0. USB leaves its thresholds as they are while all images are sure of one class;
-    here they follow the formula.
+    The state is 'last_class' [N], the class of which the network was last sure for each image, -1 at first.
+    At the start every threshold is 0. USB leaves its thresholds as they are while all images are of one
+    class; here they follow the formula.
 
     Args:
       network: the student.

@@ -25,8 +25,8 @@ def freematch(
 ) -> Method:
     """FixMatch with thresholds that follow the network's confidence, and a fairness term.
 
-    The state is 'threshold' t, 'class_probs' p̃ [K] and 'histogram' [K] of the predicted classes, moving averages
-    that take this batch before they are used.
+    The state is 'threshold' t, 'class_probs' p̃ [K] and 'histogram' [K] of the predicted classes: moving
+    averages that take this batch before they are used.
 
     Args:
       network: the student.
@@ -75,10 +75,10 @@ def freematch(
 
 
 def fairness_term(logits: Array, weights: Array, state: dict[str, Array]) -> Array:
-    """Self-adaptive fairness: Σ a·log b over the classes, of the images that count alone (paper Eq. 11 and 12).
+    """Self-adaptive fairness: Σ a·log b over the classes, of the images that count alone (Eq. 11 and 12).
 
-    a is p̃ over the histogram of all weak views; b is the mean prediction on the strong view over the histogram
-    of its classes; both are normalised. A class that is missing from a histogram contributes 0 to it.
+    a is p̃ over the histogram of all weak views; b is the mean prediction on the strong view over the
+    histogram of its classes; both are normalised. A class that is missing from a histogram is 0 there.
 
     Args:
       logits: [n, K], of the strong view.

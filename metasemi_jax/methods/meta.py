@@ -1,6 +1,6 @@
 """The meta-gradient as a transformation of any method's targets.
 
-Let L_u(θ, q, m) = Σ m_i·loss(f(x_i; θ), q_i) be the unlabeled loss of labels q and weights m, summed, and θ̃ = θ - α∇L_u.
+Let L_u(θ, q, m) = Σ m_i·loss(f(x_i; θ), q_i), of labels q and weights m, and θ̃ = θ - α∇L_u.
 The targets move against dL_l(θ̃)/d(q, m). For labels that is MetaSemi; for weights it is the online
 approximation of Ren et al., "Learning to Reweight Examples" (ICML 2018), and of the Meta-Semi of Wang et al.
 """

@@ -1,7 +1,7 @@
 """The student's passes in training mode, by the two conventions of BatchNorm in published programs.
 
-*Separate* passes over labeled and unlabeled images are those of Pi model, Mean Teacher, VAT, ICT, MixMatch and
-MetaSemi. One *joint* pass over labeled images, weak and second view is that of UDA, FixMatch and what followed: the
+Pi model, Mean Teacher, VAT, ICT, MixMatch and MetaSemi have *separate* passes over labeled and unlabeled
+images. UDA, FixMatch and what followed have one *joint* pass over labeled images, weak and second view: the
 weak view moves the statistics there, and its activations are kept for a gradient that is zero.
 """
 

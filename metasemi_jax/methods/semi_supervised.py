@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from metasemi_jax.losses import cross_entropy, soft_cross_entropy
-from metasemi_jax.methods.meta import ExampleLoss, Meta, refine, student_images
+from metasemi_jax.methods.find_targets import find_targets
+from metasemi_jax.methods.meta import ExampleLoss, Meta, student_images
 from metasemi_jax.methods.method import Inputs, Keys, Method, Outcome, Params, Targets
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.passes import JointPass, SeparatePasses
@@ -18,13 +19,10 @@ PASSES = {'labeled': SeparatePasses, 'every': SeparatePasses, 'joint': JointPass
 
 
 class _Pieces(NamedTuple):
-    """The arguments of `semi_supervised` of the same names."""
+    """What a loss needs; but for `find_targets` the arguments of `semi_supervised` of the same names."""
 
     network: Network
-    targets: Callable[[Inputs, Array], Targets] | None
-    select: Callable[[Targets, Inputs], Targets] | None
-    meta: Meta | None
-    mix: Callable[[Targets, Inputs, Array], Targets] | None
+    find_targets: Callable[[Inputs, Array], Targets] | None
     predict: str
     labeled_loss: ExampleLoss
     unlabeled_loss: ExampleLoss | None
@@ -67,8 +65,8 @@ def semi_supervised(
       labeled_loss: of `Targets.labeled`; an unmixed labeled batch has the cross-entropy.
       unlabeled_loss: None trains on the labeled part alone.
       weight: step -> weight of the unlabeled loss.
-      extra: (forward, logits, targets, inputs) -> scalar, added to the loss. `forward` is the student in training
-        mode, with gradient; `logits` are its logits of the images that the targets name.
+      extra: (forward, logits, targets, inputs) -> scalar, added to the loss. `forward` is the student in
+        training mode, with gradient; `logits` are its logits of the images that the targets name.
       batch_norm: which passes move the running statistics: the 'labeled' one alone; 'every' one in turn,
         labeled, then unlabeled; or one 'joint' pass over labeled images, weak and second view.
       init: (number of classes, number of unlabeled images) -> the method's own state.
@@ -81,12 +79,14 @@ def semi_supervised(
         raise ValueError(f'predict={predict!r} is none of training, same_pass, evaluation, teacher')
     if batch_norm not in PASSES or (batch_norm == 'joint' and second_view is None):
         raise ValueError(f'batch_norm={batch_norm!r} is none of {", ".join(PASSES)}, or lacks a second view')
-    pieces = _Pieces(
-        network, targets, select, meta, mix, predict, labeled_loss, unlabeled_loss, weight, extra, batch_norm
-    )
-    return Method(
-        functools.partial(_loss, pieces), init, second_view, targets is not None, predict == 'teacher'
-    )
+    find = None
+    if targets is not None:
+        find = functools.partial(
+            find_targets, targets, select=select, meta=meta, mix=mix, network=network, loss=unlabeled_loss
+        )
+    pieces = _Pieces(network, find, predict, labeled_loss, unlabeled_loss, weight, extra, batch_norm)
+    teacher = predict == 'teacher'
+    return Method(functools.partial(_loss, pieces), init, second_view, find is not None, teacher)
 
 
 def _loss(pieces: _Pieces, params: Params, inputs: Inputs, keys: Keys) -> tuple[Array, Outcome]:
@@ -94,8 +94,8 @@ def _loss(pieces: _Pieces, params: Params, inputs: Inputs, keys: Keys) -> tuple[
         pieces.network, params, inputs, keys, pieces.predict, pieces.batch_norm
     )
     found = None
-    if pieces.targets is not None:
-        found = jax.lax.stop_gradient(_find_targets(pieces, passes.inputs, keys.draw))
+    if pieces.find_targets is not None:
+        found = jax.lax.stop_gradient(pieces.find_targets(passes.inputs, keys.draw))
     if found is None or found.labeled is None:
         logits = passes.labeled(inputs.batch.labeled_images)
         loss = jnp.mean(cross_entropy(logits=logits, labels=inputs.batch.labels))
@@ -121,22 +121,3 @@ def _loss(pieces: _Pieces, params: Params, inputs: Inputs, keys: Keys) -> tuple[
         aux['weights'] = found.weights
     state = inputs.state if found.state is None else found.state
     return loss, Outcome(passes.batch_stats, state, aux)
-
-
-def _find_targets(pieces: _Pieces, inputs: Inputs, key: Array) -> Targets:
-    found = pieces.targets(inputs, jax.random.fold_in(key, 1))
-    found = found._replace(initial=found.labels if found.initial is None else found.initial)
-    meta = pieces.meta
-    move = functools.partial(
-        refine, inputs=inputs, meta=meta, network=pieces.network, loss=pieces.unlabeled_loss
-    )
-    if meta is not None and pieces.select is None:
-        found = move(found, labels=meta.labels, weights=meta.weights)
-    if meta is not None and pieces.select is not None and meta.labels:
-        # Before the selection: after the argmax a small move can hardly change a class.
-        found = move(found, labels=True, weights=False)
-    if pieces.select is not None:
-        found = pieces.select(found, inputs)
-        if meta is not None and meta.weights:
-            found = move(found, labels=False, weights=True)
-    return found if pieces.mix is None else pieces.mix(found, inputs, key)

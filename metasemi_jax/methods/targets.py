@@ -23,7 +23,7 @@ def sharpen(probs: Array, temperature: float) -> Array:
 
 
 def hard(targets: Targets, weights: Array, state=None) -> Targets:
-    """The most probable class of soft labels, one-hot, with `weights` [n]; logs the share that has any weight."""
+    """The most probable class of soft labels, one-hot, with `weights` [n]; logs the share with any weight."""
     labels = targets.labels
     one_hot = jax.nn.one_hot(jnp.argmax(labels, axis=-1), labels.shape[-1], dtype=labels.dtype)
     weights = weights.astype(labels.dtype)
@@ -31,7 +31,7 @@ def hard(targets: Targets, weights: Array, state=None) -> Targets:
 
 
 def confident(threshold: float, *, strictly: bool = False) -> Callable[[Targets, Inputs], Targets]:
-    """Selects the most probable class where it has at least the probability `threshold`, or more, `strictly`."""
+    """Selects the most probable class where its probability is `threshold` or more; `strictly`: more."""
 
     def select(targets: Targets, inputs: Inputs) -> Targets:
         del inputs

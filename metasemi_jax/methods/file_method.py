@@ -1,0 +1,31 @@
+"""A method of one's own, from a Python file outside the package."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.methods.method import Method
+
+
+def load_method(name: str) -> Callable[..., Method]:
+    """The function that 'FILE.py:FUNCTION' names: (network, **options) -> `Method`.
+
+    Raises:
+      UserError: no such file or function, or a file that fails.
+    """
+    file, function = name.rsplit(':', 1)
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"method.name '{name}': there is no file {path} (seen from {Path.cwd()})")
+    spec = importlib.util.spec_from_file_location(f'metasemi_jax_method_{path.stem}', path)
+    if spec is None:
+        raise UserError(f"method.name '{name}': {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it is Python, and may fail in any way
+        raise UserError(f"method.name '{name}': {path} fails ({error!r})") from error
+    if not callable(getattr(module, function, None)):
+        raise UserError(f"method.name '{name}': {path} has no function '{function}'")
+    return getattr(module, function)
