@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from configs import digits
-from metasemi_jax.experiment import build_optimizer
+from metasemi_jax.experiment import _lr_schedule, build_optimizer
 from metasemi_jax.optimizer import (
     OPTIMIZERS,
     cosine_7_16_schedule,
@@ -247,3 +247,12 @@ def test_the_config_names_the_optimizer(options):
         for tx in (build_optimizer(config), make_optimizer(**(defaults | options)))
     }
     assert len(programs) == 1
+
+
+def test_the_config_names_the_schedule():
+    config = digits.get_config()
+    config.total_steps, config.optimizer.lr, config.optimizer.warmup_steps = 21, 0.2, 0
+    factors = {'milestones': 1, 'cosine': (1 + np.cos(np.pi * 12 / 21)) / 2, 'cosine_7_16': 0.5**0.5}
+    for config.optimizer.schedule, factor in factors.items():
+        rate = _lr_schedule(config, 0.5)(jnp.int32(12))
+        np.testing.assert_allclose(rate, 0.5 * 0.2 * factor, rtol=1e-6)

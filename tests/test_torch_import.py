@@ -205,6 +205,16 @@ def test_wrong_momentum_classes_width_weights_and_folder_leave_nothing(small, da
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['full', 'notes']
 
 
+def test_another_optimizer_has_no_use_for_the_momentum(small, data, tmp_path):
+    config = small_config(total_steps=1200)
+    config.optimizer.name = 'adam'
+    with pytest.raises(
+        UserError, match=r'is of SGD, not of optimizer.name=adam; add --config.optimizer.name'
+    ):
+        import_checkpoint(official(small), config, tmp_path / 'run')
+    assert list(tmp_path.iterdir()) == []
+
+
 def run_command(*args):
     """The exit message, or None where it ended well."""
     try:

@@ -10,6 +10,7 @@ from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.layers import at_least_float32
 from metasemi_jax.models.resnet import ResNet18, ResNet50
 from metasemi_jax.models.shake_shake import ShakeShake26
+from metasemi_jax.models.wide_resnet import WideResNet
 
 MODELS = {
     'conv_large': ConvLarge,
@@ -17,6 +18,7 @@ MODELS = {
     'resnet18': ResNet18,
     'resnet50': ResNet50,
     'shake_shake26': ShakeShake26,
+    'wide_resnet': WideResNet,
 }
 
 

@@ -34,15 +34,22 @@ def at_least_float32(dtype: Dtype) -> Dtype:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
-def batch_norm(train: bool, dtype: Dtype, name: str) -> nn.BatchNorm:
-    """BatchNorm as in the recipe; running averages keep 0.9.
+def batch_norm(
+    train: bool, dtype: Dtype, name: str, *, momentum: float = 0.9, epsilon: float = 1e-5
+) -> nn.BatchNorm:
+    """BatchNorm as in the recipe; running averages keep `momentum`, 0.9 of PyTorch's default.
 
     Flax stores the *biased* batch variance, PyTorch the unbiased one: at 128 × 32 × 32 values a channel they
     differ by less than 1e-5 (and by 1/(B-1) at most after the last pool).
     """
     wide = at_least_float32(dtype)
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, param_dtype=wide, name=name
+        use_running_average=not train,
+        momentum=momentum,
+        epsilon=epsilon,
+        dtype=dtype,
+        param_dtype=wide,
+        name=name,
     )
 
 
@@ -52,13 +59,14 @@ def conv(
     stride: int = 1,
     *,
     groups: int = 1,
+    padding: int | str | None = None,
     bias_init: nn.initializers.Initializer | None = None,
     dtype: Dtype,
     name: str,
 ) -> nn.Conv:
     """A residual network's convolution, `normal_fan_out`; without bias unless `bias_init` is given."""
     # Explicit padding: 'SAME' pads an even size at a stride of 2 on the far side only, PyTorch on both.
-    padding = kernel_size // 2
+    padding = kernel_size // 2 if padding is None else padding
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
@@ -128,13 +136,20 @@ class PoolDropout(nn.Module):
         return nn.Dropout(self.rate, broadcast_dims=(1, 2), deterministic=off)(x)
 
 
-def classifier(num_classes: int, dtype: Dtype, fan_in: int) -> nn.Dense:
+def classifier(
+    num_classes: int,
+    dtype: Dtype,
+    fan_in: int,
+    *,
+    kernel_init: nn.initializers.Initializer = uniform_fan_in,
+    bias_init: nn.initializers.Initializer | None = None,
+) -> nn.Dense:
     """The last linear layer, in float32 or wider whatever the network computes in."""
     wide = at_least_float32(dtype)
     return nn.Dense(
         num_classes,
-        kernel_init=uniform_fan_in,
-        bias_init=uniform_bias(fan_in),
+        kernel_init=kernel_init,
+        bias_init=bias_init or uniform_bias(fan_in),
         dtype=wide,
         param_dtype=wide,
         name='classifier',
