@@ -9,9 +9,10 @@ from jax.sharding import Mesh
 
 from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.pipeline import Augmentation, Pipeline, resident_pipeline
+from metasemi_jax.data.pipeline import Pipeline, resident_pipeline
+from metasemi_jax.data.views import make_views
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import build_model, build_optimizer, build_train_step
+from metasemi_jax.experiment import build_method, build_model, build_optimizer, build_train_step
 from metasemi_jax.models import init_variables
 from metasemi_jax.multi_step import make_run_steps, place_host_batches
 from metasemi_jax.sharding import check_batch_size, place, replicated
@@ -87,22 +88,35 @@ def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1, num_classes: int | 
         tuple(map(str, range(num_classes))),
     )
     channels = shape[-1]
+    model, dtype = build_model(config, num_classes)
+    method = build_method(config, model)
     pipeline = resident_pipeline(
         dataset,
         np.arange(num_labeled),
         np.arange(num_labeled, count),
         batch_size=config.batch_size,
         seed=config.seed,
-        augmentation=Augmentation(config.data.pad, config.data.flip, (0.5,) * channels, (0.25,) * channels),
+        unlabeled_ratio=config.unlabeled_ratio,
+        views=make_views(
+            pad=config.data.pad,
+            pad_mode=config.data.pad_mode,
+            flip=config.data.flip,
+            mean=(0.5,) * channels,
+            std=(0.25,) * channels,
+            second=method.second_view,
+            strong=config.data.strong,
+        ),
     )
-    model, dtype = build_model(config, num_classes)
     tx = build_optimizer(config)
     everywhere = replicated(mesh)
     state = TrainState.create(
-        init_variables(model, jax.random.key(0), shape), tx, with_ema=config.ema_decay > 0
+        init_variables(model, jax.random.key(0), shape),
+        tx,
+        with_ema=config.ema_decay > 0,
+        method_state=method.init(num_classes, count - num_labeled),
     )
     run_steps = make_run_steps(
-        build_train_step(config, model, tx), pipeline.to_batch, max_steps=max_steps, mesh=mesh
+        build_train_step(config, method, tx), pipeline.to_batch, max_steps=max_steps, mesh=mesh
     )
     return Job(
         model,

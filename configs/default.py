@@ -8,8 +8,11 @@ import ml_collections
 from ml_collections import config_dict
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The recipe of the authors' program where its experiments agree."""
+TEACHERS = ('mean_teacher', 'ict')  # methods that learn from averaged weights
+
+
+def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
+    """The recipe of MetaSemi's authors where its experiments agree, with `method` in its place."""
     config = ml_collections.ConfigDict()
 
     config.seed = 0  # of the labeled split, the initialisation, the batches, augmentation, mix-up and dropout
@@ -17,7 +20,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 128  # labeled images a step
     config.unlabeled_ratio = 1  # unlabeled images a step for each labeled one
     config.dtype = 'auto'  # of the computation: 'float32', 'bfloat16', or 'auto': bfloat16 on accelerators
-    config.ema_decay = 0.0  # of averaged weights, evaluated beside the raw ones; 0 for none
+    config.ema_decay = (
+        0.999 if method in TEACHERS else 0.0
+    )  # of averaged weights, evaluated beside the raw ones; 0 for none
     # 'mean_teacher': a plain mean of the first weights, BatchNorm's statistics averaged too; or 'constant':
     # ema_decay from the first step on, raw statistics, as in FixMatch's code and USB.
     config.ema_convention = 'mean_teacher'
@@ -51,31 +56,31 @@ def get_config() -> ml_collections.ConfigDict:
     model.depth = config_dict.placeholder(int)  # None for the model's own; wide_resnet has the option
     model.dropout_rate = config_dict.placeholder(float)  # None for the model's own
 
-    config.method = method = ml_collections.ConfigDict()
-    method.name = 'metasemi'  # of metasemi_jax.methods.METHODS, or FILE.py:FUNCTION; see docs/methods.md
+    config.method = options = ml_collections.ConfigDict()
+    options.name = method  # of metasemi_jax.methods.METHODS, or FILE.py:FUNCTION; see docs/methods.md
     # What is None is the method's own. `meta` moves the targets of any method; metasemi without it, or
     # without `mixup`, is one of the four rows of the paper's ablation.
-    method.meta = config_dict.placeholder(bool)
-    method.meta_moves = config_dict.placeholder(str)  # 'labels', 'weights' or 'both'
-    method.meta_lr = config_dict.placeholder(float)
-    method.estimator = config_dict.placeholder(str)  # 'jvp', 'finite_difference', the paper's, or 'exact'
-    method.epsilon = config_dict.placeholder(float)  # of finite_difference
-    method.at_inner_step = config_dict.placeholder(bool)  # of jvp and finite_difference: ∇L_l at θ̃, not at θ
-    method.mixup = config_dict.placeholder(bool)
-    method.mixup_gamma = config_dict.placeholder(float)  # of Beta(γ, γ)
-    method.consistency_weight = config_dict.placeholder(float)  # of the unlabeled loss
-    method.rampup_steps = config_dict.placeholder(int)  # metasemi: of the consistency weight
-    method.rampup_share = config_dict.placeholder(float)  # others: the same, as a share of total_steps
-    method.threshold = config_dict.placeholder(float)  # of confidence
-    method.temperature = config_dict.placeholder(float)  # of sharpening
-    method.momentum = config_dict.placeholder(float)  # of moving averages
-    method.most = config_dict.placeholder(float)  # freematch: the largest threshold
-    method.num_sigma = config_dict.placeholder(float)  # softmatch
-    method.fairness_weight = config_dict.placeholder(float)  # freematch
-    method.radius = config_dict.placeholder(float)  # vat
-    method.xi = config_dict.placeholder(float)  # vat
-    method.entropy_weight = config_dict.placeholder(float)  # vat
-    method.batch_norm = config_dict.placeholder(str)  # 'joint' or 'labeled', of methods with a strong view
+    options.meta = config_dict.placeholder(bool)
+    options.meta_moves = config_dict.placeholder(str)  # 'labels', 'weights' or 'both'
+    options.meta_lr = config_dict.placeholder(float)
+    options.estimator = config_dict.placeholder(str)  # 'jvp', 'finite_difference', the paper's, or 'exact'
+    options.epsilon = config_dict.placeholder(float)  # of finite_difference
+    options.at_inner_step = config_dict.placeholder(bool)  # of jvp and finite_difference: ∇L_l at θ̃, not at θ
+    options.mixup = config_dict.placeholder(bool)
+    options.mixup_gamma = config_dict.placeholder(float)  # of Beta(γ, γ)
+    options.consistency_weight = config_dict.placeholder(float)  # of the unlabeled loss
+    options.rampup_steps = config_dict.placeholder(int)  # metasemi: of the consistency weight
+    options.rampup_share = config_dict.placeholder(float)  # others: the same, as a share of total_steps
+    options.threshold = config_dict.placeholder(float)  # of confidence
+    options.temperature = config_dict.placeholder(float)  # of sharpening
+    options.momentum = config_dict.placeholder(float)  # of moving averages
+    options.most = config_dict.placeholder(float)  # freematch: the largest threshold
+    options.num_sigma = config_dict.placeholder(float)  # softmatch
+    options.fairness_weight = config_dict.placeholder(float)  # freematch
+    options.radius = config_dict.placeholder(float)  # vat
+    options.xi = config_dict.placeholder(float)  # vat
+    options.entropy_weight = config_dict.placeholder(float)  # vat
+    options.batch_norm = config_dict.placeholder(str)  # 'joint' or 'labeled', of methods with a strong view
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = 'sgd'  # or 'adam': weight decay joins the gradient, 'adamw': it stays beside it

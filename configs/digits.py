@@ -10,8 +10,8 @@ images), against 9.0 ± 2.7% from the labeled images alone; docs/results.md has 
 from configs import default
 
 
-def get_config():
-    config = default.get_config()
+def get_config(method='metasemi'):
+    config = default.get_config(method)
     config.total_steps = 2000
     config.batch_size = 64
 
@@ -22,8 +22,9 @@ def get_config():
     config.model.name = 'conv_small'
     config.model.dropout_rate = 0.25
 
-    config.method.mixup_gamma = 1.0
-    config.method.rampup_steps = 300
+    if method == 'metasemi':
+        config.method.mixup_gamma = 1.0
+        config.method.rampup_steps = 300
 
     config.optimizer.lr = 0.1
     config.optimizer.warmup_steps = 100

@@ -19,9 +19,9 @@ is claimed. For a GPU; on a CPU add --config.model.name=conv_small.
 from configs import default
 
 
-def get_config():
+def get_config(method='metasemi'):
     """The deviations of one's own images from `default`."""
-    config = default.get_config()
+    config = default.get_config(method)
     config.total_steps = 20_000
     config.batch_size = 64
     config.ema_decay = 0.999
@@ -30,7 +30,8 @@ def get_config():
     config.data.image_size = 32
     config.data.flip = True  # False where left and right differ in meaning, as in writing
 
-    config.method.rampup_steps = 1000
+    if method == 'metasemi':
+        config.method.rampup_steps = 1000
     config.optimizer.warmup_steps = 1000
     config.optimizer.milestones = (15_000, 17_500)
 

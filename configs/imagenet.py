@@ -14,9 +14,9 @@ whole batch: less noise, and independent of the number of devices.
 from configs import default
 
 
-def get_config():
+def get_config(method='metasemi'):
     """ImageNet's deviations from `default`."""
-    config = default.get_config()
+    config = default.get_config(method)
     config.seed = 7788
     # 1,153,051 unlabeled images in batches of 512 are 2,252.05 steps an epoch; 600 epochs.
     config.batch_size = 512
@@ -32,7 +32,8 @@ def get_config():
 
     config.model.name = 'resnet18'
 
-    config.method.rampup_steps = 0
+    if method == 'metasemi':
+        config.method.rampup_steps = 0
 
     config.optimizer.schedule = 'cosine'
     config.optimizer.warmup_steps = 11_260  # 5 epochs

@@ -1,6 +1,7 @@
 """Orbax checkpoints: the latest two and the best, written in the background."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -150,7 +151,7 @@ def save_checkpoint(
     # step that was not evaluated, as on SIGTERM, is never the best.
     metrics = {'error': math.inf if error is None else float(error)}
     signed = {'sha256': _sha256(state, record), 'record': record}
-    items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(signed))
+    items = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), record=ocp.args.JsonSave(signed))
     # What a save meets in the background is raised by the next.
     with _unwritten(manager):
         manager.save(step, args=items, metrics=metrics)
@@ -167,7 +168,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
     Raises:
       UserError: there are checkpoints, and none can be read.
     """
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    target = _tree(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         restored = None
@@ -209,7 +210,7 @@ def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -
     Raises:
       UserError: it cannot be read.
     """
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    target = _tree(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
     try:
         return Restored(*_restore(manager, step, target), {})
     except Exception as error:  # as above
@@ -225,14 +226,21 @@ def _raise_lost_peer(error: Exception) -> None:
 
 
 def _restore(
-    manager: ocp.CheckpointManager, step: int, target: TrainState
+    manager: ocp.CheckpointManager, step: int, target: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
     items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
     restored = manager.restore(step, args=items)
-    state, signed = restored['state'], restored['record']
+    state, signed = TrainState(**restored['state']), restored['record']
     if signed['sha256'] != _sha256(state, signed['record']):
         raise ValueError('its contents are not what was saved')
     return state, signed['record']
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    # Orbax refuses a target with a field that is not on the disk, even an empty one, and runs of versions that
+    # knew MetaSemi alone saved no state of the method.
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if name != 'method' or jax.tree.leaves(value)}
 
 
 @functools.cache

@@ -171,9 +171,8 @@ def settled(fields: dict[str, Any]) -> dict[str, Any]:
             fields[name] = default
     # Options that the method does not have, and settings of a part that is switched off, say nothing.
     if options:
-        meaningless = [
-            name for name in fields if name.startswith('method.') and name[7:] not in {'name', *options}
-        ]
+        known = {'method.name', *(f'method.{option}' for option in options)}
+        meaningless = [name for name in fields if name.startswith('method.') and name not in known]
         if fields['method.name'] == 'metasemi' and not fields['method.mixup']:
             meaningless.append('method.mixup_gamma')
         fields |= dict.fromkeys(meaningless)
@@ -203,12 +202,11 @@ def check_config(config: Any) -> None:
       UserError: naming the first bad field, its value and what it may be.
     """
     fields = flatten(config)
-    own = (
-        {name for name in fields if name.startswith('method.')}
-        if '.py:' in str(fields['method.name'])
-        else set()
-    )
-    for name in sorted((fields.keys() ^ FIELDS.keys()) - own):
+    unmatched = fields.keys() ^ FIELDS.keys()
+    if '.py:' in str(fields.get('method.name')):
+        # A method of one's own may have options of its own; `_check_method` knows them.
+        unmatched = {name for name in unmatched if name in FIELDS or not name.startswith('method.')}
+    for name in sorted(unmatched):
         what = f"the config has an unknown field '{name}'" if name in fields else f"the config lacks '{name}'"
         raise UserError(f'{what}; configs/default.py lists the fields')
     for name, field in FIELDS.items():

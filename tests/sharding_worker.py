@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.pipeline import Augmentation, resident_pipeline
+from metasemi_jax.data.pipeline import resident_pipeline
+from metasemi_jax.data.views import make_views
+from metasemi_jax.methods import create_method
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.multi_step import make_run_steps, place_host_batches
 from metasemi_jax.optimizer import sgd_momentum
@@ -38,16 +40,14 @@ class Job:
             np.arange(16, 64),
             batch_size=batch_size,
             seed=0,
-            augmentation=Augmentation(2, True, (0.5,) * 3, (0.25,) * 3),
+            views=make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3),
         )
         model = create_model('conv_large', CLASSES, dtype=dtype, width=4)
         tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
         step = make_train_step(
-            model,
+            create_method('metasemi', model, rampup_steps=0),
             tx,
             lr_schedule=lambda step: jnp.asarray(0.1),
-            consistency_schedule=lambda step: jnp.asarray(1.0),
-            mixup_gamma=1.0,
         )
         variables = init_variables(model, jax.random.key(0), (SIZE, SIZE, 3))
         variables = jax.tree.map(lambda x: np.asarray(x, dtype), variables)

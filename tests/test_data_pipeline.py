@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from metasemi_jax.data import pipeline as pipeline_module
-from metasemi_jax.data.pipeline import Augmentation, channel_statistics, resident_pipeline
+from metasemi_jax.data.pipeline import channel_statistics, resident_pipeline
 from metasemi_jax.data.sources import Dataset, load_dataset
 from metasemi_jax.data.splits import class_balanced_split, split_positions
+from metasemi_jax.data.views import make_views
 
-RAW = Augmentation(pad=0, flip=False, mean=(0.0,), std=(1 / 255,))  # gives the pixels back
+PIXELS = {'mean': (0.0,), 'std': (1 / 255,)}  # gives the pixels back
+RAW = make_views(pad=0, flip=False, **PIXELS)
+VARIED = make_views(pad=1, flip=True, **PIXELS)
 
 
 def numbered_dataset(labels=None):
@@ -23,9 +26,9 @@ def numbered_dataset(labels=None):
 LABELED, UNLABELED = np.arange(0, 10), np.arange(10, 40)
 
 
-def make(dataset=None, unlabeled=UNLABELED, augmentation=RAW, seed=0):
+def make(dataset=None, unlabeled=UNLABELED, views=RAW, seed=0):
     pipeline = resident_pipeline(
-        dataset or numbered_dataset(), LABELED, unlabeled, batch_size=8, seed=seed, augmentation=augmentation
+        dataset or numbered_dataset(), LABELED, unlabeled, batch_size=8, seed=seed, views=views
     )
     return pipeline, jax.jit(pipeline.to_batch)
 
@@ -42,9 +45,9 @@ def numbers(images):
     return np.round(images.max(axis=(1, 2, 3))).astype(int) - 1
 
 
-@pytest.mark.parametrize('augmentation', [RAW, RAW._replace(pad=1, flip=True)])
-def test_a_batch_holds_its_images_labels(augmentation):
-    for batch in batches(*make(augmentation=augmentation), count=6):
+@pytest.mark.parametrize('views', [RAW, VARIED])
+def test_a_batch_holds_its_images_labels(views):
+    for batch in batches(*make(views=views), count=6):
         labeled, unlabeled = numbers(batch.labeled_images), numbers(batch.unlabeled_images)
         assert set(labeled) <= set(LABELED)
         assert set(unlabeled) <= set(UNLABELED)
@@ -63,7 +66,7 @@ def test_every_image_of_a_pool_comes_once_an_epoch():
 
 
 def test_any_start_gives_the_same_batches():
-    pipeline, to_batch = make(augmentation=RAW._replace(pad=1, flip=True))
+    pipeline, to_batch = make(views=VARIED)
     for a, b in zip(
         batches(pipeline, to_batch, 3, start=7),
         itertools.islice(batches(pipeline, to_batch, 10), 7, None),
@@ -83,10 +86,10 @@ def test_garbage_for_the_unlabeled_labels_changes_nothing_else():
     dataset = numbered_dataset()
     garbage = dataset.train_labels.copy()
     garbage[UNLABELED] = -1
-    augmentation = RAW._replace(pad=1, flip=True)
+    views = VARIED
     for true, false in zip(
-        batches(*make(dataset, augmentation=augmentation), count=4),
-        batches(*make(numbered_dataset(garbage), augmentation=augmentation), count=4),
+        batches(*make(dataset, views=views), count=4),
+        batches(*make(numbered_dataset(garbage), views=views), count=4),
         strict=True,
     ):
         np.testing.assert_array_equal(false.unlabeled_labels, -1)
@@ -101,7 +104,7 @@ def test_the_two_batches_are_augmented_independently():
     everything = np.arange(40)
     dataset = numbered_dataset()
     pipeline = resident_pipeline(
-        dataset, everything, everything, batch_size=40, seed=0, augmentation=RAW._replace(pad=1)
+        dataset, everything, everything, batch_size=40, seed=0, views=RAW._replace(pad=1)
     )
     same = np.arange(40), np.arange(40)
     batch = pipeline.to_batch(pipeline.device_data, same, jax.random.key(0))

@@ -7,16 +7,17 @@ from PIL import Image
 
 from metasemi_jax.data import streamed_rows
 from metasemi_jax.data.image_files import ImageFiles
-from metasemi_jax.data.pipeline import Augmentation, resident_pipeline
+from metasemi_jax.data.pipeline import resident_pipeline
 from metasemi_jax.data.random_resized_crop import CropRange
 from metasemi_jax.data.sources import Dataset
 from metasemi_jax.data.stored_images import StoredImages
 from metasemi_jax.data.streamed_rows import HostCrop
 from metasemi_jax.data.streaming import streaming_pipeline
+from metasemi_jax.data.views import make_views
 from metasemi_jax.errors import UserError
 
 SIZE, COUNT = 8, 40
-AUGMENTATION = Augmentation(pad=1, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+VIEWS = make_views(pad=1, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
 CROP = HostCrop(CropRange((0.1, 1.0), (0.8, 1.25)), flip=True)
 LABELED, UNLABELED = np.arange(10), np.arange(10, COUNT)
 
@@ -42,7 +43,7 @@ def dataset(folder):
 
 
 def make(dataset, **options):
-    options = {'batch_size': 8, 'seed': 3, 'augmentation': AUGMENTATION} | options
+    options = {'batch_size': 8, 'seed': 3, 'views': VIEWS} | options
     return streaming_pipeline(dataset, LABELED, UNLABELED, **options)
 
 
@@ -66,9 +67,7 @@ def numbers(images):
 
 def test_the_batches_are_those_of_the_resident_pipeline(dataset):
     in_memory = dataset._replace(train_images=np.asarray(dataset.train_images))
-    resident = resident_pipeline(
-        in_memory, LABELED, UNLABELED, batch_size=8, seed=3, augmentation=AUGMENTATION
-    )
+    resident = resident_pipeline(in_memory, LABELED, UNLABELED, batch_size=8, seed=3, views=VIEWS)
     streaming = make(dataset)
     assert jax.tree.leaves(streaming.device_data) == []
     for step, (indices, rows) in enumerate(zip(resident.host_batches(0), sent(streaming, 4), strict=False)):
@@ -134,7 +133,7 @@ def test_the_seed_decides(dataset, reference):
 
 def test_no_unlabeled_images(dataset):
     none = np.zeros(0, np.int32)
-    pipeline = streaming_pipeline(dataset, LABELED, none, batch_size=4, seed=0, augmentation=AUGMENTATION)
+    pipeline = streaming_pipeline(dataset, LABELED, none, batch_size=4, seed=0, views=VIEWS)
     (rows,) = sent(pipeline, 1)
     assert [part.shape for part in rows] == [(4, SIZE, SIZE, 3), (4,), (0, SIZE, SIZE, 3), (0,)]
     batch = pipeline.to_batch((), rows, jax.random.key(0))

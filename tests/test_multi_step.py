@@ -5,6 +5,7 @@ import pytest
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.augment import random_crop
+from metasemi_jax.methods import create_method
 from metasemi_jax.metrics import compute, mean_of
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.multi_step import call_ends, make_run_steps, place_host_batches
@@ -74,11 +75,9 @@ class Job:
         model = create_model('conv_small', 3, width=2, dtype=jnp.float64)
         tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
         train_step = make_train_step(
-            model,
+            create_method('supervised', model),
             tx,
             lr_schedule=warmup_piecewise_schedule(0.1, warmup_steps=4, milestones=()),
-            consistency_schedule=lambda step: jnp.ones(()),
-            meta=False,
             ema_decay=0.9,
         )
 

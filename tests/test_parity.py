@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from configs import svhn
-from metasemi_jax.optimizer import ramp_up, warmup_piecewise_schedule
+from metasemi_jax.methods import method_options
+from metasemi_jax.methods.schedules import linear_ramp
+from metasemi_jax.optimizer import warmup_piecewise_schedule
 from reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -59,7 +61,8 @@ def official_lr(step):
 
 @pytest.mark.parametrize('step', [0, 1, 3999, 4000, 300_000, 300_001, 350_000, 350_001])
 def test_learning_rate_and_consistency_weight_are_the_official_ones(step):
-    config = svhn.get_config()
+    config, own = svhn.get_config(), method_options('metasemi')
+    assert config.method.consistency_weight is config.method.rampup_steps is None
     optimizer = config.optimizer
     for x64, rtol in ((False, 3e-7), (True, 1e-15)):
         with jax.enable_x64(x64):
@@ -67,5 +70,5 @@ def test_learning_rate_and_consistency_weight_are_the_official_ones(step):
                 optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
             )
             np.testing.assert_allclose(schedule(jnp.int32(step)), official_lr(step), rtol=rtol)
-            weight = config.method.consistency_weight * ramp_up(jnp.int32(step), config.method.rampup_steps)
+            weight = linear_ramp(own['consistency_weight'], own['rampup_steps'])(jnp.int32(step))
             np.testing.assert_allclose(weight, min(step / 4000, 1), rtol=rtol)

@@ -7,6 +7,7 @@ import pytest
 from jax.scipy.special import xlogy
 
 from metasemi_jax.batch import Batch
+from metasemi_jax.methods import create_method
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.train_step import TrainState, make_train_step, metasemi_grads, update_ema
@@ -209,8 +210,8 @@ class Run:
         self.start = TrainState.create(random_variables(self.model), self.tx, with_ema=True)
         self.step = jax.jit(
             make_train_step(
-                self.model, self.tx, lr_schedule=lambda step: jnp.float32(LR),
-                consistency_schedule=lambda step: jnp.float32(1), mixup_gamma=1.0, ema_decay=0.6,
+                create_method('metasemi', self.model, rampup_steps=0), self.tx,
+                lr_schedule=lambda step: jnp.float32(LR), ema_decay=0.6,
             )
         )  # fmt: skip
 
@@ -257,11 +258,7 @@ def test_the_key_decides_dropout_alone(run):
     # Labeled only: nothing else is random there.
     step = jax.jit(
         make_train_step(
-            run.model,
-            run.tx,
-            lr_schedule=lambda step: jnp.float32(LR),
-            consistency_schedule=lambda step: jnp.float32(1),
-            meta=False,
+            create_method('supervised', run.model), run.tx, lr_schedule=lambda step: jnp.float32(LR)
         )
     )
     start = run.start.replace(ema={})
@@ -307,8 +304,7 @@ def test_sgd_of_the_step_by_hand():
         tx = sgd_momentum(momentum=0.9, weight_decay=0.01)
         step = jax.jit(
             make_train_step(
-                model, tx, lr_schedule=lambda step: 0.1 * (step + 1.0), consistency_schedule=jnp.zeros_like,
-                meta=False,
+                create_method('supervised', model), tx, lr_schedule=lambda step: 0.1 * (step + 1.0)
             )
         )  # fmt: skip
         grads = jax.jit(
@@ -334,9 +330,7 @@ def test_sgd_of_the_step_by_hand():
 def test_metrics_of_each_row(row, run):
     flags = ROWS[row]
     step = make_train_step(
-        run.model, run.tx, lr_schedule=lambda step: jnp.float32(LR),
-        consistency_schedule=lambda step: jnp.float32(1), meta=flags['meta'],
-        mixup_gamma=1.0 if flags['mixup'] else None,
+        create_method('metasemi', run.model, **flags), run.tx, lr_schedule=lambda step: jnp.float32(LR)
     )  # fmt: skip
     start = run.start.replace(ema={})
     state, metrics = jax.eval_shape(step, start, random_batch(), jax.random.key(0))
@@ -359,8 +353,8 @@ def test_dtypes_of_the_state_are_kept(dtype, estimator):
         model = create_model('conv_small', K, width=4, dtype=jnp.dtype(dtype))
         tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
         step = make_train_step(
-            model, tx, lr_schedule=lambda step: jnp.asarray(LR, float), mixup_gamma=1.0, ema_decay=0.9,
-            consistency_schedule=lambda step: jnp.ones((), float), estimator=estimator,
+            create_method('metasemi', model, estimator=estimator), tx,
+            lr_schedule=lambda step: jnp.asarray(LR, float), ema_decay=0.9,
         )  # fmt: skip
         state = TrainState.create(init_variables(model, jax.random.key(0), (8, 8, 1)), tx, with_ema=True)
         after, _ = jax.eval_shape(step, state, random_batch(), jax.random.key(0))

@@ -58,7 +58,7 @@ class StreamedRows:
         num_rows: int,
         crop: HostCrop | None,
     ):
-        """`num_rows` of each labeled batch of `batch_size`, from `first_row` on; `no `crop`: middle squares."""
+        """`num_rows` of each labeled batch of `batch_size`, from `first_row` on; no `crop`: the middle."""
         self._images, self._seed, self._start_step, self._crop = images, seed, start_step, crop
         # An empty pool has no rows.
         sizes = [num_rows * pool.ratio if len(pool.positions) else 0 for pool in pools]
