@@ -8,6 +8,7 @@ weak view moves the statistics there, and its activations are kept for a gradien
 import jax
 import jax.numpy as jnp
 
+from metasemi_jax.batch import Batch
 from metasemi_jax.methods.method import Inputs, Keys, Params
 from metasemi_jax.methods.network import Network
 
@@ -73,6 +74,22 @@ class JointPass:
         if images is not passed:
             raise ValueError("batch_norm='joint' is for targets that leave the images as they are")
         return logits
+
+
+PASSES = {'labeled': SeparatePasses, 'every': SeparatePasses, 'joint': JointPass}
+
+
+def needed_views(batch: Batch, second_view: str | None) -> Batch:
+    """The batch without a second view where the method has none.
+
+    Raises:
+      ValueError: the method has one, and the batch lacks it.
+    """
+    if second_view is None:
+        return batch._replace(strong_images=None)
+    if batch.strong_images is None:
+        raise ValueError('this method needs a second view of the unlabeled images: batch.strong_images')
+    return batch
 
 
 def _split(key: Array | None) -> tuple[Array | None, Array | None]:
