@@ -100,14 +100,13 @@ def _with_predictions(
     inputs: Inputs, network: Network, predict: str, key: Array | None, unlabeled_key: Array | None
 ) -> Inputs:
     own_key = None if key is None else jax.random.fold_in(key, 2)
-    variables = inputs.ema if predict == 'teacher' else inputs.variables()
+    # The weights are constants, the images are not: VAT differentiates with respect to them.
+    variables = jax.lax.stop_gradient(inputs.ema if predict == 'teacher' else inputs.variables())
 
     def logits(images: Array) -> Array:
         if predict == 'evaluation':
             return network.logits(variables, images)
-        found, _ = network.train_logits(
-            variables, images, unlabeled_key if predict == 'same_pass' else own_key
-        )
-        return jax.lax.stop_gradient(found)
+        masks = unlabeled_key if predict == 'same_pass' else own_key
+        return network.train_logits(variables, images, masks)[0]
 
     return inputs._replace(predict=logits, weak_logits=logits(inputs.batch.unlabeled_images))
