@@ -8,6 +8,7 @@ weak view moves the statistics there, and its activations are kept for a gradien
 import jax
 import jax.numpy as jnp
 
+from metasemi_jax.batch import Batch
 from metasemi_jax.methods.method import Inputs, Keys, Params
 from metasemi_jax.methods.network import Network
 
@@ -75,6 +76,22 @@ class JointPass:
         return logits
 
 
+PASSES = {'labeled': SeparatePasses, 'every': SeparatePasses, 'joint': JointPass}
+
+
+def needed_views(batch: Batch, second_view: str | None) -> Batch:
+    """The batch without a second view where the method has none.
+
+    Raises:
+      ValueError: the method has one, and the batch lacks it.
+    """
+    if second_view is None:
+        return batch._replace(strong_images=None)
+    if batch.strong_images is None:
+        raise ValueError('this method needs a second view of the unlabeled images: batch.strong_images')
+    return batch
+
+
 def _split(key: Array | None) -> tuple[Array | None, Array | None]:
     return (None, None) if key is None else tuple(jax.random.split(key))
 
@@ -83,14 +100,13 @@ def _with_predictions(
     inputs: Inputs, network: Network, predict: str, key: Array | None, unlabeled_key: Array | None
 ) -> Inputs:
     own_key = None if key is None else jax.random.fold_in(key, 2)
-    variables = inputs.ema if predict == 'teacher' else inputs.variables()
+    # The weights are constants, the images are not: VAT differentiates with respect to them.
+    variables = jax.lax.stop_gradient(inputs.ema if predict == 'teacher' else inputs.variables())
 
     def logits(images: Array) -> Array:
         if predict == 'evaluation':
             return network.logits(variables, images)
-        found, _ = network.train_logits(
-            variables, images, unlabeled_key if predict == 'same_pass' else own_key
-        )
-        return jax.lax.stop_gradient(found)
+        masks = unlabeled_key if predict == 'same_pass' else own_key
+        return network.train_logits(variables, images, masks)[0]
 
     return inputs._replace(predict=logits, weak_logits=logits(inputs.batch.unlabeled_images))

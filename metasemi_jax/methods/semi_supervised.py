@@ -12,10 +12,9 @@ from metasemi_jax.methods.find_targets import find_targets
 from metasemi_jax.methods.meta import ExampleLoss, Meta, student_images
 from metasemi_jax.methods.method import Inputs, Keys, Method, Outcome, Params, Targets
 from metasemi_jax.methods.network import Network
-from metasemi_jax.methods.passes import JointPass, SeparatePasses
+from metasemi_jax.methods.passes import PASSES, needed_views
 
 Array = jax.Array
-PASSES = {'labeled': SeparatePasses, 'every': SeparatePasses, 'joint': JointPass}
 
 
 class _Pieces(NamedTuple):
@@ -29,6 +28,7 @@ class _Pieces(NamedTuple):
     weight: Callable[[Array], Array]
     extra: Callable[..., Array] | None
     batch_norm: str
+    second_view: str | None
 
 
 def semi_supervised(
@@ -84,12 +84,14 @@ def semi_supervised(
         find = functools.partial(
             find_targets, targets, select=select, meta=meta, mix=mix, network=network, loss=unlabeled_loss
         )
-    pieces = _Pieces(network, find, predict, labeled_loss, unlabeled_loss, weight, extra, batch_norm)
+    losses = labeled_loss, unlabeled_loss
+    pieces = _Pieces(network, find, predict, *losses, weight, extra, batch_norm, second_view)
     teacher = predict == 'teacher'
     return Method(functools.partial(_loss, pieces), init, second_view, find is not None, teacher)
 
 
 def _loss(pieces: _Pieces, params: Params, inputs: Inputs, keys: Keys) -> tuple[Array, Outcome]:
+    inputs = inputs._replace(batch=needed_views(inputs.batch, pieces.second_view))
     passes = PASSES[pieces.batch_norm](
         pieces.network, params, inputs, keys, pieces.predict, pieces.batch_norm
     )
