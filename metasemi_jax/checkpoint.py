@@ -207,11 +207,15 @@ def best_step(manager: ocp.CheckpointManager) -> int | None:
 def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -> Restored:
     """The checkpoint of `step`, in the structure, dtypes and placement of `state`.
 
+    The method's own state is what was saved, whatever `state` says of it: who looks at a network needs no
+    method.
+
     Raises:
       UserError: it cannot be read.
     """
     target = _tree(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
     try:
+        target |= _saved_method(Path(manager.directory) / str(step) / 'state', target['step'].sharding)
         return Restored(*_restore(manager, step, target), {})
     except Exception as error:  # as above
         raise UserError(
@@ -241,6 +245,18 @@ def _tree(state: TrainState) -> dict[str, Any]:
     # knew MetaSemi alone saved no state of the method.
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in fields.items() if name != 'method' or jax.tree.leaves(value)}
+
+
+def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+    return {
+        'method': jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved['method']
+        )
+        for name in saved
+        if name == 'method'
+    }
 
 
 @functools.cache

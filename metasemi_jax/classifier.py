@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from metasemi_jax.checkpoint import Restored, best_step, open_checkpoints, restore_step
-from metasemi_jax.config import flatten
+from metasemi_jax.config import completed, flatten
 from metasemi_jax.data.augment import normalize
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.errors import UserError
@@ -94,7 +94,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'last') -> Classifier
     if not files.config.is_file():
         what = 'holds no run (no config.json)' if files.path.is_dir() else 'does not exist'
         raise UserError(f"{workdir} {what}; name a run's folder, as main.py printed it")
-    config = ml_collections.ConfigDict(read_json(files.config))
+    config = ml_collections.ConfigDict(completed(read_json(files.config)))
     if absent := sorted(NEEDED - flatten(config).keys()):
         raise UserError(f"{files.config} lacks '{absent[0]}'; restore it, or name another --workdir")
     if 'ema' in weights and not config.ema_decay:

@@ -1,5 +1,6 @@
 """Checks on a run's settings, and their form in `config.json`."""
 
+import copy
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -151,6 +152,22 @@ def flatten(config: Any) -> dict[str, Any]:
 
     visit('', nested)
     return flat
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The nested `config` of an older version with the fields that have been added since.
+
+    A field that stood for no one value then stays absent.
+    """
+    config, there = copy.deepcopy(config), flatten(config)
+    for name, field in FIELDS.items():
+        if name not in there and (field.optional or field.absent is not None):
+            *groups, last = name.split('.')
+            group = config
+            for part in groups:
+                group = group.setdefault(part, {})
+            group[last] = field.absent
+    return config
 
 
 def settled(fields: dict[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
             f'the checkpoint is of SGD, not of optimizer.name={config.optimizer.name}; '
             'add --config.optimizer.name=sgd'
         )
+    if config.method.name != 'metasemi':
+        raise UserError(
+            f'the checkpoint is of MetaSemi, not of method.name={config.method.name}; '
+            'add --config.method.name=metasemi'
+        )
     step = _step(checkpoint['step'], config.total_steps)
     optimizer = checkpoint.get('optimizer')
     momentum = convert_momentum(name, checkpoint['model'], optimizer) if optimizer else None
