@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from metasemi_jax.command import run_command
+from metasemi_jax.cli import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The experiment; --config.FIELD=VALUE changes one of its fields.'
@@ -24,8 +24,8 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this one i
 def main() -> None:
     # JAX takes seconds to load, and a mistyped flag should not have to wait for it.
     from metasemi_jax.compilation_cache import enable_compilation_cache
-    from metasemi_jax.multi_host import join_processes
-    from metasemi_jax.train import train_and_evaluate
+    from metasemi_jax.distributed.multi_host import join_processes
+    from metasemi_jax.training.loop import train_and_evaluate
 
     join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     enable_compilation_cache()

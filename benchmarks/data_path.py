@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from metasemi_jax.data import tfds_sources
-from metasemi_jax.data.sources import load_dataset
+from metasemi_jax.data.sources import tfds_sources
+from metasemi_jax.data.sources.registry import load_dataset
 
 _NUM_TRAIN = flags.DEFINE_integer('num_train', 73_257, 'Training images.')
 _NUM_TEST = flags.DEFINE_integer('num_test', 26_032, 'Test images.')
@@ -31,7 +31,7 @@ _FOLDER = flags.DEFINE_string('folder', None, 'Where the files go for their time
 LOAD = """
 import sys, time
 start = time.perf_counter()
-from metasemi_jax.data.sources import load_dataset
+from metasemi_jax.data.sources.registry import load_dataset
 imported = time.perf_counter()
 data = load_dataset('svhn_cropped', data_dir=sys.argv[1])
 images = [data.train_images.copy(), data.test_images.copy()]

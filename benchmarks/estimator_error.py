@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metasemi_jax.losses import cross_entropy, squared_error
 from metasemi_jax.meta_gradient import ESTIMATORS, finite_difference
+from metasemi_jax.methods.losses import cross_entropy, squared_error
 from metasemi_jax.models import create_model
-from metasemi_jax.torch_import import convert_state_dict
+from metasemi_jax.torch_import.__main__ import convert_state_dict
 
 # The run lives with the tests, which find each other by their folder.
 sys.path.append(str(Path(__file__).parents[1] / 'tests'))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from metasemi_jax.command import run_command
+from metasemi_jax.cli import run_command
 from metasemi_jax.errors import UserError
 
 _CONFIG = flags.DEFINE_string('config', 'configs/digits.py', 'The experiment.')

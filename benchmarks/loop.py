@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks.turns import spread
-from metasemi_jax.command import run_command
+from metasemi_jax.cli import run_command
 from metasemi_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment whose loop is timed.')
@@ -80,9 +80,9 @@ def _bare_step(config: Any, *, data: bool) -> Callable[[], float]:
     """Seconds a step of calls that nothing interrupts; without `data` all take the same batch."""
     import jax
 
-    from metasemi_jax.experiment import build_experiment
-    from metasemi_jax.multi_step import default_steps_per_call, make_run_steps, place_host_batches
-    from metasemi_jax.sharding import make_mesh, place, replicated
+    from metasemi_jax.distributed.sharding import make_mesh, place, replicated
+    from metasemi_jax.training.experiment import build_experiment
+    from metasemi_jax.training.multi_step import default_steps_per_call, make_run_steps, place_host_batches
 
     mesh = make_mesh()
     experiment = build_experiment(config, mesh)
@@ -117,7 +117,7 @@ def _bare_step(config: Any, *, data: bool) -> Callable[[], float]:
 
 def _loop(config: Any, folder: Path) -> float:
     """Seconds a step of the real loop, between its first and its last log."""
-    from metasemi_jax.train import train_and_evaluate
+    from metasemi_jax.training.loop import train_and_evaluate
 
     # What it tells people would bury the table.
     silence = contextlib.redirect_stdout(io.StringIO())
@@ -130,7 +130,7 @@ def _loop(config: Any, folder: Path) -> float:
 @contextlib.contextmanager
 def _times_of_logs() -> Iterator[list[tuple[int, float]]]:
     """(step, time) of each log of training, as it is written."""
-    from metasemi_jax.run_log import RunLog
+    from metasemi_jax.training.run_log import RunLog
 
     times, write = [], RunLog.write
 

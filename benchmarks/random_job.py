@@ -8,15 +8,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax.config import check_config
+from metasemi_jax.data.batches.resident import Pipeline, resident_pipeline
+from metasemi_jax.data.batches.views import make_views
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.pipeline import Pipeline, resident_pipeline
-from metasemi_jax.data.views import make_views
+from metasemi_jax.distributed.sharding import check_batch_size, place, replicated
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import build_method, build_model, build_optimizer, build_train_step
 from metasemi_jax.models import init_variables
-from metasemi_jax.multi_step import make_run_steps, place_host_batches
-from metasemi_jax.sharding import check_batch_size, place, replicated
 from metasemi_jax.train_step import TrainState
+from metasemi_jax.training.experiment import build_method, build_model, build_optimizer, build_train_step
+from metasemi_jax.training.multi_step import make_run_steps, place_host_batches
 
 # image shape, classes, labeled images, training images that the benchmark keeps on the device
 FORMS = {

@@ -20,10 +20,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks.turns import spread, take_turns, whole_numbers
-from metasemi_jax.command import run_command
+from metasemi_jax.cli import run_command
+from metasemi_jax.distributed.sharding import check_batch_size, make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import MODELS
-from metasemi_jax.sharding import check_batch_size, make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment whose step is timed.')
 _BATCH_SIZES = flags.DEFINE_list('batch_sizes', None, "By default a quarter to twice the config's.")
@@ -111,7 +111,7 @@ def _run(point: Point) -> Callable[[int], int]:
     import jax
 
     from benchmarks.random_job import make_job
-    from metasemi_jax.multi_step import default_steps_per_call
+    from metasemi_jax.training.multi_step import default_steps_per_call
 
     count = default_steps_per_call()
     mesh = make_mesh(jax.devices()[: point.num_devices])

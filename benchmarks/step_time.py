@@ -29,7 +29,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks.turns import spread, take_turns, whole_numbers
-from metasemi_jax.command import run_command
+from metasemi_jax.cli import run_command
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
 
@@ -71,8 +71,8 @@ class Machine(NamedTuple):
 def main() -> None:
     import jax
 
-    from metasemi_jax.multi_step import default_steps_per_call
-    from metasemi_jax.sharding import make_mesh
+    from metasemi_jax.distributed.sharding import make_mesh
+    from metasemi_jax.training.multi_step import default_steps_per_call
 
     # Compile times are measured.
     jax.config.update('jax_enable_compilation_cache', False)

@@ -23,12 +23,12 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from metasemi_jax.data.image_files import ImageFiles
-from metasemi_jax.data.parallel import available_cores
-from metasemi_jax.data.random_resized_crop import CropRange
-from metasemi_jax.data.stored_images import StoredImages
-from metasemi_jax.data.streamed_rows import HostCrop, Pool, StreamedRows
-from metasemi_jax.data.workers import stream
+from metasemi_jax.data.batches.streamed_rows import HostCrop, Pool, StreamedRows
+from metasemi_jax.data.batches.workers import stream
+from metasemi_jax.data.images.files import ImageFiles
+from metasemi_jax.data.images.parallel import available_cores
+from metasemi_jax.data.images.random_resized_crop import CropRange
+from metasemi_jax.data.images.stored import StoredImages
 
 _WORKERS = flags.DEFINE_list('workers', ['0', '1', '2', '4'], 'Numbers of worker processes.')
 _WINDOWS = flags.DEFINE_integer('windows', 5, 'Windows for each of them.')

@@ -7,7 +7,6 @@ An experiment file takes this and changes what differs. A command-line value win
 import ml_collections
 from ml_collections import config_dict
 
-
 TEACHERS = ('mean_teacher', 'ict')  # methods that learn from averaged weights
 
 

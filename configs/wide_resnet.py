@@ -1,7 +1,8 @@
-"""The recipe that google-research/fixmatch and USB share, for every method but MetaSemi; no experiment by itself.
+"""The recipe that google-research/fixmatch and USB share; no experiment by itself.
 
-WideResNet-28-2, 64 labeled images and 64μ unlabeled ones a step, 2²⁰ steps, whatever the number of labels. The two
-programs differ in details; docs/methods.md says which is followed where.
+It serves every method but MetaSemi: WideResNet-28-2, 64 labeled images and 64μ unlabeled ones a step, 2²⁰
+steps, whatever the number of labels. The two programs differ in details; docs/methods.md says which is
+followed where.
 """
 
 SEVEN_UNLABELED = ('uda', 'fixmatch', 'flexmatch', 'freematch', 'softmatch')

@@ -11,12 +11,12 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from metasemi_jax.checkpoint import Restored, best_step, open_checkpoints, restore_step
 from metasemi_jax.config import completed, flatten
-from metasemi_jax.data.augment import normalize
+from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import build_model, state_shapes
+from metasemi_jax.training.checkpoint import Restored, best_step, open_checkpoints, restore_step
+from metasemi_jax.training.experiment import build_model, state_shapes
 from metasemi_jax.workdir import Workdir, read_json
 
 Array = jax.Array

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from metasemi_jax.data.augment import PAD_MODES
-from metasemi_jax.data.rand_augment import VARIANTS
+from metasemi_jax.data.batches.augment import PAD_MODES
+from metasemi_jax.data.batches.rand_augment import VARIANTS
 from metasemi_jax.ema import EMA_CONVENTIONS
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS

@@ -15,7 +15,7 @@ from absl import flags
 from jax import export as jax_export
 
 from metasemi_jax.classifier import WEIGHTS, WEIGHTS_HELP, Classifier, load_classifier, make_predict
-from metasemi_jax.command import run_command
+from metasemi_jax.cli import run_command
 from metasemi_jax.errors import UserError
 from metasemi_jax.workdir import naming_output, write_atomically, write_json
 

@@ -1,4 +1,4 @@
-"""In the place of `metasemi_jax.sweep_run`: ends at once, as its seed says, to test the sweep around it."""
+"""In the place of `metasemi_jax.sweep.run`: ends at once, as its seed says, to test the sweep around it."""
 
 import json
 import os

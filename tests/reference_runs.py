@@ -15,7 +15,7 @@ import optax
 from metasemi_jax.batch import Batch
 from metasemi_jax.models import create_model
 from metasemi_jax.optimizer import sgd_momentum
-from metasemi_jax.torch_import import convert_state_dict, to_state_dict
+from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
 from metasemi_jax.train_step import metasemi_grads
 
 DATA = Path(__file__).parent / 'data'

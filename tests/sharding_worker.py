@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metasemi_jax.data.batches.resident import resident_pipeline
+from metasemi_jax.data.batches.views import make_views
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.pipeline import resident_pipeline
-from metasemi_jax.data.views import make_views
+from metasemi_jax.distributed.sharding import make_mesh, place, replicated
 from metasemi_jax.methods import create_method
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.multi_step import make_run_steps, place_host_batches
 from metasemi_jax.optimizer import sgd_momentum
-from metasemi_jax.sharding import make_mesh, place, replicated
 from metasemi_jax.train_step import TrainState, make_train_step
+from metasemi_jax.training.multi_step import make_run_steps, place_host_batches
 
 STEPS = 5
 CLASSES = 4

@@ -11,9 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from configs import digits
-from metasemi_jax.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
-from metasemi_jax.experiment import build_experiment
-from metasemi_jax.sharding import make_mesh
+from metasemi_jax.distributed.sharding import make_mesh
+from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
+from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent

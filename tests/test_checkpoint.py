@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.checkpoint import (
+from metasemi_jax.errors import UserError
+from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.train_step import TrainState
+from metasemi_jax.training.checkpoint import (
     best_step,
     closing_checkpoints,
     open_checkpoints,
@@ -17,9 +20,6 @@ from metasemi_jax.checkpoint import (
     set_aside,
     steps_without_listing,
 )
-from metasemi_jax.errors import UserError
-from metasemi_jax.optimizer import sgd_momentum
-from metasemi_jax.train_step import TrainState
 
 TX = sgd_momentum(momentum=0.9, weight_decay=1e-4)
 

@@ -9,13 +9,13 @@ import pytest
 
 from metasemi_jax.classifier import WEIGHTS, load_classifier, predict_batches, predict_images
 from metasemi_jax.config import flatten
-from metasemi_jax.data.augment import normalize
+from metasemi_jax.data.batches.augment import normalize
+from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
-from metasemi_jax.evaluate import make_evaluate, place_eval_data
-from metasemi_jax.experiment import build_model
-from metasemi_jax.experiment_data import load_data
 from metasemi_jax.models import create_model, init_variables, variable_shapes
-from metasemi_jax.sharding import make_mesh
+from metasemi_jax.training.evaluate import make_evaluate, place_eval_data
+from metasemi_jax.training.experiment import build_model
+from metasemi_jax.training.experiment_data import load_data
 from small_runs import contents, make_run, read_state, tiny_config
 
 CONFIG = tiny_config(ema_decay=0.9, total_steps=12)

@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from metasemi_jax.command import run_command
+from metasemi_jax.cli import run_command
 from metasemi_jax.errors import UserError
 
 

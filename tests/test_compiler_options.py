@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from metasemi_jax import compiler_options
-from metasemi_jax.compiler_options import step_compiler_options
+from metasemi_jax.training import compiler_options
+from metasemi_jax.training.compiler_options import step_compiler_options
 
 here = pytest.mark.skipif(step_compiler_options() is None, reason='the options are for CPUs of x86-64')
 

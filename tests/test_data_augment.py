@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.data.augment import normalize, random_crop, random_flip
+from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (40, 6, 5, 3)).astype(np.uint8)
 

@@ -4,9 +4,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from metasemi_jax.data.image_arrays import load_npz
-from metasemi_jax.data.image_chunks import array_source, open_images
-from metasemi_jax.data.image_files import ImageFiles, read_images
+from metasemi_jax.data.images.chunks import array_source, open_images
+from metasemi_jax.data.images.files import ImageFiles, read_images
+from metasemi_jax.data.sources.image_arrays import load_npz
 from metasemi_jax.errors import UserError
 from own_images import random_pixels, write_image
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.data.image_decode import check_image, decode_crop, decode_square
-from metasemi_jax.data.random_resized_crop import CropRange, draw_box
+from metasemi_jax.data.images.decode import check_image, decode_crop, decode_square
+from metasemi_jax.data.images.random_resized_crop import CropRange, draw_box
 
 ALL = CropRange((1.0, 1.0), (1.0, 1.0))
 

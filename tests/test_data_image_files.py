@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.data.image_files import ImageFiles, read_images
+from metasemi_jax.data.images.files import ImageFiles, read_images
 from metasemi_jax.errors import UserError
 from own_images import random_pixels, write_image
 

@@ -20,9 +20,9 @@ from archives import (
     tar_bytes,
     write_imagenet,
 )
-from metasemi_jax.data.image_decode import decode_square
-from metasemi_jax.data.imagenet import load_imagenet
-from metasemi_jax.data.imagenet_subsets import subset_file
+from metasemi_jax.data.images.decode import decode_square
+from metasemi_jax.data.sources.imagenet import load_imagenet
+from metasemi_jax.data.sources.imagenet_subsets import subset_file
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import split_positions
 from metasemi_jax.errors import UserError
@@ -109,7 +109,7 @@ def test_images_are_decoded_from_the_records(prepared):
 
 def test_the_second_load_reads_no_image_and_writes_nothing(prepared, monkeypatch):
     root, _, data = prepared
-    monkeypatch.setattr('metasemi_jax.data.imagenet.index_records', None)
+    monkeypatch.setattr('metasemi_jax.data.sources.imagenet.index_records', None)
     before = contents(root)
     again = (
         load(root, manual_dir='nowhere')

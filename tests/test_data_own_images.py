@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.data.own_images import load_own_images
+from metasemi_jax.data.sources.own_images import load_own_images
 from metasemi_jax.errors import UserError
 from own_images import random_pixels, write_csv, write_folder, write_image
 

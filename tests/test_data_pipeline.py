@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from metasemi_jax.data import pipeline as pipeline_module
-from metasemi_jax.data.pipeline import channel_statistics, resident_pipeline
-from metasemi_jax.data.sources import Dataset, load_dataset
+from metasemi_jax.data.batches import resident as pipeline_module
+from metasemi_jax.data.batches.resident import channel_statistics, resident_pipeline
+from metasemi_jax.data.batches.views import make_views
+from metasemi_jax.data.sources.registry import Dataset, load_dataset
 from metasemi_jax.data.splits import class_balanced_split, split_positions
-from metasemi_jax.data.views import make_views
 
 PIXELS = {'mean': (0.0,), 'std': (1 / 255,)}  # gives the pixels back
 RAW = make_views(pad=0, flip=False, **PIXELS)

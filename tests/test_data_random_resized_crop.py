@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from metasemi_jax.data.random_resized_crop import CropRange, draw_box
+from metasemi_jax.data.images.random_resized_crop import CropRange, draw_box
 
 IMAGENET = CropRange((0.1, 1.0), (0.8, 1.25))
 

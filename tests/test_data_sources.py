@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from metasemi_jax.data.sources import SOURCES, load_dataset
+from metasemi_jax.data.sources.registry import SOURCES, load_dataset
 from metasemi_jax.errors import UserError
 
 

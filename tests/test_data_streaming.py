@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.data import streamed_rows
-from metasemi_jax.data.image_files import ImageFiles
-from metasemi_jax.data.pipeline import resident_pipeline
-from metasemi_jax.data.random_resized_crop import CropRange
-from metasemi_jax.data.sources import Dataset
-from metasemi_jax.data.stored_images import StoredImages
-from metasemi_jax.data.streamed_rows import HostCrop
-from metasemi_jax.data.streaming import streaming_pipeline
-from metasemi_jax.data.views import make_views
+from metasemi_jax.data.batches import streamed_rows
+from metasemi_jax.data.batches.resident import resident_pipeline
+from metasemi_jax.data.batches.streamed_rows import HostCrop
+from metasemi_jax.data.batches.streaming import streaming_pipeline
+from metasemi_jax.data.batches.views import make_views
+from metasemi_jax.data.images.files import ImageFiles
+from metasemi_jax.data.images.random_resized_crop import CropRange
+from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.sources.registry import Dataset
 from metasemi_jax.errors import UserError
 
 SIZE, COUNT = 8, 40

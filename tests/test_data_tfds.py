@@ -14,13 +14,13 @@ import tensorflow_datasets as tfds
 
 import archives
 from archives import WRITERS, expect_archives, hide_tensorflow
-from metasemi_jax.data import tfds_sources
-from metasemi_jax.data.sources import load_dataset
+from metasemi_jax.data.sources import tfds_sources
+from metasemi_jax.data.sources.registry import load_dataset
+from metasemi_jax.data.sources.tfds_prepare import RECIPES
+from metasemi_jax.data.sources.tfds_store import data_root
 from metasemi_jax.data.splits import class_balanced_split, split_positions
-from metasemi_jax.data.tfds_prepare import RECIPES
-from metasemi_jax.data.tfds_store import data_root
 from metasemi_jax.errors import UserError
-from metasemi_jax.train import train_and_evaluate
+from metasemi_jax.training.loop import train_and_evaluate
 from small_runs import ROOT, contents
 
 CONFIGS = {'svhn_cropped': 'svhn', 'cifar10': 'cifar10', 'cifar100': 'cifar100'}
@@ -196,7 +196,7 @@ def test_loading_from_the_cache_imports_no_tfds(originals, expect, tmp_path):
     expect('cifar10', originals['cifar10'][0])
     load_dataset('cifar10', data_dir=str(tmp_path), manual_dir=str(originals['cifar10'][0]))
     script = (
-        'import sys; from metasemi_jax.data.sources import load_dataset; '
+        'import sys; from metasemi_jax.data.sources.registry import load_dataset; '
         'load_dataset("cifar10", data_dir=sys.argv[1]); print(sorted(sys.modules))'
     )
     process = subprocess.run(

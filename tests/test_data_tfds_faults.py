@@ -23,10 +23,10 @@ from archives import (
     write_svhn,
     write_tar,
 )
-from metasemi_jax.data.array_cache import lock
-from metasemi_jax.data.download_watch import network_patience, watch_downloads
-from metasemi_jax.data.original_files import Original, check_network
-from metasemi_jax.data.sources import load_dataset
+from metasemi_jax.data.sources.array_cache import lock
+from metasemi_jax.data.sources.download_watch import network_patience, watch_downloads
+from metasemi_jax.data.sources.original_files import Original, check_network
+from metasemi_jax.data.sources.registry import load_dataset
 from metasemi_jax.errors import UserError
 from small_runs import ROOT, contents, run_main
 
@@ -338,7 +338,7 @@ def test_a_full_disk(folders, tmp_path, expect):
 
 LOAD = """
 import sys
-from metasemi_jax.data.sources import load_dataset
+from metasemi_jax.data.sources.registry import load_dataset
 data = load_dataset('svhn_cropped', data_dir=sys.argv[1], manual_dir=sys.argv[2])
 print('sum', int(data.train_images.sum()))
 """

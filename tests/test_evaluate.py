@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.data.augment import normalize
-from metasemi_jax.evaluate import make_evaluate, place_eval_data, stream_eval_data
-from metasemi_jax.sharding import make_mesh
+from metasemi_jax.data.batches.augment import normalize
+from metasemi_jax.distributed.sharding import make_mesh
+from metasemi_jax.training.evaluate import make_evaluate, place_eval_data, stream_eval_data
 
 MEAN, STD = 0.3, 0.2
 MESH = make_mesh(jax.devices()[:1])

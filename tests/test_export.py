@@ -11,7 +11,7 @@ import pytest
 
 from metasemi_jax import export
 from metasemi_jax.classifier import load_classifier, predict_images
-from metasemi_jax.experiment_data import load_data
+from metasemi_jax.training.experiment_data import load_data
 from own_images import own_config, write_folder
 from small_runs import ROOT, contents, make_run, tiny_config
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.figures.confusion import confusion_counts, draw_confusion
-from metasemi_jax.figures.curves import draw_curves, draw_pseudo_labels
-from metasemi_jax.figures.embedding import embed, sample_sizes
-from metasemi_jax.figures.html_report import Section, html_report
-from metasemi_jax.figures.mistakes import Mistakes, draw_mistakes, most_confident_mistakes
-from metasemi_jax.figures.style import COLOURS, DISTINCT, MARKERS, Picture, render, shown_name
-from metasemi_jax.figures.training_log import Series, read_training_log
-from metasemi_jax.figures.tsne import Pool, TsneRow, draw_tsne
+from metasemi_jax.visualize.confusion import confusion_counts, draw_confusion
+from metasemi_jax.visualize.curves import draw_curves, draw_pseudo_labels
+from metasemi_jax.visualize.embedding import embed, sample_sizes
+from metasemi_jax.visualize.html_report import Section, html_report
+from metasemi_jax.visualize.mistakes import Mistakes, draw_mistakes, most_confident_mistakes
+from metasemi_jax.visualize.style import COLOURS, DISTINCT, MARKERS, Picture, render, shown_name
+from metasemi_jax.visualize.training_log import Series, read_training_log
+from metasemi_jax.visualize.tsne import Pool, TsneRow, draw_tsne
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from metasemi_jax.interrupt import stop_on_signals
+from metasemi_jax.training.preemption import stop_on_signals
 
 WAITER = """
 import signal, sys, time
-from metasemi_jax.interrupt import stop_on_signals
+from metasemi_jax.training.preemption import stop_on_signals
 # A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with stop_on_signals() as stop:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.losses import cross_entropy, kl_divergence, squared_error
+from metasemi_jax.methods.losses import cross_entropy, kl_divergence, squared_error
 
 # softmax(LOGITS) = (½, ¼, ¼) and (⅛, ⅛, ¾).
 PROBS = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])

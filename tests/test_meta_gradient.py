@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from metasemi_jax.losses import cross_entropy, squared_error
 from metasemi_jax.meta_gradient import (
     ESTIMATORS,
     exact,
@@ -15,6 +14,7 @@ from metasemi_jax.meta_gradient import (
     jvp,
     update_pseudo_labels,
 )
+from metasemi_jax.methods.losses import cross_entropy, squared_error
 from metasemi_jax.models import create_model, init_variables
 
 LR = 0.1

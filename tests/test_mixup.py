@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.mixup import interpolate, sample_lambda
+from metasemi_jax.methods.mixup import interpolate, sample_lambda
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 

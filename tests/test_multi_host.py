@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from metasemi_jax.distributed.multi_host import join_processes
 from metasemi_jax.errors import UserError
-from metasemi_jax.multi_host import join_processes
 from small_runs import main_command, read_log, run_main, tiny_flags
 
 RUN = {'total_steps': 12, 'data__num_validation': 10}

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from metasemi_jax.batch import Batch
-from metasemi_jax.data.augment import random_crop
+from metasemi_jax.data.batches.augment import random_crop
+from metasemi_jax.distributed.sharding import make_mesh, place, replicated
 from metasemi_jax.methods import create_method
 from metasemi_jax.metrics import compute, mean_of
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.multi_step import call_ends, make_run_steps, place_host_batches
 from metasemi_jax.optimizer import sgd_momentum, warmup_piecewise_schedule
-from metasemi_jax.sharding import make_mesh, place, replicated
 from metasemi_jax.train_step import TrainState, make_train_step
+from metasemi_jax.training.multi_step import call_ends, make_run_steps, place_host_batches
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 MESH = make_mesh(jax.devices()[:1])

@@ -5,7 +5,6 @@ import optax
 import pytest
 
 from configs import digits
-from metasemi_jax.experiment import _lr_schedule, build_optimizer
 from metasemi_jax.optimizer import (
     OPTIMIZERS,
     cosine_7_16_schedule,
@@ -15,6 +14,7 @@ from metasemi_jax.optimizer import (
     warmup_cosine_schedule,
     warmup_piecewise_schedule,
 )
+from metasemi_jax.training.experiment import _lr_schedule, build_optimizer
 
 OFFICIAL = {
     0: 0.0,

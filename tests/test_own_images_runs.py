@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import build_experiment
-from metasemi_jax.recorder import Recorder
-from metasemi_jax.sharding import make_mesh
-from metasemi_jax.train import train_and_evaluate
+from metasemi_jax.training.experiment import build_experiment
+from metasemi_jax.training.loop import train_and_evaluate
+from metasemi_jax.training.recorder import Recorder
 from own_images import own_config, own_flags, random_pixels, write_csv, write_folder, write_image
 from small_runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
 

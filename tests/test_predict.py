@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax import predict
-from metasemi_jax.experiment_data import load_data
-from metasemi_jax.train import train_and_evaluate
+from metasemi_jax.predict import __main__ as predict
+from metasemi_jax.training.experiment_data import load_data
+from metasemi_jax.training.loop import train_and_evaluate
 from own_images import own_config, write_folder, write_image
 from small_runs import ROOT, contents, make_run, tiny_config
 

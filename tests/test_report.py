@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from configs import cifar10, cifar100, svhn
-from metasemi_jax import report
 from metasemi_jax.errors import UserError
-from metasemi_jax.report_runs import find_runs, make_rows, read_runs, spread
-from metasemi_jax.report_table import comma_separated, markdown, notes
+from metasemi_jax.report import __main__ as report
+from metasemi_jax.report.runs import find_runs, make_rows, read_runs, spread
+from metasemi_jax.report.table import comma_separated, markdown, notes
 from metasemi_jax.results import PROTOCOLS
-from metasemi_jax.sweep_folder import write_record
+from metasemi_jax.sweep.folder import write_record
 from small_runs import ROOT, contents, tiny_config
 
 

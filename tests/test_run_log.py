@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
-from metasemi_jax.run_log import RunLog
+from metasemi_jax.training.run_log import RunLog
 from small_runs import ROOT
 
 
@@ -120,7 +120,7 @@ def test_a_log_that_cannot_be_opened(tmp_path):
         'import resource, sys\n'
         'from pathlib import Path\n'
         'from metasemi_jax.errors import UserError\n'
-        'from metasemi_jax.run_log import RunLog\n'
+        'from metasemi_jax.training.run_log import RunLog\n'
         'resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n'
         'try:\n    RunLog(Path(sys.argv[1]), start_step=20)\n'
         'except UserError as error:\n    print(error)\n'

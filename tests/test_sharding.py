@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from metasemi_jax.distributed.sharding import check_batch_size, process_rows
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.sharding import check_batch_size, process_rows
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metasemi_jax.data.image_files import ImageFiles, check_images
-from metasemi_jax.data.own_images import load_own_images
-from metasemi_jax.data.stored_images import StoredImages
+from metasemi_jax.data.images.files import ImageFiles, check_images
+from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.sources.own_images import load_own_images
+from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import build_experiment
-from metasemi_jax.sharding import make_mesh
-from metasemi_jax.train import train_and_evaluate
+from metasemi_jax.training.experiment import build_experiment
+from metasemi_jax.training.loop import train_and_evaluate
 from own_images import own_config, own_flags, write_folder, write_image
 from small_runs import ROOT, assert_same_state, main_command, read_log, read_state
 
@@ -200,8 +200,8 @@ def test_a_killed_worker_ends_the_run_in_one_line(running):
 
 MEMORY = """
 import resource, sys
-from metasemi_jax.data.own_images import load_own_images
-from metasemi_jax.data.streamed_rows import Pool, StreamedRows
+from metasemi_jax.data.sources.own_images import load_own_images
+from metasemi_jax.data.batches.streamed_rows import Pool, StreamedRows
 import numpy as np
 
 def peak(folder):

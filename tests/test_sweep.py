@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from metasemi_jax import report, sweep
 from metasemi_jax.errors import UserError
-from metasemi_jax.interrupt import StopRequest
-from metasemi_jax.sweep import plan, run_all
-from metasemi_jax.sweep_folder import check_record, run_folders, run_name, swept_fields, write_record
-from metasemi_jax.sweep_grid import parse_grid
+from metasemi_jax.report import __main__ as report
+from metasemi_jax.sweep import __main__ as sweep
+from metasemi_jax.sweep.__main__ import plan, run_all
+from metasemi_jax.sweep.folder import check_record, run_folders, run_name, swept_fields, write_record
+from metasemi_jax.sweep.grid import parse_grid
+from metasemi_jax.training.preemption import StopRequest
 from metasemi_jax.workdir import read_json
 from small_runs import ROOT, contents, tiny_config, tiny_flags
 

@@ -1,7 +1,7 @@
 import pytest
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.sweep_grid import parse_grid, parse_seeds, settings
+from metasemi_jax.sweep.grid import parse_grid, parse_seeds, settings
 
 
 def test_values_have_the_types_of_their_fields():

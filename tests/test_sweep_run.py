@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-from metasemi_jax import sweep_run
+from metasemi_jax.sweep import run as sweep_run
 from metasemi_jax.workdir import Workdir
 from small_runs import ROOT
 
@@ -36,7 +36,7 @@ def test_it_waits_for_a_run_that_still_saves_there(tmp_path, monkeypatch):
 
 
 def test_without_a_sweep(tmp_path):
-    command = [sys.executable, '-m', 'metasemi_jax.sweep_run', str(tmp_path / 'run')]
+    command = [sys.executable, '-m', 'metasemi_jax.sweep.run', str(tmp_path / 'run')]
     process = subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
     )

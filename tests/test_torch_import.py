@@ -12,18 +12,18 @@ import orbax.checkpoint as ocp
 import pytest
 
 from configs import svhn
-from metasemi_jax import torch_import
-from metasemi_jax.checkpoint import open_checkpoints, restore_newest
 from metasemi_jax.classifier import load_classifier
-from metasemi_jax.data import sources
 from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.sources import registry as sources
+from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
-from metasemi_jax.experiment import build_experiment
-from metasemi_jax.sharding import make_mesh
-from metasemi_jax.torch_checkpoint import convert_momentum, read_checkpoint
-from metasemi_jax.torch_import import import_checkpoint, to_state_dict
-from metasemi_jax.torch_state_dict import parameter_keys
-from metasemi_jax.train import train_and_evaluate
+from metasemi_jax.torch_import import __main__ as torch_import
+from metasemi_jax.torch_import.__main__ import import_checkpoint, to_state_dict
+from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint
+from metasemi_jax.torch_import.state_dict import parameter_keys
+from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest
+from metasemi_jax.training.experiment import build_experiment
+from metasemi_jax.training.loop import train_and_evaluate
 from test_torch_state_dict import random_state_dict
 
 # ml_collections loads a config file by a method that Python is about to remove.

@@ -7,8 +7,8 @@ import pytest
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import create_model
-from metasemi_jax.torch_import import convert_state_dict, to_state_dict
-from metasemi_jax.torch_state_dict import infer_sizes, parameter_keys
+from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
+from metasemi_jax.torch_import.state_dict import infer_sizes, parameter_keys
 from reference_runs import NETS, load
 
 WIDTHS = {'conv_large': 4, 'shake_shake26': 4, 'resnet18': 8, 'resnet50': 8}

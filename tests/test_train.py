@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax import experiment as experiment_module
-from metasemi_jax import train as train_module
-from metasemi_jax.data import sources
+from metasemi_jax.data.sources import registry as sources
 from metasemi_jax.data.splits import split_sha256
+from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import DivergedError, UserError
-from metasemi_jax.experiment import build_experiment
-from metasemi_jax.recorder import Recorder
-from metasemi_jax.sharding import make_mesh
-from metasemi_jax.train import train_and_evaluate
+from metasemi_jax.training import experiment as experiment_module
+from metasemi_jax.training import loop as train_module
+from metasemi_jax.training.experiment import build_experiment
+from metasemi_jax.training.loop import train_and_evaluate
+from metasemi_jax.training.recorder import Recorder
 from small_runs import assert_same_state, contents, read_log, read_state, tiny_config
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax import visualize
-from metasemi_jax.train import train_and_evaluate
-from metasemi_jax.visualize import run_names
+from metasemi_jax.training.loop import train_and_evaluate
+from metasemi_jax.visualize import __main__ as visualize
+from metasemi_jax.visualize.__main__ import run_names
 from own_images import own_config, write_image
 from small_runs import ROOT, contents, make_run, tiny_config
 from test_figures import Page

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metasemi_jax.data.stored_images import StoredImages
+from metasemi_jax.data.images.stored import StoredImages
 
 Images = np.ndarray | StoredImages
 

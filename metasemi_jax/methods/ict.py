@@ -2,13 +2,13 @@
 
 import jax
 
-from metasemi_jax.losses import mean_brier_score
+from metasemi_jax.methods.losses import mean_brier_score
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Inputs, Method, Targets
+from metasemi_jax.methods.mixup import interpolate, sample_lambda
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.schedules import gaussian_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
-from metasemi_jax.mixup import interpolate, sample_lambda
 
 Array = jax.Array
 

@@ -1,6 +1,6 @@
 """Mean Teacher (Tarvainen and Valpola, NIPS 2017), as google-research/fixmatch `mean_teacher.py` has it."""
 
-from metasemi_jax.losses import mean_brier_score
+from metasemi_jax.methods.losses import mean_brier_score
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Method
 from metasemi_jax.methods.network import Network

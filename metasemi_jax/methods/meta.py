@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from metasemi_jax.batch import Batch
-from metasemi_jax.losses import cross_entropy
 from metasemi_jax.meta_gradient import ESTIMATORS, update_pseudo_labels
+from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.method import Inputs, Targets
 from metasemi_jax.methods.network import Network
 

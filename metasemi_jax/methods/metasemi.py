@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import jax
 
-from metasemi_jax.losses import brier_score, kl_divergence
+from metasemi_jax.methods.losses import brier_score, kl_divergence
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Inputs, Method, Targets
+from metasemi_jax.methods.mixup import interpolate, sample_lambda
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 from metasemi_jax.methods.targets import predictions
-from metasemi_jax.mixup import interpolate, sample_lambda
 
 Array = jax.Array
 MOVED_LABELS = Meta()

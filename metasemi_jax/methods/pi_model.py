@@ -1,6 +1,6 @@
 """The Π model (Laine and Aila, ICLR 2017), as google-research/fixmatch `pi_model.py` has it."""
 
-from metasemi_jax.losses import mean_brier_score
+from metasemi_jax.methods.losses import mean_brier_score
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Method
 from metasemi_jax.methods.network import Network

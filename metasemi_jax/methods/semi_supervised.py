@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.losses import cross_entropy, soft_cross_entropy
 from metasemi_jax.methods.find_targets import find_targets
+from metasemi_jax.methods.losses import cross_entropy, soft_cross_entropy
 from metasemi_jax.methods.meta import ExampleLoss, Meta, student_images
 from metasemi_jax.methods.method import Inputs, Keys, Method, Outcome, Params, Targets
 from metasemi_jax.methods.network import Network

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.losses import kl_divergence
+from metasemi_jax.methods.losses import kl_divergence
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Inputs, Method, Targets
 from metasemi_jax.methods.network import Network

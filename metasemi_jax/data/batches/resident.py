@@ -1,0 +1,140 @@
+"""From a dataset in memory to the batches of the step."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from metasemi_jax.batch import Batch
+from metasemi_jax.data.batches.views import Views
+from metasemi_jax.data.dataset import Dataset, Images
+from metasemi_jax.data.sampling import sample_stream
+from metasemi_jax.distributed.sharding import process_rows
+
+Array = jax.Array
+PyTree = Any
+LABELED_STREAM, UNLABELED_STREAM = 0, 1
+COUNTED_BYTES = 1 << 24
+COUNTED_IMAGES = 2048
+
+
+class Pipeline(NamedTuple):
+    """What stays on the devices, what the host sends each step, and how a batch is made of the two."""
+
+    device_data: PyTree  # NumPy arrays, to be placed by the caller
+    host_batches: Callable[[int], Iterator[PyTree]]  # start_step -> each step's rows of this process
+    to_batch: Callable[[PyTree, PyTree, Array], Batch]  # (device_data, element, key), inside the jitted step
+
+
+def resident_pipeline(
+    dataset: Dataset,
+    labeled: np.ndarray,
+    unlabeled: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    views: Views,
+    unlabeled_ratio: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Pipeline:
+    """All training images on every device as uint8; the host sends nothing but indices.
+
+    Args:
+      dataset: its training split stays on the devices.
+      labeled, unlabeled: positions of the two pools in it, which may overlap. An empty unlabeled pool gives
+        batches with no unlabeled images, which labeled-only training accepts.
+      batch_size: B of the labeled batch.
+      seed: seeds the labeled and the unlabeled index stream.
+      views: the augmentation of each image.
+      unlabeled_ratio: μ; the unlabeled batch has μ·B images.
+      process_index, process_count: which of how many processes this is; each sends its rows of a batch.
+    """
+    pools = [(len(labeled), LABELED_STREAM, batch_size)]
+    pools.append((len(unlabeled), UNLABELED_STREAM, unlabeled_ratio * batch_size))
+
+    def host_batches(start_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        step = start_step
+        while True:
+            yield tuple(
+                sample_stream(size, (seed, stream), start=step * count, count=count)[
+                    process_rows(count, process_index, process_count)
+                ].astype(np.int32)
+                for size, stream, count in pools
+            )
+            step += 1
+
+    def to_batch(device_data: PyTree, drawn: tuple[Array, Array], key: Array) -> Batch:
+        images, labels, *positions = device_data
+        labeled_index, unlabeled_index = (
+            position[index] for position, index in zip(positions, drawn, strict=True)
+        )
+        return make_batch(
+            views,
+            images[labeled_index],
+            labels[labeled_index],
+            images[unlabeled_index],
+            labels[unlabeled_index],
+            drawn[1],
+            key,
+        )
+
+    data = (dataset.train_images, dataset.train_labels, labeled, unlabeled)
+    return Pipeline(data, host_batches, to_batch)
+
+
+def make_batch(
+    views: Views,
+    labeled: Array,
+    labels: Array,
+    unlabeled: Array,
+    unlabeled_labels: Array,
+    unlabeled_ids: Array,
+    key: Array,
+    second: Array | None = None,
+) -> Batch:
+    """A step's batch from its decoded images, uint8.
+
+    `second` holds the images of the second view; None takes those of the weak view.
+    """
+    labeled_key, unlabeled_key = jax.random.split(key)
+    strong = None
+    if views.second is not None:
+        second = unlabeled if second is None else second
+        strong = views.normalize(views.second(second, jax.random.fold_in(unlabeled_key, 1)))
+    return Batch(
+        labeled_images=views.normalize(views.weak(labeled, labeled_key)),
+        labels=labels,
+        unlabeled_images=views.normalize(views.weak(unlabeled, unlabeled_key)),
+        unlabeled_labels=unlabeled_labels,
+        strong_images=strong,
+        unlabeled_ids=unlabeled_ids,
+    )
+
+
+def channel_statistics(
+    images: Images, positions: np.ndarray | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 [N, H, W, C], on the scale of 0 to 1.
+
+    From each channel's histogram: exact, and without a float copy of the images. A channel that never
+    changes gets a deviation of 1. `positions` names the images that count; None for all. Of more than
+    `COUNTED_IMAGES`, as many count as that, the same ones in every run and on every host.
+    """
+    positions = np.arange(len(images)) if positions is None else positions
+    if len(positions) > COUNTED_IMAGES:
+        chosen = np.random.default_rng(0).choice(len(positions), COUNTED_IMAGES, replace=False)
+        positions = positions[np.sort(chosen)]
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    # `bincount` makes integers of 8 bytes of its input, so it is given a little at a time.
+    rows = max(1, COUNTED_BYTES // max(1, int(np.prod(images.shape[1:]))))
+    for start in range(0, len(positions), rows):
+        part = np.asarray(images[positions[start : start + rows]])
+        counts += [np.bincount(part[..., c].ravel(), minlength=256) for c in range(part.shape[-1])]
+    share = counts / counts.sum(axis=1, keepdims=True)
+    levels = np.arange(256) / 255
+    mean = share @ levels
+    std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0))
+    std = np.where(std > 0, std, 1.0)
+    return tuple(mean.tolist()), tuple(std.tolist())

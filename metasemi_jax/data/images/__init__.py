@@ -1,0 +1,1 @@
+"""Image files: list, decode, check."""

@@ -1,7 +1,0 @@
-"""TEMP."""
-
-VARIANTS = ('google', 'usb')
-
-
-def rand_augment(images, key, *, variant):
-    return images

@@ -1,0 +1,199 @@
+"""Images in an .npz file, labels with scikit-learn's convention for semi-supervised learning."""
+
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.images.decode import resize_image
+from metasemi_jax.errors import UserError, first_ten
+
+ARRAYS = ('x', 'y', 'x_val', 'y_val', 'x_test', 'y_test', 'class_names')
+SUFFIXES = ('', '_val', '_test')
+
+
+def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
+    """The arrays `x` and `y`, and, where they are there, `x_val`, `y_val`, `x_test`, `y_test`, `class_names`.
+
+    `x` is [N, H, W] or [N, H, W, C], integers of 0 to 255 or floats of 0 to 1. `y` is integers [N]; -1 means
+    unlabeled. Without `class_names` the classes are called '0' to the largest label.
+
+    Args:
+      path: of the file.
+      image_size: images of another size are resized as files are, see `read_images`; 0 keeps their size.
+      memory_budget: bytes that the images may take.
+
+    Returns:
+      A dataset whose ids are zero-padded positions in `x`.
+
+    Raises:
+      UserError: arrays that are missing or of another form, pixels or labels out of range, NaN.
+    """
+    shapes = _readable(path, _shapes)
+    _check_pairs(path, shapes)
+    _check_memory(path, shapes, image_size, memory_budget)
+    arrays = _readable(path, _arrays)
+    images, labels = {}, {}
+    for suffix in SUFFIXES:
+        if f'x{suffix}' in shapes:
+            labels[suffix] = _labels(path, f'y{suffix}', arrays.pop(f'y{suffix}'))
+            pixels = _pixels(path, f'x{suffix}', arrays.pop(f'x{suffix}'))
+            images[suffix] = resize_images(pixels, image_size)
+    forms = sorted({pixels.shape[1:] for pixels in images.values()})
+    if len(forms) > 1:
+        raise UserError(f'{path}: the images of x, x_val and x_test differ in shape: {forms}')
+    class_names = _class_names(path, arrays.get('class_names'), labels)
+    count = len(labels[''])
+    ids = np.array([f'{i:0{max(6, len(str(count - 1)))}d}' for i in range(count)])
+    test, val = ((images.get(suffix), labels.get(suffix)) for suffix in ('_test', '_val'))
+    return Dataset(images[''], labels[''], ids, *test, class_names, *val)
+
+
+def pixels_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Pixels of any shape: integers of 0 to 255, or floats of 0 to 1.
+
+    Raises:
+      ValueError: saying what they are instead.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if np.issubdtype(values.dtype, np.floating):
+        if not np.isfinite(values).all():
+            raise ValueError('NaN or infinite pixels')
+        most, scale = 1, 255
+    elif np.issubdtype(values.dtype, np.integer):
+        most, scale = 255, 1
+    else:
+        raise ValueError(f'pixels of type {values.dtype}; save them as uint8')
+    if values.min() < 0 or values.max() > most:
+        raise ValueError(
+            f'{values.dtype} pixels from {values.min():g} to {values.max():g}, outside 0 to {most}; save '
+            'pixels as uint8 of 0 to 255, or as floats of 0 to 1'
+        )
+    return np.round(values * scale).astype(np.uint8)
+
+
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, H, W, C] to [N, size, size, C] as files are, see `read_images`; 0 keeps their size."""
+    if not size or images.shape[1:3] == (size, size):
+        return images
+    resized = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
+    # Channel by channel: Pillow takes the last of four for alpha, and knows no other numbers but 1 and 3.
+    for i, image in enumerate(images):
+        for c in range(image.shape[-1]):
+            resized[i, ..., c] = resize_image(Image.fromarray(image[..., c]), size)
+    return resized
+
+
+def open_npy(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of an .npy file: shape, whether in Fortran's order, dtype; the values come next."""
+    old = np.lib.format.read_magic(file) == (1, 0)
+    header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    return header(file)
+
+
+def _readable(path: Path, read: Callable[[Path], dict]) -> dict:
+    try:
+        return read(path)
+    # A damaged file makes zipfile, zlib and NumPy fail in many ways; Python objects are a ValueError.
+    except Exception as error:
+        raise UserError(f'{path} cannot be read as an .npz file ({" ".join(str(error).split())})') from error
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """By the headers alone: what does not fit into memory is not read into it."""
+    shapes = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                shapes[member.removesuffix('.npy')] = open_npy(file)[0]
+    return shapes
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files if name in ARRAYS}
+
+
+def _check_pairs(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    for suffix in SUFFIXES:
+        x, y = f'x{suffix}', f'y{suffix}'
+        if (x in shapes) != (y in shapes) or (not suffix and x not in shapes):
+            raise UserError(f'{path} needs both {x} and {y}; it holds {", ".join(shapes) or "nothing"}')
+        if x not in shapes:
+            continue
+        if len(shapes[x]) not in (3, 4) or 0 in shapes[x]:
+            raise UserError(
+                f'{path}: {x} must be images [N, H, W] or [N, H, W, C], its shape is {list(shapes[x])}'
+            )
+        if shapes[y] != shapes[x][:1]:
+            raise UserError(
+                f'{path}: {x} holds {shapes[x][0]:,} images, so {y} must be [{shapes[x][0]}] labels; '
+                f'its shape is {list(shapes[y])}'
+            )
+
+
+def _check_memory(
+    path: Path, shapes: dict[str, tuple[int, ...]], image_size: int, memory_budget: int
+) -> None:
+    count = sum(shapes[f'x{suffix}'][0] for suffix in SUFFIXES if f'x{suffix}' in shapes)
+    side = (image_size, image_size) if image_size else shapes['x'][1:3]
+    shape = (count, *side, *(shapes['x'][3:] or (1,)))
+    needed = math.prod(shape)
+    if needed > memory_budget:
+        raise UserError(
+            f'{path}: {count:,} images of {"×".join(map(str, shape[1:]))} take {needed:,} bytes, more than '
+            f'data.memory_budget={memory_budget:,}, and an .npz file is read into memory whole; save them as '
+            'image files, which are streamed from disk, or use a larger --config.data.memory_budget='
+        )
+
+
+def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+    """As uint8 [N, H, W, C]."""
+    if values.ndim == 3:
+        values = values[..., None]
+    if np.issubdtype(values.dtype, np.floating):
+        not_finite = ~np.isfinite(values).all(axis=(1, 2, 3))
+        if not_finite.any():
+            raise UserError(
+                f'{path}: {name} holds NaN or infinite pixels in {not_finite.sum():,} images, the first at '
+                f'position {not_finite.argmax()}'
+            )
+    try:
+        return pixels_to_uint8(values)
+    except ValueError as error:
+        raise UserError(f'{path}: {name} holds {error}') from error
+
+
+def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f'{path}: {name} must be integers, it is of type {labels.dtype}')
+    least = -1 if name == 'y' else 0
+    if labels.min() < least:
+        raise UserError(f'{path}: {name} holds the label {labels.min()}; the lowest is {least}')
+    return labels.astype(np.int32)
+
+
+def _class_names(path: Path, given: np.ndarray | None, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
+    highest = max(int(values.max()) for values in labels.values())
+    if given is not None and (given.ndim != 1 or highest >= len(given)):
+        raise UserError(
+            f'{path}: the label {highest} is outside class_names, which is of shape {list(given.shape)}'
+        )
+    names = [str(k) for k in range(highest + 1)] if given is None else [str(name) for name in given]
+    if len(set(names)) < len(names):
+        raise UserError(f'{path}: class_names holds a name twice')
+    absent = sorted({*range(len(names))} - {*labels[''].tolist()})
+    if absent:
+        raise UserError(
+            f'{path}: no image of x is labeled {first_ten([str(k) for k in absent])} in y, and every class '
+            f'of 0 to {len(names) - 1} needs one'
+        )
+    if len(names) < 2:
+        raise UserError(f'{path}: training needs labeled images of two classes or more, not {len(names)}')
+    return tuple(names)

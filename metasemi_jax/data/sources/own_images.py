@@ -1,0 +1,111 @@
+"""One's own images, from a folder, a CSV file or an .npz file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.images.files import ImageFiles, check_images, read_images
+from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.sources.image_arrays import load_npz
+from metasemi_jax.data.sources.image_lists import SPLITS, ImageFile, check_ids, list_csv, list_folder
+from metasemi_jax.errors import UserError, first_ten
+
+EVALUATION_SHARE = 32  # of the memory budget
+
+
+def load_own_images(
+    path: str, *, image_size: int, memory_budget: int, resize: int = 0, on_disk: bool = False
+) -> Dataset:
+    """The images at `path`, in memory where they fit, else as `StoredImages`.
+
+    A folder is read as `list_folder` says, a file NAME.csv as `list_csv`, NAME.npz as `load_npz`. The ids are
+    the files' paths relative to the folder (of the CSV file), or positions in the .npz file. The classes are
+    those of the labeled training images, in the order of their names.
+
+    Args:
+      path: of the folder or file.
+      image_size: side of the images, in pixels; 0 keeps the size of an .npz file's.
+      memory_budget: bytes that the images may take, counted in colour. Files that take more stay on disk;
+        their test and validation images are in memory even so, where these take at most a 32nd of it.
+      resize: the shorter side of an image before its middle square is cut; 0 for `image_size`.
+      on_disk: leave files on disk even if they would fit.
+
+    Raises:
+      UserError: naming what is wrong with the images, all of it where many may be.
+    """
+    if not path:
+        raise UserError('name your images with --config.data.path=: a folder, a .csv or an .npz file')
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise UserError(f'--config.data.path={path}: there is no such folder or file')
+    is_csv = source.suffix.lower() == '.csv'
+    try:
+        if source.is_dir() or is_csv:
+            listed = list_folder(source) if source.is_dir() else list_csv(source)
+            _check_files(source, listed, image_size)
+            in_order = sorted(listed, key=lambda file: SPLITS.index(file.split))
+            files = ImageFiles(source.parent if is_csv else source, [file.id for file in in_order])
+            if on_disk or len(files) * image_size**2 * 3 > memory_budget:
+                colour = check_images(files, source=str(source))
+                images = StoredImages(files, len(files), image_size, colour=colour, resize=resize)
+            else:
+                images = read_images(files, image_size, source=str(source))
+            return _dataset(source, in_order, images, memory_budget // EVALUATION_SHARE)
+        if source.suffix.lower() == '.npz':
+            return load_npz(source, image_size=image_size, memory_budget=memory_budget)
+    except OSError as error:
+        raise UserError(f'{error.filename or source} cannot be read ({error.strerror or error})') from error
+    raise UserError(f'--config.data.path={path} is neither a folder nor a .csv or .npz file')
+
+
+def _check_files(source: Path, files: list[ImageFile], image_size: int) -> None:
+    if not image_size:
+        raise UserError('data.image_size=0: image files need a size, since theirs may differ')
+    check_ids(str(source), [file.id for file in files])
+    _class_names(source, files)
+
+
+def _dataset(
+    source: Path, files: list[ImageFile], images: np.ndarray | StoredImages, evaluation_budget: int
+) -> Dataset:
+    """`files` and their `images` in the order of `SPLITS`."""
+    class_names = _class_names(source, files)
+    index = {name: i for i, name in enumerate(class_names)} | {'': -1}
+    labels = np.array([index[file.label] for file in files], np.int32)
+    ids = [file.id for file in files if file.split == 'train']
+    num_val = sum(file.split == 'val' for file in files)
+    # Views of one array: a copy could take as much memory again.
+    train, val, test = (
+        (images[part], labels[part])
+        for part in (
+            slice(len(ids)),
+            slice(len(ids), len(ids) + num_val),
+            slice(len(ids) + num_val, None),
+        )
+    )
+    if np.prod(images.shape[1:]) * (len(val[0]) + len(test[0])) <= evaluation_budget:
+        # Evaluated again and again.
+        val, test = ((np.asarray(pixels), known) for pixels, known in (val, test))
+    return Dataset(
+        *train,
+        np.array(ids),
+        *(test if len(test[0]) else (None, None)),
+        class_names,
+        *(val if len(val[0]) else (None, None)),
+        test_ids=np.array([file.id for file in files if file.split == 'test']),
+        val_ids=np.array([file.id for file in files if file.split == 'val']),
+    )
+
+
+def _class_names(source: Path, files: list[ImageFile]) -> tuple[str, ...]:
+    names = sorted({file.label for file in files if file.split == 'train' and file.label})
+    if len(names) < 2:
+        raise UserError(f'{source}: training needs labeled images of two classes or more, not {len(names)}')
+    outside = sorted({file.label for file in files if file.label} - {*names})
+    if outside:
+        raise UserError(
+            f'{source}: no labeled training image is of the class {first_ten(outside)}, which test or '
+            f'validation images have; the classes are {first_ten(names)}'
+        )
+    return tuple(names)

@@ -1,0 +1,91 @@
+"""Where images come from: one function for each dataset, by the name in `config.data.name`."""
+
+import numpy as np
+
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.sources.tfds_sources import TFDS_DATASETS, load_tfds
+from metasemi_jax.errors import UserError
+
+OWN_IMAGES = 'own_images'
+IMAGENET = 'imagenet2012'
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str = '',
+    manual_dir: str = '',
+    path: str = '',
+    image_size: int = 0,
+    memory_budget: int = 8_000_000_000,
+    resize: int = 0,
+    on_disk: bool = False,
+) -> Dataset:
+    """The dataset called `name`.
+
+    Args:
+      name: a key of `SOURCES`, one of the TFDS datasets `svhn_cropped`, `cifar10`, `cifar100` and
+        `imagenet2012`, or 'own_images'.
+      data_dir, manual_dir: folders of the TFDS datasets, see `load_tfds`; the others ignore them.
+      path, image_size, memory_budget, resize, on_disk: of one's own images, see `load_own_images`; of these
+        ImageNet takes `image_size` and `resize`, and the others none.
+
+    Raises:
+      UserError: an unknown name, or data that cannot be had.
+    """
+    if name in SOURCES:
+        return SOURCES[name]()
+    if name in TFDS_DATASETS:
+        return load_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
+    if name == IMAGENET:
+        # Imported here, as TFDS is below.
+        from metasemi_jax.data.sources.imagenet import load_imagenet
+
+        return load_imagenet(data_dir=data_dir, manual_dir=manual_dir, image_size=image_size, resize=resize)
+    if name == OWN_IMAGES:
+        # Imported here: it loads Pillow, which serves this dataset alone.
+        from metasemi_jax.data.sources.own_images import load_own_images
+
+        return load_own_images(
+            path, image_size=image_size, memory_budget=memory_budget, resize=resize, on_disk=on_disk
+        )
+    known = ', '.join(sorted((*SOURCES, *TFDS_DATASETS, IMAGENET, OWN_IMAGES)))
+    raise UserError(f"data.name '{name}': there is no source for this dataset; choose one of {known}")
+
+
+def _digits() -> Dataset:
+    """scikit-learn's `load_digits`: 1,797 scanned digits, 8×8, grey; always the same 500 to test on."""
+    # Imported here: scikit-learn takes a second to load and serves this dataset alone.
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    # 17 grey levels, spread over uint8 so that every dataset has the same form.
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = data.target.astype(np.int32)
+    ids = np.array([f'{i:04d}' for i in range(len(labels))])
+    # The file is ordered by writer: an ordered split would test on other hands than it trains on.
+    order = np.random.default_rng(0).permutation(len(labels))
+    test, train = np.sort(order[:500]), np.sort(order[500:])
+    names = tuple(str(name) for name in data.target_names)
+    return Dataset(
+        images[train], labels[train], ids[train], images[test], labels[test], names, test_ids=ids[test]
+    )
+
+
+def _digits_dev() -> Dataset:
+    """`digits` without its test images: 400 training images stand in for them, to choose settings by."""
+    full = _digits()
+    order = np.random.default_rng(1).permutation(len(full.train_labels))
+    test, train = np.sort(order[:400]), np.sort(order[400:])
+    return Dataset(
+        full.train_images[train],
+        full.train_labels[train],
+        full.train_ids[train],
+        full.train_images[test],
+        full.train_labels[test],
+        full.class_names,
+        test_ids=full.train_ids[test],
+    )
+
+
+SOURCES = {'digits': _digits, 'digits_dev': _digits_dev}

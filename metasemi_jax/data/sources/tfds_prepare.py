@@ -1,0 +1,201 @@
+"""TFDS's own builders of SVHN and CIFAR, run without TensorFlow.
+
+By themselves they open files, unpack archives and encode PNGs by TensorFlow (1.3 GB). So while one of them
+prepares, its `_split_generators` is replaced by a function that reads the archive with SciPy or tarfile and
+yields encoded images. Keys, ids and labels are the same, hence TFDS's order too; and all the rest is the
+stock builder: name, version, features, checksums, shards. A subclass would not do: TFDS refuses a second
+class of the same name.
+"""
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+
+from metasemi_jax.data.sources.archives import (
+    CIFAR10,
+    CIFAR100,
+    ArchiveSplit,
+    Cifar,
+    read_cifar,
+    read_svhn,
+)
+from metasemi_jax.data.sources.download_watch import network_patience, watch_downloads
+from metasemi_jax.data.sources.original_files import (
+    Original,
+    check_network,
+    check_originals,
+    innermost,
+    originals_of,
+)
+from metasemi_jax.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Downloader = Callable[[str], Path]  # file name -> local path
+SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
+
+
+class Recipe(NamedTuple):
+    """How one dataset is made of its original files."""
+
+    version: str  # of the stock builder
+    files: tuple[str, ...]
+    id_digits: int
+    read: Callable[[Downloader], tuple[dict[str, ArchiveSplit], dict[str, list[str]]]]
+
+
+def _svhn(download: Downloader) -> tuple[dict[str, ArchiveSplit], dict[str, list[str]]]:
+    # The stock builder also takes `extra`, 1.3 GB that no experiment here reads.
+    return {split: read_svhn(download(f'{split}_32x32.mat')) for split in ('train', 'test')}, {}
+
+
+def _cifar(file: str, layout: Cifar) -> Recipe:
+    return Recipe('3.0.2', (file,), 5, lambda download: read_cifar(download(file), layout))
+
+
+RECIPES = {
+    'svhn_cropped': Recipe('3.1.0', ('train_32x32.mat', 'test_32x32.mat'), 6, _svhn),
+    'cifar10': _cifar('cifar-10-binary.tar.gz', CIFAR10),
+    'cifar100': _cifar('cifar-100-binary.tar.gz', CIFAR100),
+}
+
+
+def stock_builder(name: str, data_dir: Path) -> Any:
+    """TFDS's builder of `name`, at the version of its recipe."""
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_cls(name)(data_dir=str(data_dir), version=RECIPES[name].version)
+
+
+def check_sources(name: str, data_dir: Path, manual_dir: Path, *, required: bool) -> None:
+    """Whether `prepare` will find, or can download, what `name` is made of; writes nothing.
+
+    Args:
+      name: of the dataset.
+      data_dir: where TFDS keeps prepared datasets and downloads.
+      manual_dir: where the user may have put the original files.
+      required: whether they must all be there.
+
+    Raises:
+      UserError: a file is damaged, or missing and required, or missing and the network is out of reach.
+    """
+    import tensorflow_datasets as tfds
+
+    originals = originals_of(tfds.builder_cls(name).url_infos, RECIPES[name].files)
+    missing = check_originals(name, manual_dir, originals, required=required)
+    missing = [original for original in missing if not _is_downloaded(data_dir / 'downloads', name, original)]
+    if missing:
+        check_network(name, manual_dir, missing)
+
+
+def _is_downloaded(downloads: Path, name: str, original: Original) -> bool:
+    from tensorflow_datasets.core.download import resource
+
+    file = resource.get_dl_fname(original.url, original.sha256)
+    # Older versions of TFDS had no folder for each dataset.
+    return any(resource.is_locally_cached(folder / file) for folder in (downloads / name, downloads))
+
+
+def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -> None:
+    """Write the dataset of `builder` into its folder, as array_record, all or nothing.
+
+    Args:
+      builder: of TFDS, whose folder does not exist.
+      manual_dir: original files in it are used, the others are downloaded.
+      split_generators: stands in for the builder's own `_split_generators`, which needs TensorFlow.
+
+    Raises:
+      UserError: a download that fails, or an archive that cannot be read.
+      OSError: the disk is full, or the folder cannot be written.
+    """
+    import requests
+    import tensorflow_datasets as tfds
+
+    config = tfds.download.DownloadConfig(manual_dir=str(manual_dir), try_download_gcs=False)
+    downloads = Path(builder.data_path).parents[1] / 'downloads'
+    with (
+        watch_downloads(builder.name, downloads / builder.name),
+        mock.patch.object(type(builder), '_split_generators', split_generators),
+        network_patience(),
+        quiet_tfds(),
+    ):
+        try:
+            builder.download_and_prepare(download_config=config, file_format='array_record')
+        except (requests.RequestException, tfds.download.DownloadError) as error:
+            raise UserError(
+                f'{builder.name}: the download broke off ({innermost(error)}); start again'
+            ) from error
+        except tfds.core.download.download_manager.NonMatchingChecksumError as error:
+            raise UserError(
+                f'{builder.name}: a download has the wrong checksum ({" ".join(str(error).split())})'
+            ) from error
+        except RuntimeError as error:
+            raise _written_error(error) from error
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Keep TFDS's bars, prints and logs off the user's screen."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    verbosity, bars = logging.get_verbosity(), tqdm_utils._active
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        tfds.display_progress_bar(bars)
+
+
+def _written_error(error: RuntimeError) -> Exception:
+    # array_record knows why it could not write, and says it in words alone.
+    for code in DISK_FULL:
+        if os.strerror(code) in str(error):
+            return OSError(code, os.strerror(code))
+    return error
+
+
+def archive_splits(count: Callable[[int], None]) -> SplitGenerators:
+    """For `prepare`: the splits of a dataset of `RECIPES`; `count` as for `ImageCounter`."""
+
+    def split_generators(builder: Any, dl_manager: Any) -> dict[str, Iterator]:
+        recipe = RECIPES[builder.name]
+        urls = {info.filename: url for url, info in builder.url_infos.items()}
+        paths = dl_manager.download({file: urls[file] for file in recipe.files})
+        splits, class_names = recipe.read(lambda file: Path(paths[file]))
+        for feature, names in class_names.items():
+            builder.info.features[feature].names = names
+        total = sum(len(split.images) for split in splits.values())
+        return {
+            name: _examples(f'{name}_', split, recipe.id_digits, lambda: count(total))
+            for name, split in splits.items()
+        }
+
+    return split_generators
+
+
+def _examples(prefix: str, split: ArchiveSplit, digits: int, count: Callable[[], None]) -> Iterator:
+    for i, image in enumerate(split.images):
+        count()
+        labels = {feature: int(values[i]) for feature, values in split.labels.items()}
+        yield i, {'id': f'{prefix}{i:0{digits}d}', 'image': _png(image), **labels}
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    # Level 1: a small image hardly shrinks further, and the usual level takes longer.
+    # Not compressed: so small an image shrinks by a quarter, and that takes half of the time.
+    Image.fromarray(image).save(file, 'PNG', compress_level=0)
+    return file.getvalue()

@@ -1,0 +1,65 @@
+"""Where TFDS keeps prepared datasets, and what may be wrong there."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from metasemi_jax.data.sources.tfds_prepare import DISK_FULL
+from metasemi_jax.errors import UserError
+
+
+def data_root(data_dir: str) -> Path:
+    """`data_dir`, or where TFDS keeps its data by default, absolute and without importing TFDS."""
+    folder = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+    return Path(folder).expanduser().absolute()
+
+
+def check_writable(name: str, folder: Path) -> None:
+    """Refuse a `folder` that could not be made, before anything is written.
+
+    Raises:
+      UserError: naming the folder above it that cannot be written.
+    """
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise UserError(
+            f'{name}: {nearest} cannot be written ({error.strerror}); '
+            'use another folder with --config.data.data_dir='
+        ) from error
+
+
+def is_prepared(builder: Any) -> bool:
+    """Whether the folder of TFDS's `builder` holds array_record files; refuses what it holds otherwise."""
+    if not builder.data_path.exists():
+        return False
+    formats = [file_format.value for file_format in builder.info.available_file_formats()]
+    if not builder.is_prepared() or 'array_record' not in formats:
+        raise UserError(
+            f'{builder.name}: {builder.data_dir} holds no array_record files '
+            f'({", ".join(formats) or "no dataset_info.json"}), and reading others needs TensorFlow; '
+            'delete that folder, or use another one with --config.data.data_dir='
+        )
+    return True
+
+
+@contextlib.contextmanager
+def readable_errors(name: str, root: Path, *, needed: str) -> Iterator[None]:
+    """Turn the system's errors into a UserError; `needed`: bytes, for people, that preparing takes."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or ' '.join(str(error).split())
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f'{name}: {root} has no room ({reason}); it needs {needed} while it is prepared: '
+                'make room, or use another folder with --config.data.data_dir='
+            ) from error
+        raise UserError(
+            f'{name}: {error.filename or root} cannot be used ({reason}); check its permissions, '
+            'or name other folders with --config.data.data_dir= and --config.data.manual_dir='
+        ) from error

@@ -1,1 +1,0 @@
-"""Pictures of a run: arrays in, drawings out; nothing here knows of workdirs or configs."""

@@ -1,0 +1,282 @@
+"""Classify images with a trained run, into a CSV file.
+
+    python -m metasemi_jax.predict --workdir=runs/mine photos/ one.png arrays.npz
+    python -m metasemi_jax.predict --workdir=runs/mine --split=test
+    python -m metasemi_jax.predict --workdir=runs/mine --unlabeled
+
+Images are files, folders of them, or .npz files with an array x, [N, H, W] or [N, H, W, C]; they are read and
+resized as in training. The columns: path, predicted (the class), probability, label (of a split where labels
+are known), p(CLASS) for every class with --all, and error, which says why an image could not be read; such an
+image does not stop the rest. For a split with labels the error in percent is printed: that of results.json.
+"""
+
+import contextlib
+import csv
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from metasemi_jax.classifier import (
+    WEIGHTS,
+    WEIGHTS_HELP,
+    Classifier,
+    Predictions,
+    load_classifier,
+    predict_batches,
+)
+from metasemi_jax.cli import run_command
+from metasemi_jax.compilation_cache import enable_compilation_cache
+from metasemi_jax.data.images.chunks import Chunk, ImageSource, array_source, open_images
+from metasemi_jax.data.images.counter import ImageCounter
+from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.predict.run_data import SPLITS, load_run_data, split_images
+from metasemi_jax.progress import ProgressLine
+from metasemi_jax.training.experiment_data import evaluation_resize
+from metasemi_jax.workdir import naming_output, open_atomically
+
+
+class Columns(NamedTuple):
+    """What the file holds."""
+
+    class_names: tuple[str, ...]
+    labels: bool  # known for some image
+    every_class: bool
+
+    def header(self) -> list[str]:
+        """The first line."""
+        label = ['label'] if self.labels else []
+        every = [f'p({name})' for name in self.class_names] if self.every_class else []
+        return ['path', 'predicted', 'probability', *label, *every, 'error']
+
+    def rows(self, chunk: Chunk, predictions: Predictions) -> Iterator[tuple[float, list[str]]]:
+        """(probability of the predicted class, line) of each image; -1 for one that could not be read."""
+        highest = predictions.probs[np.arange(len(chunk.names)), predictions.classes]
+        # The shortest digits that give each float32 back.
+        shown = highest.astype(str).tolist()
+        every = predictions.probs.astype(str).tolist() if self.every_class else [[]] * len(shown)
+        for i, name in enumerate(chunk.names):
+            label = [self._label(chunk, i)] if self.labels else []
+            if i in chunk.errors:
+                yield -1.0, [name, '', '', *label, *([''] * len(every[i])), chunk.errors[i]]
+                continue
+            predicted = self.class_names[predictions.classes[i]]
+            yield float(highest[i]), [name, predicted, shown[i], *label, *every[i], '']
+
+    def _label(self, chunk: Chunk, i: int) -> str:
+        return '' if chunk.labels is None or chunk.labels[i] < 0 else self.class_names[chunk.labels[i]]
+
+
+class Tally:
+    """What came of the images so far."""
+
+    def __init__(self):
+        self.count = self.known = self.wrong = 0
+        self.failed: list[str] = []  # 'name (reason)'
+
+    def add(self, chunk: Chunk, predictions: Predictions) -> None:
+        """Count a batch."""
+        self.count += len(chunk.names)
+        self.failed += [f'{_printable(chunk.names[i])} ({reason})' for i, reason in chunk.errors.items()]
+        if chunk.labels is not None:
+            known = chunk.labels >= 0
+            self.known += int(known.sum())
+            self.wrong += int((known & (predictions.classes != chunk.labels)).sum())
+
+    @property
+    def error(self) -> float:
+        """Percent of the images whose label is known, divided as `evaluate` does it."""
+        return 100 * self.wrong / self.known
+
+
+def classify(
+    classifier: Classifier, sources: Sequence[ImageSource], *, batch_size: int
+) -> Iterator[tuple[Chunk, Predictions]]:
+    """Every chunk of `sources`, in order, with its predictions; compiled when this returns."""
+    handed_over: deque[Chunk] = deque()
+
+    def batches() -> Iterator[np.ndarray]:
+        for source in sources:
+            for chunk in source.chunks(batch_size):
+                handed_over.append(chunk)
+                yield chunk.images
+
+    predictions = predict_batches(classifier, batches(), batch_size=batch_size)
+    return ((handed_over.popleft(), outputs) for outputs in predictions)
+
+
+def main(argv: list[str]) -> None:
+    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
+
+    Args:
+      argv: as `sys.argv`.
+    """
+    # Flags of its own, so that a program may import this module beside other commands.
+    values = flags.FlagValues()
+    _define_flags(values)
+    run_command(lambda *images: _predict(images, **values.flag_values_dict()), argv, values=values, many=True)
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string('workdir', None, 'Folder of the run, finished or not.', flag_values=values)
+    flags.DEFINE_enum(
+        'split',
+        None,
+        SPLITS,
+        "Classify the run's own images: of the test or validation set, or its labeled or unlabeled pool.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        'unlabeled', False, 'Classify the unlabeled pool, the most confident first.', flag_values=values
+    )
+    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
+    flags.DEFINE_boolean('all', False, 'Write the probability of every class.', flag_values=values)
+    flags.DEFINE_string(
+        'output',
+        None,
+        'The CSV file, or - for standard output; by default predictions.csv or predictions_SPLIT.csv in the '
+        'workdir.',
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        'batch_size',
+        0,
+        "Images on the device at a time; 0 for the run's eval_batch_size.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'data_path',
+        '',
+        "Where the run's own images have moved to: the folder, .csv or .npz file. For a split.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'data_dir', '', "Where the run's TFDS datasets have moved to. For a split.", flag_values=values
+    )
+
+
+def _predict(
+    images: Sequence[str],
+    *,
+    workdir: str | None,
+    split: str | None,
+    unlabeled: bool,
+    weights: str,
+    all: bool,
+    output: str | None,
+    batch_size: int,
+    data_path: str,
+    data_dir: str,
+) -> None:
+    split = _check_choice(images, workdir, split, unlabeled)
+    started = time.perf_counter()
+    enable_compilation_cache()
+    classifier = load_classifier(workdir, weights=weights)
+    # With the rows on standard output, what people read goes where errors go.
+    people = sys.stderr if output == '-' else sys.stdout
+    print(classifier.description, file=people)
+    if split:
+        chosen = split_images(
+            classifier, load_run_data(classifier, data_path=data_path, data_dir=data_dir), split
+        )
+        sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
+    else:
+        sources = open_images(
+            images, classifier.input_form.image_shape, resize=evaluation_resize(classifier.config)
+        )
+    name = f'predictions_{split}.csv' if split else 'predictions.csv'
+    output = output or str(classifier.files.path / name)
+    columns = Columns(classifier.class_names, bool(split) and bool((chosen.labels >= 0).any()), all)
+    tally = Tally()
+    count = sum(source.count for source in sources)
+    with _open_output(output) as file, contextlib.closing(ProgressLine(people)) as progress:
+        size = min(batch_size or classifier.config.eval_batch_size, count)
+        results = classify(classifier, sources, batch_size=size)
+        begun = time.perf_counter()
+        rows = _counted(results, columns, tally, ImageCounter(progress, 'classified'), count)
+        if unlabeled:
+            rows = sorted(rows, key=lambda row: -row[0])
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(columns.header())
+        writer.writerows(row for _, row in rows)
+        seconds = time.perf_counter() - begun
+        if len(tally.failed) == count:
+            raise UserError(
+                f'none of the {count:,} images can be read: {first_ten(tally.failed)}; nothing was written'
+            )
+    for line in _summary(tally, split, seconds, time.perf_counter() - started):
+        print(line, file=people)
+    if output != '-':
+        print(f'written to {output}', file=people)
+
+
+def _check_choice(
+    images: Sequence[str], workdir: str | None, split: str | None, unlabeled: bool
+) -> str | None:
+    if not workdir:
+        raise UserError('--workdir is missing; name the folder of a run')
+    if unlabeled and split not in (None, 'unlabeled'):
+        raise UserError(f'--unlabeled and --split={split} name two splits; choose one')
+    split = 'unlabeled' if unlabeled else split
+    if split and images:
+        raise UserError(f"name either images ('{images[0]}') or the run's {split} images, not both")
+    if not split and not images:
+        raise UserError(
+            'nothing to classify; name image files, folders or .npz files, --split=test or --unlabeled'
+        )
+    return split
+
+
+def _counted(
+    results: Iterator[tuple[Chunk, Predictions]],
+    columns: Columns,
+    tally: Tally,
+    counter: ImageCounter,
+    count: int,
+) -> Iterator[tuple[float, list[str]]]:
+    for chunk, predictions in results:
+        tally.add(chunk, predictions)
+        for row in columns.rows(chunk, predictions):
+            counter(count)
+            yield row
+
+
+@contextlib.contextmanager
+def _open_output(output: str) -> Iterator[IO[str]]:
+    # A file name may hold bytes that are not UTF-8; they are written as they are.
+    options = {'newline': '', 'errors': 'surrogateescape'}
+    if output == '-':
+        with os.fdopen(os.dup(1), 'w', encoding='utf-8', **options) as file:
+            yield file
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise UserError(f'--output={output} is a folder; name a file')
+    with naming_output(output), open_atomically(path, **options) as file:
+        yield file
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode(errors='replace')
+
+
+def _summary(tally: Tally, split: str | None, seconds: float, whole: float) -> Iterator[str]:
+    speed = tally.count / max(seconds, 1e-9)
+    yield f'{tally.count:,} images, {speed:,.0f} images/s; {whole:.1f} s with loading and compiling'
+    if tally.failed:
+        listed = first_ten(tally.failed)
+        yield f'{len(tally.failed):,} of them could not be read, see the column error: {listed}'
+    if tally.known:
+        which = '' if tally.known == tally.count else ' whose label is known'
+        yield f'{split} error {tally.error:.2f}% ({tally.wrong:,} of {tally.known:,} images{which})'
+
+
+if __name__ == '__main__':
+    main(sys.argv)

@@ -1,0 +1,1 @@
+"""Tables over runs, beside published results."""

@@ -1,0 +1,79 @@
+"""One table, and a picture, of any number of runs: mean ± standard deviation over the seeds.
+
+    python -m metasemi_jax.report runs/ablation
+    python -m metasemi_jax.report runs/digits_0 runs/digits_1 runs/digits_2 --output=runs/digits
+
+Each argument is the folder of a run, or of a sweep (`python -m metasemi_jax.sweep`), which stands for all its
+runs. Runs that differ in the seed alone make one row. Where they differ in another field they are refused,
+and the field is named, except for what the sweep varies or `--by` names: there each value makes a row.
+
+Runs that are not finished are listed and left out. Beside the paper's recipes stand the paper's figures.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from metasemi_jax.cli import run_command
+from metasemi_jax.config import FIELDS
+from metasemi_jax.errors import UserError
+from metasemi_jax.report.runs import find_runs, make_rows, read_runs
+from metasemi_jax.report.table import comma_separated, markdown, notes
+from metasemi_jax.workdir import write_atomically
+
+
+def main(argv: list[str]) -> None:
+    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
+
+    Args:
+      argv: as `sys.argv`.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        'output',
+        None,
+        'Folder for report.md, .csv, .png and .pdf, made if missing; by default the folder that is named if '
+        'it is one, else runs/report.',
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        'by',
+        None,
+        'Fields whose values make the rows of the table, as method.meta,method.mixup; by default those that '
+        'the sweep varies.',
+        flag_values=values,
+    )
+    run_command(lambda *folders: _report(values, folders), argv, values=values, many=True)
+
+
+def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
+    if not folders:
+        raise UserError('name the folders of runs, or of a sweep: ... metasemi_jax.report runs/ablation')
+    paths, swept = find_runs([Path(folder) for folder in folders])
+    by = swept if values['by'].value is None else [name.strip() for name in values['by'].value]
+    for name in by:
+        if name not in FIELDS or name == 'seed':
+            raise UserError(f'--by={name}: there is no such setting; configs/default.py lists them all')
+    runs, unfinished = read_runs(paths)
+    if not runs:
+        raise UserError(f'no run is finished: {", ".join(unfinished) or "there is none"}')
+    rows = make_rows(runs, by)
+    sentences = notes(rows)
+    if unfinished:
+        sentences.append(f'Not finished and left out: {", ".join(unfinished)}.')
+    report = '\n'.join([markdown(rows), '', *sentences])
+    print(report)
+    # Matplotlib takes a second to load.
+    from metasemi_jax.report.figure import draw
+
+    output = Path(values['output'].value or (folders[0] if len(folders) == 1 else 'runs/report'))
+    contents = {'md': report + '\n', 'csv': comma_separated(rows)} | draw(rows)
+    output.mkdir(parents=True, exist_ok=True)
+    for suffix, content in contents.items():
+        write_atomically(output / f'report.{suffix}', content)
+    print(f'written to {output}: {", ".join(f"report.{suffix}" for suffix in contents)}')
+
+
+if __name__ == '__main__':
+    main(sys.argv)

@@ -1,0 +1,90 @@
+"""The rows of a report as bars."""
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from metasemi_jax.report.runs import Row, spread
+from metasemi_jax.report.table import columns, error_split, lines_of, notes
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7')
+FORMATS = ('png', 'pdf')
+ONE_SEED, PAPER = 'one seed', 'paper'
+
+
+class Bar(NamedTuple):
+    """One bar, lying."""
+
+    place: float  # its height in the picture
+    errors: list[float]  # of the seeds, percent
+    paper: float | None  # the paper's
+
+
+def draw(rows: Sequence[Row]) -> dict[str, bytes]:
+    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the paper's figure."""
+    # Loaded for a picture alone; and without pyplot, which keeps every figure in memory.
+    from matplotlib.figure import Figure
+
+    protocols, lines = columns(rows), lines_of(rows)
+    height = 2.2 + 0.2 * len(lines) * (len(protocols) + 1)
+    figure = Figure(figsize=(7.5, height), layout='constrained')
+    axes = figure.add_subplot()
+    thickness = 0.8 / len(protocols)
+    for number, (protocol, heading) in enumerate(protocols.items()):
+        offset = (number - (len(protocols) - 1) / 2) * thickness
+        bars = [
+            Bar(place + offset, row.figures[prefix + protocol], None if prefix else row.paper)
+            for place, (_, prefix, row) in enumerate(lines)
+            if prefix + protocol in row.figures
+        ]
+        _draw_bars(axes, bars, 0.9 * thickness, COLOURS[number], heading)
+        # Beside the figures of their own protocol.
+        if protocol == 'test_error_best':
+            _draw_papers(axes, bars)
+    axes.set_yticks(range(len(lines)), [textwrap.fill(name, 30) for name, _, _ in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.6)  # the first row on top
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f'{error_split(rows)} error, %')
+    axes.grid(axis='x', color='0.9')
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    _add_legend(figure, axes, [*protocols.values(), ONE_SEED, PAPER])
+    figure.supxlabel(textwrap.fill(' '.join(notes(rows)), 105), fontsize='small', x=0.02, ha='left')
+    return {name: _render(figure, name) for name in FORMATS}
+
+
+def _draw_bars(axes: Any, bars: Sequence[Bar], thickness: float, colour: str, heading: str) -> None:
+    means = [spread(bar.errors).mean for bar in bars]
+    axes.barh([bar.place for bar in bars], means, thickness, color=colour, label=heading)
+    several = [bar for bar in bars if len(bar.errors) > 1]
+    for bar in several:
+        mean, std = spread(bar.errors)
+        axes.errorbar(mean, bar.place, xerr=std, fmt='none', ecolor='black', elinewidth=1, capsize=2)
+    seeds = [(error, bar.place) for bar in several for error in bar.errors]
+    if seeds:
+        style = {'s': 9, 'facecolors': 'white', 'edgecolors': 'black', 'linewidths': 0.6}
+        axes.scatter(*zip(*seeds, strict=True), zorder=3, label=ONE_SEED, **style)
+
+
+def _draw_papers(axes: Any, bars: Sequence[Bar]) -> None:
+    papers = [(bar.paper, bar.place) for bar in bars if bar.paper is not None]
+    if papers:
+        axes.scatter(*zip(*papers, strict=True), s=36, marker='D', color='black', zorder=4, label=PAPER)
+
+
+def _add_legend(figure: Any, axes: Any, order: Iterable[str]) -> None:
+    """Above the axes, in this order, each label once."""
+    handles, labels = axes.get_legend_handles_labels()
+    by_label = dict(zip(labels, handles, strict=True))
+    shown = [label for label in order if label in by_label]
+    figure.legend(
+        [by_label[label] for label in shown], shown, loc='outside upper center', ncols=3, frameon=False
+    )
+
+
+def _render(figure: Any, name: str) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=name, dpi=150)
+    return file.getvalue()

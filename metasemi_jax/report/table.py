@@ -1,0 +1,103 @@
+"""The rows of a report as Markdown and as CSV."""
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+
+from metasemi_jax.report.published import CAVEAT
+from metasemi_jax.report.runs import Row, spread
+from metasemi_jax.results import MEDIAN_OVER, WEIGHTS
+
+
+def error_split(rows: Sequence[Row]) -> str:
+    """'test', or 'validation' where no run has a test set."""
+    return 'test' if any('test_error_last' in row.figures for row in rows) else 'validation'
+
+
+def columns(rows: Sequence[Row]) -> dict[str, str]:
+    """The headings of the protocols that any row has, by their names in `results.json`."""
+    split = error_split(rows)
+    headings = {
+        f'{split}_error_last': 'last step',
+        f'{split}_error_median20': f'median of the last {MEDIAN_OVER}',
+        f'{split}_error_best_on_validation': 'best on validation',
+        f'{split}_error_best': f'best (selected on {split})',
+    }
+    return {name: text for name, text in headings.items() if any(name in row.figures for row in rows)}
+
+
+def lines_of(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
+    """What to call each line, the prefix of its figures, and its row: EMA weights have lines of their own."""
+    last = f'{error_split(rows)}_error_last'
+    return [
+        (row.name if not prefix else f'{row.name}, {weights}', prefix, row)
+        for row in rows
+        for prefix, weights in WEIGHTS.items()
+        if prefix + last in row.figures
+    ]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table: mean ± standard deviation in percent, and each seed."""
+    split, protocols = error_split(rows), columns(rows)
+    paper = any(row.paper is not None for row in rows)
+    head = [f'{split} error, %', *protocols.values(), *['paper'] * paper, 'each seed, last step']
+    table = [_line(head), '|' + '---|' * len(head)]
+    for name, prefix, row in lines_of(rows):
+        cells = [_mean_and_deviation(row.figures.get(prefix + protocol)) for protocol in protocols]
+        if paper:
+            cells.append('–' if prefix or row.paper is None else f'{row.paper:.2f}')
+        each = ' '.join(f'{error:.1f}' for error in row.figures[f'{prefix}{split}_error_last'])
+        table.append(_line([name, *cells, each]))
+    return '\n'.join(table)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the figures must know, in sentences."""
+    seeds = [', '.join(map(str, row.seeds)) for row in rows]
+    usual = statistics.mode(seeds)
+    others = [f'{row.name}: {own}' for row, own in zip(rows, seeds, strict=True) if own != usual]
+    several = any(len(row.seeds) > 1 for row in rows)
+    what = 'Mean ± standard deviation (n - 1) over the seeds' if several else 'One seed alone:'
+    sentences = [f'{what} {"; ".join([usual, *others])}.']
+    if any(row.paper is not None for row in rows):
+        all_labels = sorted({row.paper_all_labels for row in rows if row.paper_all_labels is not None})
+        sentences.append(
+            f'The paper\'s figures are {CAVEAT}: compare them with "best (selected on test)". '
+            f'With all labels it reports {", ".join(f"{error:.2f}" for error in all_labels)}.'
+        )
+    return sentences
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """The same for programs: one line for each row and kind of weights, unrounded."""
+    protocols = columns(rows)
+    settings = list(rows[0].setting)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    figures = [f'{protocol}_{figure}' for protocol in protocols for figure in ('mean', 'std')]
+    writer.writerow(['row', *settings, 'weights', 'n', 'seeds', *figures, 'paper'])
+    for _, prefix, row in lines_of(rows):
+        cells = []
+        for protocol in protocols:
+            values = row.figures.get(prefix + protocol)
+            cells += spread(values) if values else (None, None)
+        weights = WEIGHTS[prefix].split()[0]
+        own = [row.setting[name] for name in settings]
+        seeds = ' '.join(map(str, row.seeds))
+        writer.writerow(
+            [row.name, *own, weights, len(row.seeds), seeds, *cells, None if prefix else row.paper]
+        )
+    return text.getvalue()
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def _mean_and_deviation(values: Sequence[float] | None) -> str:
+    if not values:
+        return '–'
+    mean, std = spread(values)
+    return f'{mean:.2f}' if std is None else f'{mean:.2f} ± {std:.2f}'

@@ -1,0 +1,1 @@
+"""Seeds × settings, each a run."""

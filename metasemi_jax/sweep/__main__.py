@@ -1,0 +1,261 @@
+"""Seeds × settings of an experiment, each a run of its own below one folder.
+
+    python -m metasemi_jax.sweep --config=configs/digits.py --grid=ablation --workdir=runs/ablation
+    python -m metasemi_jax.sweep --grid='optimizer.lr=0.03,0.1;method.estimator=jvp,exact' --workdir=runs/lr
+
+`--config.FIELD=VALUE` changes a field of every run. Each run is a process of its own, as `python main.py`
+would be; what it prints goes to `log.txt` in its folder. One that fails does not stop the rest: the failures
+are listed at the end, and the exit code is 1.
+
+The same command goes on where it was: finished runs are left alone, interrupted ones continue. Ctrl-C and
+SIGTERM stop the runs, which save; if the sweep is killed, they save and stop too.
+
+`python -m metasemi_jax.report WORKDIR` makes the table and the picture.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from metasemi_jax.cli import run_command
+from metasemi_jax.config import check_config
+from metasemi_jax.errors import UserError
+from metasemi_jax.progress import duration
+from metasemi_jax.sweep.folder import LOG, check_record, run_name, write_record
+from metasemi_jax.sweep.grid import GRIDS, parse_grid, parse_seeds, settings
+from metasemi_jax.training.preemption import StopRequest, stop_on_signals
+from metasemi_jax.workdir import Workdir
+
+DEFAULT_CONFIG = Path(__file__).parents[2] / 'configs' / 'digits.py'
+RUN = 'metasemi_jax.sweep.run'  # the module of a run's process
+POLL_S = 0.1
+
+
+class Run(NamedTuple):
+    """One run of the sweep, begun or not."""
+
+    label: str  # for people: its place in the sweep and its name
+    config: Any  # a ConfigDict
+    files: Workdir
+
+
+def plan(config: Any, grid: dict[str, list[Any]], seeds: list[int], folder: Path) -> list[Run]:
+    """Every run of the sweep, one seed after the other, so that the settings can be compared early.
+
+    Raises:
+      UserError: settings that no run can have, or a folder that holds something else. Nothing was written.
+    """
+    pairs = [(seed, setting) for seed in seeds for setting in settings(grid)]
+    runs = []
+    for number, (seed, setting) in enumerate(pairs, 1):
+        name = run_name(setting, seed)
+        run = Run(
+            f'[{number}/{len(pairs)}] {name}',
+            _with_fields(config, setting | {'seed': seed}),
+            Workdir(folder / name),
+        )
+        check_config(run.config)
+        run.files.check(run.config)
+        runs.append(run)
+    check_record(folder, list(grid), config)
+    return runs
+
+
+def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
+    config = copy.deepcopy(config)
+    # A file may say lr = 1, an int; whether a value's type is right, `check_config` knows.
+    with config.ignore_type():
+        config.update_from_flattened_dict(fields)
+    return config
+
+
+class _Process:
+    """A run at work."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._started = time.perf_counter()
+        run.files.path.mkdir(parents=True, exist_ok=True)
+        self._log = run.files.path / LOG
+        with self._log.open('ab') as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, '-u', '-m', RUN, str(run.files.path)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for the sweep alone: a run that gets two signals ends without saving.
+                process_group=0,
+            )
+        # It may be dead already; its exit code tells.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(run.config.to_dict()).encode() + b'\n')
+            self._process.stdin.flush()
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def stop(self) -> None:
+        """Ask it to save and to end, the way it would notice the death of the sweep."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def failure(self) -> str:
+        """Why it ended without results."""
+        code = self._process.returncode
+        if code < 0:
+            memory = ' (out of memory?)' if code == -signal.SIGKILL else ''
+            return f'killed by {signal.Signals(-code).name}{memory}'
+        with self._log.open('rb') as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors='replace').split('\n')
+        said = [line for line in lines if line.strip()]
+        return said[-1].strip().removeprefix('error: ') if said else f'it ended with the exit code {code}'
+
+
+def run_all(runs: list[Run], jobs: int, stop: StopRequest) -> dict[str, str]:
+    """Train what is not finished, `jobs` at once, until `stop`; prints a line for each start and end.
+
+    Returns:
+      Why a run failed, by its label.
+    """
+    waiting, failed = deque(run for run in runs if run.files.read_results() is None), {}
+    if len(waiting) < len(runs):
+        print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished already', flush=True)
+    with _stopped_at_end() as at_work:
+        while at_work or (waiting and not stop):
+            while waiting and len(at_work) < jobs and not stop:
+                at_work.append(_start(waiting.popleft()))
+            time.sleep(POLL_S)
+            if stop:
+                for process in at_work:
+                    process.stop()
+            for process in [process for process in at_work if process.ended]:
+                at_work.remove(process)
+                process.stop()  # close the pipe
+                if failure := _report_end(process, stopped=bool(stop)):
+                    failed[process.run.label] = failure
+    return failed
+
+
+@contextlib.contextmanager
+def _stopped_at_end() -> Iterator[list[_Process]]:
+    """A list of processes; those that it still holds at the end, after an error, are asked to stop."""
+    processes = []
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.stop()
+
+
+def _start(run: Run) -> _Process:
+    print(f'{run.label}: {"continues" if run.files.config.exists() else "starts"}', flush=True)
+    return _Process(run)
+
+
+def _report_end(process: _Process, *, stopped: bool) -> str | None:
+    """Print how a run ended; returns why it failed, if it did."""
+    label = process.run.label
+    try:
+        results, damage = process.run.files.read_results(), None
+    except UserError as error:
+        results, damage = None, str(error)
+    if results is not None:
+        split = 'test' if 'test_error_last' in results else 'validation'
+        error = results[f'{split}_error_last']
+        print(f'{label}: {split} error {error:.2f}%, {duration(process.seconds)}', flush=True)
+        return None
+    if stopped:
+        print(f'{label}: stopped', flush=True)
+        return None
+    failure = damage or process.failure()
+    print(f'{label}: failed: {failure}', flush=True)
+    return failure
+
+
+def main(argv: list[str]) -> None:
+    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
+
+    Args:
+      argv: as `sys.argv`.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        'config',
+        None,
+        'The experiment; --config.FIELD=VALUE changes a field of every run.',
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'grid',
+        '',
+        "The settings: 'FIELD=VALUE,VALUE;FIELD=VALUE,...', every combination, or the name of a grid "
+        f'({"; ".join(f"{name}: {text}" for name, text in GRIDS.items())}). Without it the seeds alone.',
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        'seeds', ['0', '1', '2', '3', '4'], 'Seeds of the runs of each setting.', flag_values=values
+    )
+    flags.DEFINE_string('workdir', None, 'Folder of the runs, made if missing.', flag_values=values)
+    flags.DEFINE_integer(
+        'jobs',
+        1,
+        'Runs at once. They share the cores and the accelerators, and it is for you to see that they fit: on '
+        'one GPU JAX gives three quarters of the memory to the first, unless the environment has '
+        'XLA_PYTHON_CLIENT_PREALLOCATE=false, and several may be no faster than one after the other.',
+        lower_bound=1,
+        flag_values=values,
+    )
+    run_command(
+        lambda: _sweep(values), argv, default_config=Path(os.path.relpath(DEFAULT_CONFIG)), values=values
+    )
+
+
+def _sweep(values: flags.FlagValues) -> None:
+    if not values['workdir'].value:
+        raise UserError('--workdir is missing; name the folder of the runs')
+    config, folder = values['config'].value, Path(values['workdir'].value).absolute()
+    grid = parse_grid(values['grid'].value)
+    check_config(config)
+    runs = plan(config, grid, parse_seeds(values['seeds'].value), folder)
+    write_record(folder, list(grid), config)
+    with stop_on_signals() as stop:
+        stop.listen()
+        failed = run_all(runs, values['jobs'].value, stop)
+    finished = sum(run.files.results.exists() for run in runs)
+    print(f'{finished} of {len(runs)} runs are finished')
+    if finished:
+        print(f'the table: {shlex.join(["python", "-m", "metasemi_jax.report", values["workdir"].value])}')
+    for label, reason in failed.items():
+        print(f'{label} failed: {reason}', file=sys.stderr)
+    if stop and finished < len(runs):
+        print(f'{stop.name}: the runs at work have saved and stopped; the same command goes on', flush=True)
+        raise SystemExit(stop.exit_code)
+    if failed:
+        raise UserError(
+            f'{len(failed)} of {len(runs)} runs failed; see {LOG} in their folders; the same command tries '
+            'them again'
+        )
+
+
+if __name__ == '__main__':
+    main(sys.argv)

@@ -1,0 +1,92 @@
+"""Checkpoints of the authors' PyTorch program: reading the file, and the optimizer's momentum."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.torch_import.state_dict import convert_state_dict, parameter_keys
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a `.pth` file of the authors' program: a dict with `step`, `model`, `best_acc`, `optimizer`.
+
+    Weights only: tensors, numbers, strings and containers of them. A pickle that would call anything else is
+    refused, and not run.
+
+    Raises:
+      UserError: no PyTorch, no such file, or a file with other contents.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'{path}: there is no such file')
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f'{path} needs PyTorch to be read, which is missing: `pip install torch`, the CPU build will do'
+        ) from error
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalar_globals()):
+            warnings.simplefilter('ignore')
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # of every kind: PyTorch reports what the unpickler met
+        raise UserError(f'{path} {_refusal(str(error))}') from error
+    for key in ('step', 'model'):
+        if not isinstance(checkpoint, Mapping) or key not in checkpoint:
+            raise UserError(f"{path} has no '{key}': it is no checkpoint of the authors' program")
+    return dict(checkpoint)
+
+
+def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -> dict[str, Any] | None:
+    """The momentum buffers of PyTorch's SGD as Flax parameters, the trace of `optimizer.sgd_momentum`.
+
+    Both add the weight decay to the gradient first and keep the learning rate out of the buffer, so the
+    numbers are the same.
+
+    Args:
+      name, state_dict: as in `convert_state_dict`.
+      optimizer: `torch.optim.SGD.state_dict()`, its parameters in the order of `model.parameters()`.
+
+    Returns:
+      Arrays of the structure of the parameters, zero where a parameter has no buffer; None where none has.
+
+    Raises:
+      UserError: it is not the optimizer of this network.
+    """
+    try:
+        ids = [i for group in optimizer['param_groups'] for i in group['params']]
+        buffers = [(optimizer['state'].get(i) or {}).get('momentum_buffer') for i in ids]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError("the checkpoint's 'optimizer' is no state of PyTorch's SGD") from error
+    if all(buffer is None for buffer in buffers):
+        return None
+    keys = parameter_keys(state_dict)
+    if len(keys) != len(ids):
+        raise UserError(f"the checkpoint's optimizer has {len(ids)} parameters, its model {len(keys)}")
+    momentum = dict(state_dict)
+    for key, buffer in zip(keys, buffers, strict=True):
+        momentum[key] = state_dict[key] * 0 if buffer is None else buffer
+    try:
+        return convert_state_dict(name, momentum)['params']
+    except UserError as error:
+        raise UserError(f"the checkpoint's momentum does not fit its model: {error}") from error
+
+
+def _refusal(message: str) -> str:
+    # PyTorch's own words advise to load the file with `weights_only=False`, which is how it would be run.
+    if found := re.search(r'GLOBAL (\S+)', message):
+        return f'would run {found[1]} when loaded; it was not run: a checkpoint must hold weights alone'
+    return 'is no PyTorch checkpoint, or a damaged one'
+
+
+def _numpy_scalar_globals() -> list[Any]:
+    """What a NumPy number among the checkpoint's figures needs; harmless, but not on PyTorch's own list."""
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64')]
+    names = ('numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar')
+    return [*((scalar, name) for name in names), np.dtype, *dtypes]

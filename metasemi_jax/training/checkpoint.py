@@ -1,0 +1,289 @@
+"""Orbax checkpoints: the latest two and the best, written in the background."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from metasemi_jax.distributed.multi_host import anywhere
+from metasemi_jax.errors import UserError
+from metasemi_jax.train_step import TrainState
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back."""
+
+    state: TrainState
+    record: dict[str, Any]  # what the loop keeps beside the arrays; JSON
+    damaged: dict[int, str]  # newer checkpoints that cannot be read: step -> why
+
+
+def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
+    """The manager of a run's checkpoints; without `closing_checkpoints` the last save may be lost.
+
+    Args:
+      folder: made if it is missing.
+      read_only: to look into a run that may be going on: nothing is made, and what it is writing stays.
+
+    Raises:
+      UserError: what lies there cannot be read.
+    """
+
+    _silence_orphans()
+
+    # Sorted ascending and the last one kept, hence the minus.
+    def goodness(metrics: dict[str, float]) -> float:
+        return -metrics['error']
+
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(2), preservation_policy.BestN(get_metric_fn=goodness, n=1)]
+        ),
+        # Without it the metrics are not written, and the next process takes the best for any other.
+        best_fn=goodness,
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
+    )
+    try:
+        return ocp.CheckpointManager(folder, options=options)
+    except Exception as error:  # Orbax raises whatever the layer below met
+        raise UserError(
+            f'{folder} cannot be read ({_reason(error)}); move it away, or what is damaged in it'
+        ) from error
+
+
+@contextlib.contextmanager
+def closing_checkpoints(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
+    """Wait for the last save at the end of the block.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    try:
+        yield manager
+    except BaseException:
+        # A save that failed would be reported again, in the place of what ended the block.
+        with contextlib.suppress(Exception):
+            manager.close()
+        raise
+    with _unwritten(manager):
+        manager.close()
+
+
+@contextlib.contextmanager
+def _unwritten(manager: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax raises whatever the layer below met
+        _raise_lost_peer(error)
+        reason = re.search('No space left on device|Disk quota exceeded|File too large', str(error))
+        steps = [int(path.name) for path in Path(manager.directory).iterdir() if path.name.isdecimal()]
+        kept = f'the last whole one is of step {max(steps)}' if steps else 'there is none yet'
+        cause, advice = (reason[0], 'make room there') if reason else (_reason(error), 'mend that')
+        raise UserError(
+            f'a checkpoint could not be written to {manager.directory} ({cause}); {kept}: {advice}, and the '
+            'same command goes on from it'
+        ) from error
+
+
+def steps_without_listing(folder: Path) -> list[int]:
+    """Steps whose checkpoint has damaged metrics; one of them is enough for Orbax to open none."""
+    damaged = []
+    for path in folder.glob('*/metrics/metrics'):
+        try:
+            float(json.loads(path.read_bytes())['error'])
+        except (ValueError, KeyError, TypeError, OSError):
+            damaged.append(int(path.parts[-3]))
+    return sorted(damaged)
+
+
+def damaged_folder(folder: Path) -> Path:
+    """Where the damaged checkpoints of `folder` are kept."""
+    return folder.with_name(f'damaged_{folder.name}')
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Move the damaged checkpoint of `step` out of the run's way, and return where to; nothing is deleted."""
+    aside = damaged_folder(folder)
+    target = next(path for n in itertools.count() if not (path := aside / f'{step}.{n}').exists())
+    aside.mkdir(exist_ok=True)
+    return (folder / str(step)).rename(target)
+
+
+def save_checkpoint(
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    record: dict[str, Any],
+    *,
+    step: int,
+    error: float | None,
+) -> None:
+    """Start a save of `step` in the background, once the one before it is done.
+
+    Args:
+      manager: from `open_checkpoints`.
+      state: copied to the host before this returns, so that its buffers may be donated.
+      record: JSON to keep beside it.
+      step: names the checkpoint; saving a step twice writes it once.
+      error: percent, decides which checkpoint is the best, the latest of equals; None where this step was not
+        evaluated.
+
+    Raises:
+      UserError: this save or the one before it could not be written.
+    """
+    if step in manager.all_steps():
+        return
+    # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint. A
+    # step that was not evaluated, as on SIGTERM, is never the best.
+    metrics = {'error': math.inf if error is None else float(error)}
+    signed = {'sha256': _sha256(state, record), 'record': record}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), record=ocp.args.JsonSave(signed))
+    # What a save meets in the background is raised by the next.
+    with _unwritten(manager):
+        manager.save(step, args=items, metrics=metrics)
+
+
+def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restored | None:
+    """The newest checkpoint that can be read, or None where there is none at all.
+
+    Args:
+      manager: from `open_checkpoints`.
+      state: gives structure, dtypes and placement; its values are not used. The checkpoint may come from
+        another number of devices or processes.
+
+    Raises:
+      UserError: there are checkpoints, and none can be read.
+    """
+    target = _tree(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
+    damaged: dict[int, str] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        restored = None
+        try:
+            restored = _restore(manager, step, target)
+        except Exception as error:  # Orbax raises whatever the layer below met
+            _raise_lost_peer(error)
+            damaged[step] = _reason(error)
+        # All processes go on from the same one.
+        if not anywhere(restored is None):
+            return Restored(*restored, damaged)
+        damaged.setdefault(step, 'another process cannot read it')
+    if damaged:
+        steps = ', '.join(f'{step} ({reason})' for step, reason in damaged.items())
+        raise UserError(
+            f'no checkpoint in {manager.directory} can be read: {steps}; '
+            'put back a good copy, or start again in a new --workdir'
+        )
+    return None
+
+
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+    """The checkpoint with the lowest error, the latest of equals; None where none was evaluated.
+
+    Raises:
+      UserError: their errors cannot be read.
+    """
+    try:
+        errors = {step: manager.metrics(step)['error'] for step in sorted(manager.all_steps(), reverse=True)}
+    except Exception as error:  # as above
+        raise UserError(f'the errors beside {manager.directory} cannot be read ({_reason(error)})') from error
+    evaluated = [step for step, error in errors.items() if math.isfinite(error)]
+    return min(evaluated, key=errors.get, default=None)
+
+
+def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -> Restored:
+    """The checkpoint of `step`, in the structure, dtypes and placement of `state`.
+
+    The method's own state is what was saved, whatever `state` says of it: who looks at a network needs no
+    method.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    target = _tree(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
+    try:
+        target |= _saved_method(Path(manager.directory) / str(step) / 'state', target['step'].sharding)
+        return Restored(*_restore(manager, step, target), {})
+    except Exception as error:  # as above
+        raise UserError(
+            f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
+            'put back a good copy, or start the training again: it goes on from the one before'
+        ) from error
+
+
+def _raise_lost_peer(error: Exception) -> None:
+    if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+        raise error
+
+
+def _restore(
+    manager: ocp.CheckpointManager, step: int, target: dict[str, Any]
+) -> tuple[TrainState, dict[str, Any]]:
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+    restored = manager.restore(step, args=items)
+    state, signed = TrainState(**restored['state']), restored['record']
+    if signed['sha256'] != _sha256(state, signed['record']):
+        raise ValueError('its contents are not what was saved')
+    return state, signed['record']
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    # Orbax refuses a target with a field that is not on the disk, even an empty one. Versions that knew
+    # MetaSemi alone saved no state of the method.
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if name != 'method' or jax.tree.leaves(value)}
+
+
+def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+    if 'method' not in saved:
+        return {}
+
+    def on_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return {'method': jax.tree.map(on_sharding, saved['method'])}
+
+
+@functools.cache
+def _silence_orphans() -> None:
+    # Of a checkpoint that cannot be read or written, Orbax raises the first failure; nobody waits for the
+    # others, and each would write a page to stderr.
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
+
+
+def _sha256(state: TrainState, record: dict[str, Any]) -> str:
+    # Of the arrays too: most of the bytes of a compressed float are stored as they are, and a flipped bit in
+    # them decodes to another number without a complaint.
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(jax.device_get(state)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    # TensorStore begins with a code, and goes on with all its settings.
+    if code := re.match(r'([A-Z]+_[A-Z_]+): ', str(error)):
+        return code.group(1).replace('_', ' ').lower()
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,0 +1,195 @@
+"""A config made into functions and arrays."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from metasemi_jax.data.batches.augment import normalize
+from metasemi_jax.data.batches.resident import Pipeline
+from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.splits import Split, data_sha256, split_sha256
+from metasemi_jax.errors import UserError
+from metasemi_jax.methods import Method, create_method, method_options
+from metasemi_jax.models import create_model, init_variables, variable_shapes
+from metasemi_jax.optimizer import (
+    Schedule,
+    cosine_7_16_schedule,
+    make_optimizer,
+    warmup_cosine_schedule,
+    warmup_piecewise_schedule,
+)
+from metasemi_jax.train_step import TrainState, make_train_step
+from metasemi_jax.training.evaluate import make_evaluate
+from metasemi_jax.training.experiment_data import (
+    build_pipeline,
+    choose_split,
+    eval_images,
+    input_form,
+    load_data,
+    on_disk,
+    place_eval_images,
+    training_pools,
+)
+from metasemi_jax.training.multi_step import StepFn
+
+
+class Experiment(NamedTuple):
+    """What the loop needs of a config."""
+
+    state: TrainState  # before the first step, on the host
+    pipeline: Pipeline
+    make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
+    # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
+    evaluate: Callable[[dict], dict[str, dict[str, float]]]
+    split: Split
+    split_sha256: str  # of the labeled ids
+    data_sha256: str  # of all ids, those held out, and the classes
+    class_names: tuple[str, ...]
+    input_form: InputForm  # of the images, for whoever uses the network without the data
+    description: str  # one line for people
+
+
+def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Experiment:
+    """Load the data of `config`, split it, and make its network and step.
+
+    Args:
+      config: a ConfigDict that `check_config` has passed.
+      mesh: of all devices.
+      split: of a run that was begun; by default it is drawn, or read, as the config says.
+
+    Raises:
+      UserError: an unknown name, or settings that do not fit the data.
+    """
+    dataset = load_data(config)
+    split = choose_split(config, dataset, split)
+    labeled, unlabeled = training_pools(config, dataset, split)
+    model, dtype = build_model(config, dataset.num_classes)
+    method = build_method(config, model)
+    if method.unlabeled and not len(unlabeled):
+        raise UserError(
+            f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
+            'method.name=supervised to train on labels alone'
+        )
+    drawn = unlabeled if method.unlabeled else unlabeled[:0]
+    form = input_form(config, dataset, np.union1d(labeled, unlabeled))
+    tx = build_optimizer(config)
+    variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
+    held_out = eval_images(dataset, split)
+    eval_data = {
+        name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
+        for name, pair in held_out.items()
+    }
+    evaluate = make_evaluate(model, functools.partial(normalize, mean=form.mean, std=form.std), mesh)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
+        name: len(labels) for name, (_, labels) in held_out.items()
+    }
+    devices = f'{mesh.size} × {jax.default_backend()}' if mesh.size > 1 else jax.default_backend()
+    if jax.process_count() > 1:
+        devices += f' in {jax.process_count()} processes'
+    return Experiment(
+        state=jax.device_get(
+            TrainState.create(
+                variables,
+                tx,
+                with_ema=config.ema_decay > 0,
+                method_state=method.init(dataset.num_classes, len(unlabeled)),
+            )
+        ),
+        pipeline=build_pipeline(config, dataset, labeled, drawn, form, method.second_view),
+        make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
+        evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
+        split=split,
+        split_sha256=split_sha256(split.labeled),
+        data_sha256=data_sha256(dataset.train_ids, split.validation, dataset.class_names),
+        class_names=dataset.class_names,
+        input_form=form,
+        description=(
+            f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
+            f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
+            f'{"×".join(map(str, dataset.image_shape))} pixels'
+            f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
+        ),
+    )
+
+
+def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
+    """The network of `config` and the dtype that it computes in on this machine."""
+    dtype = config.dtype
+    if dtype == 'auto':
+        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    dtype = jnp.dtype(dtype)
+    options = {name: value for name, value in config.model.items() if name != 'name' and value is not None}
+    return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
+
+
+def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state of a run of `config`, shapes and dtypes alone: what its checkpoints are restored into."""
+    return jax.eval_shape(
+        lambda variables: TrainState.create(
+            variables, build_optimizer(config), with_ema=config.ema_decay > 0
+        ),
+        variable_shapes(model, image_shape),
+    )
+
+
+def build_optimizer(config: Any) -> optax.GradientTransformation:
+    """The optimizer of `config`, without its learning rate."""
+    optimizer = config.optimizer
+    return make_optimizer(
+        optimizer.name,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        weight_decay=optimizer.weight_decay,
+        weight_decay_on=optimizer.weight_decay_on,
+    )
+
+
+def _lr_schedule(config: Any, factor: float) -> Schedule:
+    optimizer = config.optimizer
+    cosines = {'cosine': warmup_cosine_schedule, 'cosine_7_16': cosine_7_16_schedule}
+    if optimizer.schedule in cosines:
+        return cosines[optimizer.schedule](
+            factor * optimizer.lr, warmup_steps=optimizer.warmup_steps, total_steps=config.total_steps
+        )
+    return warmup_piecewise_schedule(
+        factor * optimizer.lr, warmup_steps=optimizer.warmup_steps, milestones=optimizer.milestones
+    )
+
+
+def build_method(config: Any, model: nn.Module) -> Method:
+    """The method of `config` for `model`; an option that is None is the method's own.
+
+    Raises:
+      UserError: an unknown method or option, or a teacher without `ema_decay`.
+    """
+    options = {name: value for name, value in config.method.items() if name != 'name' and value is not None}
+    if 'total_steps' in method_options(config.method.name):
+        options['total_steps'] = config.total_steps
+    method = create_method(config.method.name, model, **options)
+    if method.teacher and not config.ema_decay:
+        raise UserError(
+            f'method.name={config.method.name} learns from averaged weights, and ema_decay=0 keeps none; '
+            'add --config.ema_decay=0.999'
+        )
+    return method
+
+
+def build_train_step(
+    config: Any, method: Method, tx: optax.GradientTransformation, lr_factor: float = 1.0
+) -> StepFn:
+    """The step of `config`, with `lr_factor` on its learning rate."""
+    return make_train_step(
+        method,
+        tx,
+        lr_schedule=_lr_schedule(config, lr_factor),
+        ema_decay=config.ema_decay,
+        ema_convention=config.ema_convention,
+    )

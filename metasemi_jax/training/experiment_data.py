@@ -1,0 +1,187 @@
+"""The data of a config: images, their split, the pipeline that feeds the step, and what it is judged by."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from metasemi_jax.data.batches.resident import Pipeline, channel_statistics, resident_pipeline
+from metasemi_jax.data.batches.streamed_rows import HostCrop
+from metasemi_jax.data.batches.streaming import streaming_pipeline
+from metasemi_jax.data.batches.views import make_views
+from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.images.parallel import available_cores
+from metasemi_jax.data.images.random_resized_crop import CropRange
+from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.sources.imagenet_subsets import SUBSETS, subset_file
+from metasemi_jax.data.sources.registry import IMAGENET, Dataset, load_dataset
+from metasemi_jax.data.split_files import read_split_file
+from metasemi_jax.data.splits import Split, draw_split, split_positions
+from metasemi_jax.errors import UserError
+from metasemi_jax.training.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
+
+# ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
+EVALUATION_RESIZE = 256 / 224
+
+
+def load_data(config: Any) -> Dataset:
+    """The dataset that `config.data` names."""
+    data = config.data
+    return load_dataset(
+        data.name,
+        data_dir=data.data_dir,
+        manual_dir=data.manual_dir,
+        path=data.path,
+        image_size=data.image_size,
+        memory_budget=data.memory_budget,
+        resize=evaluation_resize(config),
+        on_disk=data.crop == 'resized',
+    )
+
+
+def evaluation_resize(config: Any) -> int:
+    """To what an image file is scaled before its middle is cut out: `resize` of `decode_square`."""
+    return round(config.data.image_size * EVALUATION_RESIZE) if config.data.crop == 'resized' else 0
+
+
+def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> Split:
+    """The split of `begun`, a run of this config, or a new one, drawn or read from `data.split_file`.
+
+    Raises:
+      UserError: a split file that cannot be used, or is not of the run; numbers that do not fit the data.
+    """
+    data, named = config.data, None
+    if data.split_file:
+        named = read_split_file(_split_file(data), dataset.train_ids)
+        if data.num_labels not in (0, len(named)):
+            raise UserError(
+                f'data.split_file={data.split_file} names {len(named):,} images, data.num_labels='
+                f'{data.num_labels}; add --config.data.num_labels={len(named)}'
+            )
+    if begun is None:
+        return draw_split(
+            dataset,
+            num_labels=data.num_labels,
+            num_validation=data.num_validation,
+            seed=config.seed,
+            labeled_ids=named,
+        )
+    if named is not None and {*named} != {*begun.labeled, *begun.validation}:
+        raise UserError(
+            f'data.split_file={data.split_file} is not the split that this --workdir began with; name '
+            'that file, or another --workdir'
+        )
+    count = len(begun.labeled) + len(begun.validation)
+    if data.num_labels not in (0, count) or not begun.labeled:
+        raise UserError(
+            f'labeled_ids.txt names {count} images, data.num_labels={data.num_labels}; '
+            'make the two agree, or delete the file of a run without checkpoints'
+        )
+    return begun
+
+
+def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputForm:
+    """Shape and normalisation of the images; where the config does not give it, of those at `positions`.
+
+    Raises:
+      UserError: `data.mean` and `data.std` name another number of channels.
+    """
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    if not mean:
+        mean, std = channel_statistics(dataset.train_images, positions)
+    channels = dataset.image_shape[-1]
+    if len(mean) != channels:
+        raise UserError(
+            f'data.mean and data.std name {len(mean)} channels, the images have {channels}; '
+            'give as many, or () to compute them from the training images'
+        )
+    return InputForm(dataset.image_shape, mean, std)
+
+
+def training_pools(config: Any, dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the labeled and the unlabeled pool in the training images, in the order of their ids.
+
+    With `data.include_labeled` the labeled images are in the unlabeled pool too, as in FixMatch's program.
+    """
+    labeled, unlabeled = split_positions(dataset.train_ids, split.labeled, split.validation)
+    if config.data.include_labeled:
+        _, unlabeled = split_positions(dataset.train_ids, [], split.validation)
+    return labeled, unlabeled
+
+
+def build_pipeline(
+    config: Any,
+    dataset: Dataset,
+    labeled: np.ndarray,
+    unlabeled: np.ndarray,
+    form: InputForm,
+    second_view: str | None,
+) -> Pipeline:
+    """Batches of the two pools, positions in the training images: from memory, or from disk where these are.
+
+    Raises:
+      UserError: a way of cropping that the images do not allow.
+    """
+    data = config.data
+    common = {
+        'batch_size': config.batch_size,
+        'unlabeled_ratio': config.unlabeled_ratio,
+        'seed': config.seed,
+        'process_index': jax.process_index(),
+        'process_count': jax.process_count(),
+    }
+    augmentation = {'pad': data.pad, 'pad_mode': data.pad_mode, 'flip': data.flip}
+    augmentation |= {'mean': form.mean, 'std': form.std, 'second': second_view, 'strong': data.strong}
+    if not on_disk(dataset.train_images):
+        if data.crop == 'resized':
+            raise UserError(
+                f"data.crop='resized' needs image files, and the images of {data.name} are in memory; "
+                "use data.crop='pad'"
+            )
+        return resident_pipeline(dataset, labeled, unlabeled, views=make_views(**augmentation), **common)
+    crop = None
+    if data.crop == 'resized':
+        # The crop leaves nothing to pad, and the flip is done where it is.
+        crop = HostCrop(CropRange(tuple(data.crop_area), tuple(data.crop_aspect)), data.flip)
+        augmentation |= {'pad': 0, 'flip': False}
+    workers = available_cores() if data.num_workers is None else data.num_workers
+    return streaming_pipeline(
+        dataset,
+        labeled,
+        unlabeled,
+        views=make_views(**augmentation),
+        crop=crop,
+        num_workers=workers,
+        **common,
+    )
+
+
+def eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[Any, np.ndarray]]:
+    """Images and labels of 'validation' and 'test', as far as there are such images."""
+    images = {'validation': (dataset.val_images, dataset.val_labels)}
+    if split.validation:
+        held_out, _ = split_positions(dataset.train_ids, split.validation)
+        images['validation'] = (dataset.train_images[held_out], dataset.train_labels[held_out])
+    images['test'] = (dataset.test_images, dataset.test_labels)
+    return {name: pair for name, pair in images.items() if pair[0] is not None}
+
+
+def place_eval_images(
+    images: Any, labels: np.ndarray, *, batch_size: int, mesh: Mesh
+) -> EvalData | StreamedEvalData:
+    """On the devices, or read anew for each evaluation where the images are on disk."""
+    place = stream_eval_data if on_disk(images) else place_eval_data
+    return place(images, labels, batch_size=batch_size, mesh=mesh)
+
+
+def on_disk(images: Any) -> bool:
+    """Whether images are decoded when they are asked for."""
+    return isinstance(images, StoredImages)
+
+
+def _split_file(data: Any) -> str:
+    if data.name == IMAGENET and data.split_file in SUBSETS and not Path(data.split_file).exists():
+        return str(subset_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
+    return data.split_file
