@@ -11,7 +11,7 @@ from absl import flags, logging
 from metasemi_jax.command import signals
 from metasemi_jax.command.advice import advice_on_argument, did_you_mean
 from metasemi_jax.command.config_file import expand_home, load_config
-from metasemi_jax.command.machine import blame, check_machine, speak_any_encoding
+from metasemi_jax.command.machine import blame, missing_device, speak_any_encoding
 from metasemi_jax.errors import UserError
 
 HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
@@ -46,14 +46,14 @@ def run_command(
         if HELP & {*argv}:
             _print_help(values, argv, default_config)
             return
-        check_machine()
         if default_config is None:
             given = parse_flags(values, argv)
         else:
             given = parse_config_flags(values, config_first(argv, default_config))
         main(*(given if many else _one_or_none(given, argument, with_config=default_config is not None)))
     except UserError as error:
-        _fail(str(error))
+        # Who reads a file in vain, because JAX has no device for it, blames the file.
+        _fail(missing_device(error) or str(error))
     except BrokenPipeError:
         # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,13 +42,8 @@ def speak_any_encoding() -> None:
 def blame(error: BaseException) -> str:
     """What of the machine `error` comes from and what to do, on one line; '' for any other error."""
     text = ' '.join(str(error).split())
-    platforms = os.environ.get('JAX_PLATFORMS')
-    if 'Unable to initialize backend' in text or (isinstance(error, AssertionError) and _in_backends(error)):
-        asked = f'JAX_PLATFORMS={platforms} asks for' if platforms else 'JAX found'
-        reason = text.partition("': ")[2].partition(' (set JAX_PLATFORMS')[0]
-        return f'{asked} a device that is not here{f" ({_short(reason)})" if reason else ""}; ' + (
-            'unset JAX_PLATFORMS, or set it to cpu'
-        )
+    if line := missing_device(error):
+        return line
     if 'RESOURCE_EXHAUSTED' in text:
         return f'the device has not enough memory ({_short(text)}); use a smaller batch_size or model'
     if isinstance(error, MemoryError) or 'failed to map segment' in text or 'bad_alloc' in text:
@@ -60,6 +55,20 @@ def blame(error: BaseException) -> str:
     if name := _variable(error, text):
         return f'{name}={os.environ[name]} in the environment: {_short(text)}; unset {name}, or change it'
     return ''
+
+
+def missing_device(error: BaseException) -> str:
+    """The line of `blame`, if `error`, or what it comes from, is that JAX has no device; else ''."""
+    while error.__cause__:
+        error = error.__cause__
+    text = ' '.join(str(error).split())
+    if 'Unable to initialize backend' not in text and not _in_backends(error):
+        return ''
+    platforms = os.environ.get('JAX_PLATFORMS')
+    asked = f'JAX_PLATFORMS={platforms} asks for' if platforms else 'JAX found'
+    reason = text.partition("': ")[2].partition(' (set JAX_PLATFORMS')[0]
+    reason = f' ({_short(reason)})' if reason else ''
+    return f'{asked} a device that is not here{reason}; unset JAX_PLATFORMS, or set it to cpu'
 
 
 def _check_environment() -> None:
@@ -114,12 +123,12 @@ def _cores() -> int:
 
 
 def _in_backends(error: BaseException) -> bool:
-    """Whether JAX raised it while it looked for devices."""
+    """Whether JAX itself failed while it looked for devices, as it does for CUDA without its plugin."""
     frames, traceback = [], error.__traceback__
     while traceback:
         frames.append(traceback.tb_frame.f_code.co_filename)
         traceback = traceback.tb_next
-    return bool(frames) and frames[-1].endswith('xla_bridge.py')
+    return isinstance(error, AssertionError) and bool(frames) and frames[-1].endswith('xla_bridge.py')
 
 
 def _variable(error: BaseException, text: str) -> str:

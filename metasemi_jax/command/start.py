@@ -8,7 +8,15 @@ from metasemi_jax.command.signals import end_at_once
 def begin() -> None:
     """Make signals and a poor machine end this program in one line, from its first import on."""
     end_at_once()
+    # Imported after that: a signal may come meanwhile.
+    from metasemi_jax.command.machine import check_machine
+    from metasemi_jax.errors import UserError
+
     sys.excepthook = _one_line_hook
+    try:
+        check_machine()
+    except UserError as error:
+        sys.exit(f'error: {error}')
 
 
 def begin_module() -> None:
