@@ -40,7 +40,7 @@ BAD_FILES = {
     'import sys\n\nsys.exit(3)\n': 'mine.py, line 3 ends the program (sys.exit); return a config',
     'def get_config(a, b):\n    pass\n': 'TypeError: get_config() missing 2 required positional arguments',
     'def get_config():\n    raise KeyError("x")\n': 'mine.py, line 2: KeyError: x',
-    'def get_config():\n    raise FileNotFoundError(2, "No such file", "y")\n': 'mine.py, line 2: FileNotFound',
+    'def get_config():\n    raise FileNotFoundError(2, "No such file", "y")\n': 'line 2: FileNotFound',
 }
 
 
