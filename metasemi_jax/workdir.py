@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from metasemi_jax.command.signals import removed_at_end
 from metasemi_jax.config import differing_fields
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import split_text
@@ -237,7 +238,7 @@ def open_atomically(path: Path, mode: str = 'w', **options: Any) -> Iterator[IO]
     if 'b' not in mode:
         options = {'encoding': 'utf-8'} | options
     try:
-        with beside.open(mode, **options) as file:
+        with removed_at_end(beside), beside.open(mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

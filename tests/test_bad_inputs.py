@@ -107,7 +107,7 @@ ROWS = [
     ('main', '--config.data.split_file={new}', ''),
     ('main', '--config.data.mean=0.5', 'data.mean and data.std'),
     ('main', '--config.optimizer.name=adam --config.optimizer.nesterov=True', 'has no Nesterov momentum'),
-    ('main', '--config.method.name=fixmatch --config.method.xi=1', "has no option 'xi'"),
+    ('main', '--config.method.xi=1', "method.name=metasemi has no option 'xi'"),
     ('main', '--workdir={text}', 'is a file; name a folder'),
     ('main', '--workdir={run}', 'holds a run with another config'),
     ('main', '--process_id=1', '--coordinator and --num_processes must be given too'),
