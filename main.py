@@ -30,7 +30,7 @@ def main() -> None:
     join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     enable_compilation_cache()
     config_name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-    train_and_evaluate(_CONFIG.value, _WORKDIR.value or f'runs/{config_name}')
+    train_and_evaluate(_CONFIG.value, _WORKDIR.value or f'runs/{config_name}', log_images=True)
 
 
 if __name__ == '__main__':
