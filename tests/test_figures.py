@@ -26,7 +26,16 @@ from metasemi_jax.visualize.html_report import Section, Table, html_report
 from metasemi_jax.visualize.mistakes import Mistakes, draw_mistakes, most_confident_mistakes
 from metasemi_jax.visualize.page import undrawable
 from metasemi_jax.visualize.review import Review, Reviewed, choose_samples, draw_review
-from metasemi_jax.visualize.style import COLOURS, DISTINCT, MARKERS, Picture, render, shown_name
+from metasemi_jax.visualize.style import (
+    COLOURS,
+    DISTINCT,
+    MARKERS,
+    Picture,
+    fitted_name,
+    render,
+    shown_name,
+    wrapped_name,
+)
 from metasemi_jax.visualize.training_log import Series, read_training_log
 from metasemi_jax.visualize.tsne import Pool, TsneRow, draw_tsne
 
@@ -385,6 +394,9 @@ def test_names_for_a_figure():
     assert len(long) == 20
     assert long.startswith('unlabeled')
     assert long.endswith('0123.png')
+    assert [fitted_name(name, 1, 10) for name in ('', '7', 'no', '$')] == ['', '7', 'no', r'\$']
+    assert 5 < len(fitted_name('x' * 80, 1, 10)) < 20
+    assert wrapped_name('x' * 20, 1, 10, lines=2).count('\n') == 1
 
 
 class Page(HTMLParser):

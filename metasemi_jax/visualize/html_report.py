@@ -41,7 +41,7 @@ code {{ font-size: .9em; }}
 @media (max-width: 40rem) {{
   body {{ margin: 1rem auto; padding: 0 .75rem; }}
   th, td {{ padding-right: .75rem; }}
-  figure img {{ max-width: 44rem; }}
+  .panels img {{ max-width: 44rem; }}
 }}
 </style>
 </head>
@@ -110,10 +110,12 @@ def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.bare).decode()
     title = _text(picture.title)
     # A PNG begins with its width; this shows all of them in one scale.
-    width = int.from_bytes(picture.bare[16:20]) * CSS_DPI // DPI
+    width, height = (int.from_bytes(picture.bare[i : i + 4]) * CSS_DPI // DPI for i in (16, 20))
+    # Panels side by side would be too small to read on a telephone: there they are moved along instead.
+    kind = 'panels' if width > 1.8 * height else 'whole'
     return (
         f'<figure>\n<h3>{title}</h3>\n'
-        f'<div class="wide"><img alt="{title}" width="{width}" src="data:image/png;base64,{data}"></div>\n'
+        f'<div class="wide {kind}"><img alt="{title}" width="{width}" src="data:image/png;base64,{data}"></div>\n'
         f'<figcaption>{_text(picture.caption)}</figcaption>\n</figure>\n'
     )
 

@@ -91,7 +91,7 @@ def fitted_name(name: str, inches: float, points: float) -> str:
 def wrapped_name(name: str, inches: float, points: float, *, lines: int) -> str:
     """`shown_name` on at most `lines` lines of `inches`, cut where they do not hold it."""
     text = legible(_one_line(name))
-    for letters in range(len(text), 2, -1):
+    for letters in range(max(len(text), 3), 2, -1):
         rows = _rows(_cut(text, letters), inches * POINTS_PER_INCH, points)
         if len(rows) <= lines:
             break
