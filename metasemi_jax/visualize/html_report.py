@@ -115,7 +115,8 @@ def _figure(picture: Picture) -> str:
     kind = 'panels' if width > 1.8 * height else 'whole'
     return (
         f'<figure>\n<h3>{title}</h3>\n'
-        f'<div class="wide {kind}"><img alt="{title}" width="{width}" src="data:image/png;base64,{data}"></div>\n'
+        f'<div class="wide {kind}">'
+        f'<img alt="{title}" width="{width}" src="data:image/png;base64,{data}"></div>\n'
         f'<figcaption>{_text(picture.caption)}</figcaption>\n</figure>\n'
     )
 
