@@ -19,6 +19,7 @@ NAMES = list(OPERATIONS)
 MANY = 20_000
 # A test of a fixed key passes or fails for ever; below this a draw as rare as one in ten thousand is suspect.
 RARE = 1e-4
+AUGMENTED = {variant: jax.jit(functools.partial(rand_augment, variant=variant)) for variant in VARIANTS}
 
 
 @pytest.mark.parametrize('shape', [(200, 32, 32, 3), (200, 28, 28, 1)])
@@ -26,7 +27,7 @@ RARE = 1e-4
 def test_a_policy_equals_pillow_for_the_same_draws(variant, shape):
     images, key = images_of(shape[1:], seed=3), jax.random.key(4)
     draws = jax.tree.map(np.asarray, VARIANTS[variant].draw(key, shape))
-    ours = np.asarray(jax.jit(functools.partial(rand_augment, variant=variant))(images, key))
+    ours = np.asarray(AUGMENTED[variant](images, key))
     assert ours.dtype == np.uint8
     expected = np.stack(
         [
@@ -63,20 +64,18 @@ def test_google_fills_what_moved_away_by_grey_unless_a_later_operation_made_it_b
 
 def test_images_of_one_batch_and_of_two_keys_have_draws_of_their_own():
     images = np.repeat(images_of((32, 32, 3))[:1], 200, axis=0)
-    google = jax.jit(functools.partial(rand_augment, variant='google'))
-    first, second = (np.asarray(google(images, jax.random.key(seed))) for seed in (0, 1))
+    first, second = (np.asarray(AUGMENTED['usb'](images, jax.random.key(seed))) for seed in (0, 1))
     assert len(np.unique(first.reshape(200, -1), axis=0)) == 200
     assert not (first == second).all((1, 2, 3)).any()
-    np.testing.assert_array_equal(first, google(images, jax.random.key(0)))
+    np.testing.assert_array_equal(first, AUGMENTED['usb'](images, jax.random.key(0)))
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_float64_mode_changes_nothing(variant, x64):
     images, key = images_of((8, 8, 1))[:5], jax.random.key(0)
-    augmented = jax.jit(functools.partial(rand_augment, variant=variant))
-    here = np.asarray(augmented(images, key))
+    here = np.asarray(AUGMENTED[variant](images, key))
     with jax.enable_x64(False):
-        np.testing.assert_array_equal(here, augmented(images, key))
+        np.testing.assert_array_equal(here, AUGMENTED[variant](images, key))
 
 
 def equally_likely(drawn, values):
@@ -152,7 +151,7 @@ def test_usb_boxes_equal_its_rectangles():
 def test_the_strong_view_is_rand_augment_of_a_weak_one(variant):
     images, key = images_of((8, 8, 1))[:5], jax.random.key(0)
     views = make_views(pad=0, flip=False, mean=(0.5,), std=(0.5,), second='strong', strong=variant)
-    expected = jax.jit(functools.partial(rand_augment, variant=variant))(images, jax.random.split(key)[1])
+    expected = AUGMENTED[variant](images, jax.random.split(key)[1])
     np.testing.assert_array_equal(jax.jit(views.second)(images, key), expected)
 
 

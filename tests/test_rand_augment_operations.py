@@ -81,7 +81,7 @@ def test_the_operations_do_something():
     ours = all_operations(images, {name: np.float32(magnitudes(name, 'google')[1::5]) for name in OPERATIONS})
     for name, changed in ours.items():
         share = (np.asarray(changed) != images).any((1, 2, 3)).mean()
-        assert share == 0 if name == 'identity' else share > 0.9, name
+        assert share == 0 if name == 'identity' else share > 0.5, name
 
 
 @pytest.mark.parametrize('opaque', [False, True])
