@@ -126,6 +126,7 @@ def test_a_run_of_other_settings_in_the_way_is_refused_before_anything_starts(tm
     first = planned(tmp_path, [0])[0]
     first.files.path.mkdir()
     (first.files.path / 'config.json').write_text(json.dumps(tiny_config(batch_size=9).to_dict()))
+    (first.files.path / 'checkpoints' / '4').mkdir(parents=True)
     with pytest.raises(UserError, match='batch_size: 9 there, 8 here'):
         planned(tmp_path, [1, 0])
     with pytest.raises(UserError, match='holds a run; name another folder'):

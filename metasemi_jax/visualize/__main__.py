@@ -23,12 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from metasemi_jax.classifier import WEIGHTS, WEIGHTS_HELP, Classifier, load_classifier
+from metasemi_jax.classifier import Classifier, load_classifier
 from metasemi_jax.cli import run_command
+from metasemi_jax.command_flags import define_data_location, define_weights, naming_output
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.config import LOCATIONS, flatten
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_atomically
 from metasemi_jax.predict.run_data import SPLITS, load_run_data
 from metasemi_jax.progress import ProgressLine
 from metasemi_jax.report.published import ABLATION
@@ -43,7 +45,6 @@ from metasemi_jax.visualize.run_outputs import Judged, Sample, choose_judged, ru
 from metasemi_jax.visualize.style import Drawing, Picture, render
 from metasemi_jax.visualize.training_log import TrainingLog, read_training_log
 from metasemi_jax.visualize.tsne import Pool, TsneRow, draw_tsne
-from metasemi_jax.workdir import naming_output, write_atomically
 
 NAMED_FIELDS = 4  # that differ between runs; more would make no name
 METHOD = ('method.meta', 'method.mixup')  # named by their row of the ablation
@@ -109,14 +110,8 @@ def _define_flags(values: flags.FlagValues) -> None:
         'validation.',
         flag_values=values,
     )
-    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
-    flags.DEFINE_string(
-        'data_path',
-        '',
-        "Where the runs' own images have moved to: the folder, .csv or .npz file.",
-        flag_values=values,
-    )
-    flags.DEFINE_string('data_dir', '', "Where the runs' TFDS datasets have moved to.", flag_values=values)
+    define_weights(values)
+    define_data_location(values)
 
 
 def _visualize(
