@@ -9,6 +9,9 @@ from absl import flags
 from metasemi_jax.classifier import WEIGHTS
 from metasemi_jax.errors import UserError
 
+# So that absl's help shows these flags among those of the command that defines them here.
+flags.disclaim_key_flags()
+
 
 def define_workdir(values: flags.FlagValues, text: str = 'Folder of the run, finished or not.') -> None:
     """`--workdir`; to be read by `required_workdir`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import FIELDS, differing_fields, flatten
+from metasemi_jax.config import FIELDS, differing_fields, flatten, settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.report.published import ABLATION, published
 from metasemi_jax.results import PROTOCOLS, WEIGHTS
@@ -75,8 +75,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         if not files.config.exists():
             unfinished.append(f'{folder} (not begun)')
             continue
-        # A run of an older program may lack a field.
-        fields = dict.fromkeys(FIELDS) | flatten(files.read_config())
+        # A run of an older program may lack a field, and None is the method's own.
+        saved = flatten(files.read_config())
+        fields = dict.fromkeys(FIELDS) | saved
+        fields |= {name: settled(saved)[name] for name in ('method.name', *METHOD)}
         results = files.read_results()
         if results is None:
             saved = max(files.saved_steps(), default=0)
@@ -133,6 +135,12 @@ def _order(value: Any) -> tuple[bool, Any]:
     return (value is not None, 0 if value is None else value)
 
 
+def _method_name(fields: dict[str, Any]) -> str:
+    if fields['method.name'] == 'metasemi':
+        return ABLATION[bool(fields['method.meta']), bool(fields['method.mixup'])]
+    return fields['method.name'] + (' with meta' if fields.get('method.meta') else '')
+
+
 def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -> Row:
     for one, other in itertools.pairwise(runs):
         if one.fields['seed'] == other.fields['seed']:
@@ -141,7 +149,7 @@ def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -
                 f'{one.fields["seed"]}; leave one of them out'
             )
     fields = runs[0].fields
-    ablation = ABLATION[bool(fields['method.meta']), bool(fields['method.mixup'])]
+    ablation = _method_name(fields)
     figures = published(fields, runs[0].num_labels)
     others = [f'{name}={fields[name]}' for name in differing if name not in METHOD]
     named = not others or any(name in METHOD for name in differing)
