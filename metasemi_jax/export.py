@@ -16,7 +16,7 @@ from jax import export as jax_export
 
 from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier, make_predict
 from metasemi_jax.cli import run_command
-from metasemi_jax.command_flags import define_weights, define_workdir, naming_output, required_workdir
+from metasemi_jax.command.flags import define_weights, define_workdir, naming_output, required_workdir
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import is_replaceable, write_atomically, write_json
 from metasemi_jax.workdir import Workdir, check_no_run_file, read_json

@@ -332,7 +332,8 @@ def naming(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f'{path} is damaged ({error}); {remedy}') from error
+        # A value may be of several lines.
+        raise UserError(f'{path} is damaged ({" ".join(str(error).split())}); {remedy}') from error
 
 
 def check_no_run_file(output: str | os.PathLike) -> None:

@@ -33,12 +33,12 @@ def finished(tmp_path_factory):
 
 # Which damages of a file are tried, every nth, and the commands that read it first.
 CASES = {
-    'config.json': (11, ['main', 'report', 'predict']),
-    'results.json': (5, ['main', 'report']),
-    'input.json': (3, ['main', 'predict']),
-    'class_names.json': (7, ['main', 'predict']),
+    'config.json': (31, ['main', 'report']),
+    'results.json': (11, ['main', 'report']),
+    'input.json': (7, ['main', 'predict']),
+    'class_names.json': (9, ['main', 'predict']),
     'labeled_ids.txt': (1, ['report']),
-    'sweep.json': (23, ['report', 'sweep']),
+    'sweep.json': (61, ['report', 'sweep']),
 }
 
 
@@ -75,11 +75,11 @@ WRONG = {
         (list('abcdefghi'), 'class_names.json names 9 classes, the checkpoints have 10'),
     ],
     'input.json': [
-        ({'image_shape': '888', 'mean': [0], 'std': [1]}, "image_shape='888' must be a list of whole numbers"),
+        ({'image_shape': '888', 'mean': [0], 'std': [1]}, "image_shape='888' must be a list of whole num"),
         ({'image_shape': [8, -8, 1], 'mean': [0], 'std': [1]}, r'image_shape=\[8, -8, 1\] must be'),
-        ({'image_shape': [8, 8, 1], 'mean': [0], 'std': [0]}, r'std=\[0\] must be a list of numbers more than 0'),
+        ({'image_shape': [8, 8, 1], 'mean': [0], 'std': [0]}, r'std=\[0\] must be a list of numbers more'),
         ({'image_shape': [8, 8, 1], 'mean': [0, 0], 'std': [1, 1]}, 'a number for each of the 1 channels'),
-        ({'image_shape': [8, 8, 3], 'mean': [0] * 3, 'std': [1] * 3}, "images of 3 channels, the checkpoints'"),
+        ({'image_shape': [8, 8, 3], 'mean': [0] * 3, 'std': [1] * 3}, 'images of 3 channels, the checkp'),
     ],
     'config.json': [
         ({'data': 3}, 'data=3 must be a group of fields'),

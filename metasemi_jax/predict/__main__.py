@@ -24,7 +24,7 @@ from absl import flags
 
 from metasemi_jax.classifier import Classifier, Predictions, load_classifier, predict_batches
 from metasemi_jax.cli import run_command
-from metasemi_jax.command_flags import (
+from metasemi_jax.command.flags import (
     define_data_location,
     define_weights,
     define_workdir,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from metasemi_jax.command_flags import naming_output
+from metasemi_jax.command.flags import naming_output
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import is_replaceable, open_atomically, write_json
 from metasemi_jax.workdir import PREDICTED, check_no_run_file, read_json

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from metasemi_jax.cli import run_command
-from metasemi_jax.command_flags import naming_output
+from metasemi_jax.command.flags import naming_output
 from metasemi_jax.config import FIELDS
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable, write_atomically

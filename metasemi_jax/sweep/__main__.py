@@ -30,7 +30,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
-from metasemi_jax.command_flags import define_workdir, required_workdir
+from metasemi_jax.command.flags import define_workdir, required_workdir
 from metasemi_jax.config import check_config
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import itertools
 import json
 import logging
@@ -344,7 +345,7 @@ def _silence_orphans() -> None:
     hook = sys.unraisablehook
 
     def quiet(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != 'Event loop is closed':
+        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != 'Event loop is closed':
             hook(unraisable)
 
     sys.unraisablehook = quiet

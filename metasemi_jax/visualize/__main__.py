@@ -25,7 +25,7 @@ from absl import flags
 
 from metasemi_jax.classifier import Classifier, load_classifier
 from metasemi_jax.cli import run_command
-from metasemi_jax.command_flags import define_data_location, define_weights, naming_output
+from metasemi_jax.command.flags import define_data_location, define_weights, naming_output
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.config import LOCATIONS, flatten
 from metasemi_jax.data.images.counter import ImageCounter
