@@ -138,4 +138,5 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(message: str) -> None:
-    sys.exit(f'error: {message}')
+    # A name or a value in it may be of several lines.
+    sys.exit(f'error: {" ".join(message.splitlines())}')

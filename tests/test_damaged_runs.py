@@ -33,11 +33,10 @@ def finished(tmp_path_factory):
 
 # Which damages of a file are tried, every nth, and the commands that read it first.
 CASES = {
-    'config.json': (31, ['main', 'report']),
-    'results.json': (11, ['main', 'report']),
+    'config.json': (41, ['main', 'report']),
+    'results.json': (17, ['main', 'report']),
     'input.json': (7, ['main', 'predict']),
     'class_names.json': (9, ['main', 'predict']),
-    'labeled_ids.txt': (1, ['report']),
     'sweep.json': (61, ['report', 'sweep']),
 }
 
