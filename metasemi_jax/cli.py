@@ -7,7 +7,9 @@ from pathlib import Path
 
 from absl import flags, logging
 
+from metasemi_jax.command.installed_configs import find_config
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import replace_closed_streams
 
 HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
 
@@ -34,6 +36,7 @@ def run_command(
     if HELP & {*argv}:
         print(f'{sys.modules["__main__"].__doc__}\n{values.main_module_help()}')
         return
+    replace_closed_streams()
     # Orbax reports every file it writes at the level of INFO, and as ERROR, with a page each, what it also
     # raises.
     logging.set_verbosity(logging.FATAL)
@@ -95,11 +98,9 @@ def parse_config_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
     Raises:
       UserError: an unknown flag or field, a value of another type, a config file that is missing or fails.
     """
-    path = Path(argv[1].removeprefix('--config=').split(':')[0])
-    if not path.is_file():
-        raise UserError(
-            f'--config={path}: there is no such file (seen from {Path.cwd()}); name an experiment'
-        )
+    path, colon, options = argv[1].removeprefix('--config=').partition(':')
+    path = find_config(path)
+    argv = [argv[0], f'--config={path}{colon}{options}', *argv[2:]]
     # ml_collections takes the overrides of fields from here.
     sys.argv = argv
     try:
@@ -137,4 +138,5 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(message: str) -> None:
-    sys.exit(f'error: {message}')
+    # A name or a value in it may be of several lines.
+    sys.exit(f'error: {" ".join(message.splitlines())}')

@@ -48,6 +48,7 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
     Raises:
       UserError: images that cannot be had, or are not those of the run any more.
     """
+    classifier.files.read_split(classifier.record.get('split_sha256'))
     config = copy.deepcopy(classifier.config)
     config.data.path = data_path or config.data.path
     config.data.data_dir = data_dir or config.data.data_dir

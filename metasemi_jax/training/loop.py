@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.config import agreed_settings, check_config
-from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.multi_host import check_same, failing_together, is_first, naming_lost_peers
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
+from metasemi_jax.files import write_json
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.results import summarize, table
 from metasemi_jax.train_step import TrainState
@@ -32,7 +32,7 @@ from metasemi_jax.training.preemption import StopRequest, stop_on_signals
 from metasemi_jax.training.recorder import NEW_RUN, Recorder
 from metasemi_jax.training.resume import open_and_restore
 from metasemi_jax.training.run_log import RunLog
-from metasemi_jax.workdir import Workdir, write_json
+from metasemi_jax.workdir import Workdir
 
 MAX_ROLLBACKS = 3
 
@@ -65,16 +65,14 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
     with failing_together():
         files.check(config)
         results = files.read_results()
-        # Without input.json a finished run goes through the motions, to get one.
-        finished = results is not None and files.input_form.exists()
+        # A finished run that lacks a file, or has a damaged one, goes through the motions, to get it back.
+        finished = results is not None and files.is_described()
     check_same('--workdir', str(finished))
     with failing_together():
         if not finished:
             mesh = make_mesh()
             check_batch_size(config.batch_size, mesh.size)
-            labeled_ids = files.read_labeled_ids()
-            split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
-            experiment = build_experiment(config, mesh, split)
+            experiment = build_experiment(config, mesh, files.begun_split(config))
     if finished:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results

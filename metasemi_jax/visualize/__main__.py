@@ -23,14 +23,15 @@ from pathlib import Path
 
 from absl import flags
 
-from metasemi_jax.classifier import WEIGHTS, WEIGHTS_HELP, Classifier, load_classifier
+from metasemi_jax.classifier import Classifier, load_classifier
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.flags import define_data_location, define_weights, naming_output
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_atomically
 from metasemi_jax.predict.run_data import SPLITS
 from metasemi_jax.visualize.look import look
 from metasemi_jax.visualize.page import draw_files, undrawable
-from metasemi_jax.workdir import naming_output, write_atomically
 
 
 def main(argv: list[str]) -> None:
@@ -77,14 +78,8 @@ def _define_flags(values: flags.FlagValues) -> None:
         'validation.',
         flag_values=values,
     )
-    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
-    flags.DEFINE_string(
-        'data_path',
-        '',
-        "Where the runs' own images have moved to: the folder, .csv or .npz file.",
-        flag_values=values,
-    )
-    flags.DEFINE_string('data_dir', '', "Where the runs' TFDS datasets have moved to.", flag_values=values)
+    define_weights(values)
+    define_data_location(values)
 
 
 def _visualize(
