@@ -1,5 +1,7 @@
 """The progress line: rewritten in place in a terminal, appended in a log file."""
 
+import errno
+import os
 import shutil
 import sys
 import time
@@ -19,24 +21,37 @@ class ProgressLine:
         if self._in_place:
             # A line that wraps could not be rewritten: cut it to the window.
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f'\r{line[:width]}\x1b[K')
+            self._write(f'\r{line[:width]}\x1b[K')
             self._open = True
         else:
-            self._stream.write(line + '\n')
-        self._stream.flush()
+            self._write(line + '\n')
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self.close()
-        self._stream.write(line + '\n')
-        self._stream.flush()
+        self._write(line + '\n')
 
     def close(self) -> None:
         """Leave the last line where it is and go below it."""
         if self._open:
-            self._stream.write('\n')
-            self._stream.flush()
+            self._write('\n')
             self._open = False
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError as error:
+            # The terminal was closed. The signal that says so comes later, or, after `disown`, never.
+            if not self._in_place or error.errno != errno.EIO:
+                raise
+            silence(self._stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Lead whatever is written to `stream` from now on, and its file descriptor, nowhere."""
+    with open(os.devnull, 'w') as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def duration(seconds: float) -> str:
