@@ -52,7 +52,9 @@ def _train(values: flags.FlagValues) -> None:
     join_processes(values['coordinator'].value, values['num_processes'].value, values['process_id'].value)
     enable_compilation_cache()
     config_name = Path(config_flags.get_config_filename(values['config'])).stem
-    train_and_evaluate(values['config'].value, values['workdir'].value or f'runs/{config_name}')
+    train_and_evaluate(
+        values['config'].value, values['workdir'].value or f'runs/{config_name}', log_images=True
+    )
 
 
 if __name__ == '__main__':

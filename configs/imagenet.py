@@ -11,7 +11,7 @@ Each of the authors' eight GPUs used its own share of the batch for the meta-gra
 whole batch: less noise, and independent of the number of devices.
 """
 
-from configs import default
+from metasemi_jax.configs import default
 
 
 def get_config(method='metasemi'):

@@ -13,6 +13,7 @@ from metasemi_jax.command.advice import advice_on_argument, did_you_mean
 from metasemi_jax.command.config_file import expand_home, load_config
 from metasemi_jax.command.machine import blame, missing_device, speak_any_encoding
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import replace_closed_streams
 
 HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
 PATIENCE_S = 60  # after a failure, with whatever threads of libraries are still at work
@@ -37,6 +38,7 @@ def run_command(
       argument: what the one argument that is no flag names, which is then passed to `main`; None for none.
       many: any number of such arguments is passed, none included.
     """
+    replace_closed_streams()
     speak_any_encoding()
     argv = _with_home(argv)
     # Orbax reports every file it writes at the level of INFO, and as ERROR, with a page each, what it also
@@ -223,4 +225,5 @@ def _one_line(error: BaseException) -> str:
 
 def _fail(message: str) -> None:
     signals.end_within(PATIENCE_S)
-    sys.exit(f'error: {message}')
+    # A name or a value in it may be of several lines.
+    sys.exit(f'error: {" ".join(message.splitlines())}')

@@ -45,6 +45,9 @@ USED_BY = {
 }
 
 
+_ABSENT = object()
+
+
 class Field(NamedTuple):
     """What one field may hold."""
 
@@ -253,6 +256,26 @@ def check_config(config: Any) -> None:
     for name in ('data.crop_area', 'data.crop_aspect'):
         if len(fields[name]) != 2 or fields[name][0] > fields[name][1]:
             raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')
+
+
+def check_saved(config: dict[str, Any]) -> None:
+    """Refuse the nested settings of a file of any version where a field holds what it cannot.
+
+    Fields may be missing, or unknown here.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    fields = flatten(config)
+    for group in {name.split('.')[0] for name in FIELDS if '.' in name}:
+        if not isinstance(config.get(group, {}), dict):
+            raise UserError(f'{group}={config[group]!r} must be a group of fields')
+    for name, field in FIELDS.items():
+        value = config
+        for part in name.split('.'):
+            value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
+        if value is not _ABSENT:
+            _check_field(name, fields.get(name, value), field)
 
 
 def _check_plain(config: Any, prefix: str = '') -> None:

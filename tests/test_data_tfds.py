@@ -119,7 +119,7 @@ def test_the_second_load_needs_the_cache_alone(loaded, monkeypatch):
 def test_a_damaged_cache_is_made_again(loaded, capsys):
     name, splits, _, data_dir = loaded
     path = data_dir / 'metasemi_jax' / name / RECIPES[name].version / 'train_images.npy'
-    stale = path.parent.with_name(f'{path.parent.name}.incomplete')
+    stale = path.parent.with_name(f'.{path.parent.name}.incomplete')
     stale.mkdir()
     (stale / 'train_images.npy').write_text('what a kill left')
     for damage in (lambda content: content[:-1], lambda content: b'', lambda content: b'\x93NUMPZ'):

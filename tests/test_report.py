@@ -234,9 +234,9 @@ def test_nothing_else_has_the_papers_figures(tmp_path, fields):
 
 def test_the_labels_of_a_split_file_are_counted(tmp_path):
     run = write_run(tmp_path / 'run', changed(svhn.get_config(), data__num_labels=0), 5.0)
-    (run / 'labeled_ids.txt').write_text('id\n' * 900)
+    (run / 'labeled_ids.txt').write_text(''.join(f'{i}\n' for i in range(900)))
     assert rows_of(run)[0].paper is None
-    (run / 'validation_ids.txt').write_text('id\n' * 100)
+    (run / 'validation_ids.txt').write_text(''.join(f'{i}\n' for i in range(900, 1000)))
     assert rows_of(run)[0].paper == 3.15
 
 

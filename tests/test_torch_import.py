@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 import sys
 
 import jax
@@ -10,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from absl import flags as flags_module
+from ml_collections import config_flags
 
 from configs import svhn
 from metasemi_jax.classifier import load_classifier
+from metasemi_jax.cli import parse_config_flags
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.sources import registry as sources
 from metasemi_jax.distributed.sharding import make_mesh
@@ -167,6 +171,8 @@ def test_momentum_goes_to_its_parameter_and_is_zero_where_there_is_none(small):
         ({'step': 1201}, 'step 1201 is not within total_steps=1200'),
         ({'step': -1}, 'step -1 is not within'),
         ({'step': 'last'}, "'step' is no number: last"),
+        ({'step': float('inf')}, "'step' is no number: inf"),
+        ({'step': float('nan')}, "'step' is no number: nan"),
         ({'model': {}}, 'no mapping'),
         ({'optimizer': {'state': {}}}, "no state of PyTorch's SGD"),
         ({'optimizer': [1]}, "no state of PyTorch's SGD"),
@@ -238,6 +244,32 @@ def test_command_with_the_pinned_flags(small, tmp_path, monkeypatch, capsys):
     saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
     assert saved == json.loads(json.dumps(config.to_dict()))
     assert os.listdir(tmp_path / 'run' / 'checkpoints') == ['1200']
+
+
+@loads_a_config
+def test_the_line_to_continue_has_every_setting_however_it_was_written(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch_import, 'read_checkpoint', lambda path: official(small, 1200))
+    monkeypatch.setattr(sources, 'SOURCES', {})
+    flags = [
+        '--config.seed',
+        '3',
+        '--config',
+        'cifar10',
+        '--config.optimizer.milestones=(5, 7)',
+        '--noconfig.data.flip',
+    ]
+    assert run_command('model_best.pth', f'--workdir={tmp_path / "run"}', *flags) is None
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix('to continue: ')
+    given = shlex.split(command)[2:]
+    assert given[0].endswith('configs/cifar10.py')
+    assert {'--config.seed=3', '--config.optimizer.milestones=(5, 7)', '--config.data.flip=False'} < {*given}
+    # Given to a command, it makes the config that was saved.
+    values = flags_module.FlagValues()
+    config_flags.DEFINE_config_file('config', None, '', flag_values=values)
+    flags_module.DEFINE_string('workdir', None, '', flag_values=values)
+    parse_config_flags(values, ['main.py', *given])
+    saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert json.loads(json.dumps(values['config'].value.to_dict())) == saved
 
 
 @loads_a_config

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from metasemi_jax.command.installed_configs import find_config
 from metasemi_jax.errors import UserError
 
 PATHS = ('path', 'data_dir', 'manual_dir', 'split_file')  # fields of `data`
@@ -18,16 +19,13 @@ def load_config(name: str) -> ConfigDict:
     """What `get_config` of a config file returns.
 
     Args:
-      name: 'FILE.py', or 'FILE.py:ARGUMENT' for get_config(ARGUMENT).
+      name: 'FILE', as `find_config` takes it, or 'FILE:ARGUMENT' for get_config(ARGUMENT).
 
     Raises:
       UserError: no such file, or it fails.
     """
     file, _, argument = name.partition(':')
-    if not Path(file).is_file():
-        raise UserError(
-            f'--config={file}: there is no such file (seen from {Path.cwd()}); name an experiment'
-        )
+    file = str(find_config(file))
     spec = importlib.util.spec_from_loader('config_file', SourceFileLoader('config_file', file))
     module = importlib.util.module_from_spec(spec)
     try:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import FIELDS, differing_fields, flatten
+from metasemi_jax.config import FIELDS, differing_fields, flatten, settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.report.published import ABLATION, published
 from metasemi_jax.results import PROTOCOLS, WEIGHTS
 from metasemi_jax.sweep.folder import is_sweep, run_folders, swept_fields
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import Workdir
 
 METHOD = ('method.meta', 'method.mixup')
 
@@ -75,25 +75,25 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         if not files.config.exists():
             unfinished.append(f'{folder} (not begun)')
             continue
-        # A run of an older program may lack a field.
-        fields = dict.fromkeys(FIELDS) | flatten(read_json(files.config))
+        # A run of an older program may lack a field, and None is the method's own.
+        saved = flatten(files.read_config())
+        fields = dict.fromkeys(FIELDS) | saved
+        fields |= {name: settled(saved)[name] for name in ('method.name', *METHOD)}
         results = files.read_results()
         if results is None:
-            unfinished.append(f'{folder} (saved at step {_saved_step(files)} of {fields["total_steps"]})')
+            saved = max(files.saved_steps(), default=0)
+            unfinished.append(f'{folder} (saved at step {saved} of {fields["total_steps"]})')
         else:
-            finished.append(FinishedRun(folder, fields, results, _num_labels(files, fields)))
+            finished.append(FinishedRun(folder, fields, results, _num_labels(files, fields, results)))
     return finished, unfinished
 
 
-def _num_labels(files: Workdir, fields: dict[str, Any]) -> int:
+def _num_labels(files: Workdir, fields: dict[str, Any], results: dict[str, Any]) -> int:
     # 0 stands for all that there are, or that data.split_file names.
-    return fields['data.num_labels'] or len(files.read_labeled_ids() or ()) + len(files.read_validation_ids())
-
-
-def _saved_step(files: Workdir) -> int:
-    # Orbax gives a checkpoint its number when it is complete.
-    saved = files.checkpoints.iterdir() if files.checkpoints.exists() else ()
-    return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+    if fields['data.num_labels']:
+        return fields['data.num_labels']
+    split = files.read_split(results.get('split_sha256'))
+    return len(split.labeled) + len(split.validation) if split else 0
 
 
 def make_rows(runs: Sequence[FinishedRun], by: Sequence[str]) -> list[Row]:
@@ -135,6 +135,12 @@ def _order(value: Any) -> tuple[bool, Any]:
     return (value is not None, 0 if value is None else value)
 
 
+def _method_name(fields: dict[str, Any]) -> str:
+    if fields['method.name'] == 'metasemi':
+        return ABLATION[bool(fields['method.meta']), bool(fields['method.mixup'])]
+    return fields['method.name'] + (' with meta' if fields.get('method.meta') else '')
+
+
 def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -> Row:
     for one, other in itertools.pairwise(runs):
         if one.fields['seed'] == other.fields['seed']:
@@ -143,7 +149,7 @@ def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -
                 f'{one.fields["seed"]}; leave one of them out'
             )
     fields = runs[0].fields
-    ablation = ABLATION[bool(fields['method.meta']), bool(fields['method.mixup'])]
+    ablation = _method_name(fields)
     figures = published(fields, runs[0].num_labels)
     others = [f'{name}={fields[name]}' for name in differing if name not in METHOD]
     named = not others or any(name in METHOD for name in differing)

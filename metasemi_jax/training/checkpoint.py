@@ -4,12 +4,15 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import itertools
 import json
 import logging
 import math
+import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,12 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from metasemi_jax.distributed.multi_host import anywhere
 from metasemi_jax.errors import UserError
 from metasemi_jax.train_step import TrainState
+
+# Of the machine or the user, not of the file.
+_PASSING = (
+    r'too many open files|cannot allocate memory|out of memory|resource.exhausted|permission.denied|'
+    r'input/output error|stale file handle|start new thread'
+)
 
 
 class Restored(NamedTuple):
@@ -100,13 +109,46 @@ def _unwritten(manager: ocp.CheckpointManager) -> Iterator[None]:
         ) from error
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse checkpoints that this process may not read; they are as good as before.
+
+    Args:
+      folder: of the checkpoints; what a run is about to write or to delete there is left out.
+
+    Raises:
+      UserError: naming the first file, or the folder.
+    """
+    if not folder.exists():
+        return
+    try:
+        for step in folder.iterdir():
+            for path in _files_below(step) if step.name.isdecimal() else ():
+                with contextlib.suppress(FileNotFoundError):
+                    path.open('rb').close()
+    except OSError as error:
+        raise UserError(
+            f'{error.filename or folder} cannot be read ({error.strerror or error}); nothing was moved or '
+            'lost: mend that, or start as the user who trained this run'
+        ) from error
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    # `rglob` passes over a folder that it may not list.
+    def listed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=listed):
+        yield from (Path(parent, name) for name in names)
+
+
 def steps_without_listing(folder: Path) -> list[int]:
     """Steps whose checkpoint has damaged metrics; one of them is enough for Orbax to open none."""
     damaged = []
     for path in folder.glob('*/metrics/metrics'):
         try:
             float(json.loads(path.read_bytes())['error'])
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError, IsADirectoryError):
             damaged.append(int(path.parts[-3]))
     return sorted(damaged)
 
@@ -176,6 +218,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
             restored = _restore(manager, step, target)
         except Exception as error:  # Orbax raises whatever the layer below met
             _raise_lost_peer(error)
+            _raise_passing(manager, step, error)
             damaged[step] = _reason(error)
         # All processes go on from the same one.
         if not anywhere(restored is None):
@@ -218,15 +261,45 @@ def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -
         target |= _saved_method(Path(manager.directory) / str(step) / 'state', target['step'].sharding)
         return Restored(*_restore(manager, step, target), {})
     except Exception as error:  # as above
-        raise UserError(
-            f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
-            'put back a good copy, or start the training again: it goes on from the one before'
-        ) from error
+        raise _unreadable(manager, step, error) from error
+
+
+def saved_shapes(manager: ocp.CheckpointManager, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters in the checkpoint of `step`: {'block1/conv/kernel': (3, 3, 1, 64), ...}.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        saved = _saved_tree(Path(manager.directory) / str(step) / 'state')['params']
+    except Exception as error:  # as above
+        raise _unreadable(manager, step, error) from error
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(saved)
+    }
+
+
+def _unreadable(manager: ocp.CheckpointManager, step: int, error: Exception) -> UserError:
+    return UserError(
+        f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
+        'put back a good copy, or start the training again: it goes on from the one before'
+    )
 
 
 def _raise_lost_peer(error: Exception) -> None:
     if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
         raise error
+
+
+def _raise_passing(manager: ocp.CheckpointManager, step: int, error: Exception) -> None:
+    """Refuse to call damaged what another process, or this one later, can read."""
+    if isinstance(error, MemoryError) or (found := re.search(_PASSING, str(error), re.IGNORECASE)):
+        reason = 'out of memory' if isinstance(error, MemoryError) else found[0]
+        raise UserError(
+            f'the checkpoint {manager.directory / str(step)} cannot be read now ({reason}); nothing was '
+            'moved or lost: mend that, and the same command goes on'
+        ) from error
 
 
 def _restore(
@@ -248,8 +321,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 
 def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(folder).item_metadata.tree
+    saved = _saved_tree(folder)
     if 'method' not in saved:
         return {}
 
@@ -259,15 +331,21 @@ def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, An
     return {'method': jax.tree.map(on_sharding, saved['method'])}
 
 
+def _saved_tree(folder: Path) -> dict[str, Any]:
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.metadata(folder).item_metadata.tree
+
+
 @functools.cache
 def _silence_orphans() -> None:
     # Of a checkpoint that cannot be read or written, Orbax raises the first failure; nobody waits for the
     # others, and each would write a page to stderr.
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
     hook = sys.unraisablehook
 
     def quiet(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != 'Event loop is closed':
+        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != 'Event loop is closed':
             hook(unraisable)
 
     sys.unraisablehook = quiet

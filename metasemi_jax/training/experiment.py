@@ -37,7 +37,10 @@ from metasemi_jax.training.experiment_data import (
     place_eval_images,
     training_pools,
 )
+from metasemi_jax.training.image_log import Examples, example_images
 from metasemi_jax.training.multi_step import StepFn
+
+Array = jax.Array
 
 
 class Experiment(NamedTuple):
@@ -54,6 +57,8 @@ class Experiment(NamedTuple):
     class_names: tuple[str, ...]
     input_form: InputForm  # of the images, for whoever uses the network without the data
     description: str  # one line for people
+    predict: Callable[[dict, Array], Array]  # (variables, uint8 [n, H, W, C]) -> probabilities [n, K]
+    examples: Callable[[], dict[str, Examples]]  # some images of the run, to look at
 
 
 def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Experiment:
@@ -86,7 +91,8 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
         for name, pair in held_out.items()
     }
-    evaluate = make_evaluate(model, functools.partial(normalize, mean=form.mean, std=form.std), mesh)
+    normalize_images = functools.partial(normalize, mean=form.mean, std=form.std)
+    evaluate = make_evaluate(model, normalize_images, mesh)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
@@ -117,6 +123,10 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
             f'{"×".join(map(str, dataset.image_shape))} pixels'
             f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
         ),
+        predict=lambda variables, images: jax.nn.softmax(
+            model.apply(variables, normalize_images(images), train=False)
+        ),
+        examples=example_images(dataset, split, unlabeled),
     )
 
 

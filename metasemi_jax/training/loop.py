@@ -1,6 +1,8 @@
 """The loop: train, log, evaluate, save, stop and continue."""
 
 import contextlib
+import functools
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +12,16 @@ from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.config import agreed_settings, check_config
-from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.multi_host import check_same, failing_together, is_first, naming_lost_peers
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
+from metasemi_jax.files import write_json
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.results import summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
 from metasemi_jax.training.experiment import Experiment, build_experiment
+from metasemi_jax.training.image_log import first_rows, prediction_sheets, view_sheets
 from metasemi_jax.training.multi_step import (
     call_ends,
     default_steps_per_call,
@@ -29,17 +32,18 @@ from metasemi_jax.training.preemption import StopRequest, stop_on_signals
 from metasemi_jax.training.recorder import NEW_RUN, Recorder
 from metasemi_jax.training.resume import open_and_restore
 from metasemi_jax.training.run_log import RunLog
-from metasemi_jax.workdir import Workdir, write_json
+from metasemi_jax.workdir import Workdir
 
 MAX_ROLLBACKS = 3
 
 
-def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -> dict[str, Any]:
     """Train as `config` says, into `workdir`; continue there if a run was begun, report it if it is done.
 
     Args:
       config: a ConfigDict with the fields of `configs/default.py`.
       workdir: folder of the run, made if it is missing.
+      log_images: write a few images to TensorBoard too, at the start and at the end; for one process.
 
     Returns:
       The contents of `results.json`.
@@ -51,26 +55,24 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     """
     started = time.perf_counter()
     with naming_lost_peers():
-        return _train_and_evaluate(config, Workdir(workdir), started)
+        return _train_and_evaluate(config, Workdir(workdir), started, log_images)
 
 
-def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str, Any]:
+def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images: bool) -> dict[str, Any]:
     with failing_together():
         check_config(config)
     check_same('settings', agreed_settings(config))
     with failing_together():
         files.check(config)
         results = files.read_results()
-        # Without input.json a finished run goes through the motions, to get one.
-        finished = results is not None and files.input_form.exists()
+        # A finished run that lacks a file, or has a damaged one, goes through the motions, to get it back.
+        finished = results is not None and files.is_described()
     check_same('--workdir', str(finished))
     with failing_together():
         if not finished:
             mesh = make_mesh()
             check_batch_size(config.batch_size, mesh.size)
-            labeled_ids = files.read_labeled_ids()
-            split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
-            experiment = build_experiment(config, mesh, split)
+            experiment = build_experiment(config, mesh, files.begun_split(config))
     if finished:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
@@ -89,7 +91,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
         with failing_together():
             files.check_shared()
         print(experiment.description)
-        figures = _run(config, files, experiment, mesh, started)
+        figures = _run(config, files, experiment, mesh, started, log_images)
         results = figures | {
             'seed': config.seed,
             'steps': config.total_steps,
@@ -102,13 +104,15 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
     return results
 
 
-def _run(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> dict[str, Any]:
+def _run(
+    config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float, log_images: bool
+) -> dict[str, Any]:
     """Train to the end; where the numbers diverge, from the last checkpoint again, if the config says so."""
     rollbacks = 0
     with stop_on_signals() as stop:
         while True:
             try:
-                return _run_once(config, files, experiment, mesh, started, rollbacks, stop)
+                return _run_once(config, files, experiment, mesh, started, rollbacks, stop, log_images)
             except DivergedError as error:
                 if config.on_nonfinite != 'rollback' or stop:
                     raise
@@ -128,6 +132,7 @@ def _run_once(
     started: float,
     rollbacks: int,
     stop: StopRequest,
+    log_images: bool,
 ) -> dict[str, Any]:
     """Restore, train what is left, and sum up."""
     with contextlib.ExitStack() as stack:
@@ -155,7 +160,7 @@ def _run_once(
             recorder.evaluate(start, state, experiment.evaluate)
         # Closed: its worker processes end.
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
-        stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop)
+        stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop, log_images)
     if stopped_at < config.total_steps:
         print(
             f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
@@ -175,6 +180,7 @@ def _loop(
     state: TrainState,
     recorder: Recorder,
     stop: StopRequest,
+    log_images: bool,
 ) -> int:
     """Train to the end, or until `stop`; returns the last step done, which is saved."""
     pipeline = experiment.pipeline
@@ -187,6 +193,12 @@ def _loop(
     # Folded with the step inside the step, never changed: resuming needs no key in flight.
     key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(config.seed)
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
+    log_images = log_images and jax.process_count() == 1
+    if log_images and start == 0:
+        # The stream goes on with this very batch.
+        first = next(host_batches)
+        host_batches = itertools.chain([first], host_batches)
+        shown_rows = first_rows(first)
     sums = None
     for end in call_ends(start, config.total_steps, max_steps, cadences):
         previous = sums
@@ -199,6 +211,9 @@ def _loop(
             jax.block_until_ready(previous)
         if step == start:
             recorder.first_call_done(end, sums)
+            if log_images and start == 0:
+                form, to_batch = experiment.input_form, pipeline.to_batch
+                recorder.show_images(0, view_sheets(to_batch, device_data, shown_rows, form, key))
             # Until here a signal has its usual effect, at once: there is nothing new to save, and compiling
             # would keep it waiting.
             stop.listen()
@@ -211,6 +226,11 @@ def _loop(
         # A stop does not wait for an evaluation; the run makes up for it when it goes on.
         evaluating = last or (step % config.eval_every == 0 and not stopping)
         lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate)
+        if last and log_images:
+            variables = {'params': state.params, 'batch_stats': state.batch_stats}
+            predict = functools.partial(jax.jit(experiment.predict), variables)
+            sheets = prediction_sheets(predict, experiment.examples(), experiment.class_names)
+            recorder.show_images(step, sheets)
         if stopping or last or lowest or step % config.checkpoint_every == 0:
             recorder.save(step, state)
         recorder.show(step)

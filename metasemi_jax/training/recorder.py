@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import orbax.checkpoint as ocp
 
 from metasemi_jax import metrics
@@ -118,6 +120,10 @@ class Recorder:
         lowest = min(evaluation.selection_error for evaluation in self.history)
         return self.history[-1].selection_error == lowest
 
+    def show_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Hand uint8 [H, W, 3] images to TensorBoard, by tag."""
+        self._writing(lambda: self._log.write_images(step, images))
+
     def evaluated(self, step: int) -> bool:
         """Whether `step` is the last one that was evaluated."""
         return bool(self.history) and self.history[-1].step == step
@@ -139,8 +145,11 @@ class Recorder:
         save_checkpoint(self._manager, state, record, step=step, error=error)
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
+        self._writing(lambda: self._log.write(step, scalars))
+
+    def _writing(self, write: Callable[[], None]) -> None:
         try:
-            self._log.write(step, scalars)
+            write()
         except OSError as error:
             raise UserError(
                 f'metrics.jsonl cannot be written ({error.strerror or error}); {self._last_saved()}: make '

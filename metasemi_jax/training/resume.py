@@ -14,6 +14,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import (
     Restored,
+    check_readable,
     damaged_folder,
     open_checkpoints,
     restore_newest,
@@ -34,6 +35,8 @@ def open_and_restore(
     Raises:
       UserError: no checkpoint can be read, or it was trained on another split or other images.
     """
+    with failing_together():
+        check_readable(folder)
     _set_aside(folder, dict.fromkeys(steps_without_listing(folder), 'its metrics are damaged'))
     manager = open_checkpoints(folder)
     # A copy: the loop donates the arrays, and a rollback may begin with them once more.
