@@ -1,6 +1,7 @@
 """A command line that ends well: whatever is wrong becomes one line on stderr and the exit code 1."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -117,8 +118,10 @@ def parse_config_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
             config.update_from_flattened_dict(dict.fromkeys(emptied))
         config.lock()
     except (AttributeError, KeyError) as error:
+        # Its own suggestion knows the fields of one group alone.
+        field = re.sub(' Did you mean .*', '', _one_line(error))
         raise UserError(
-            f'unknown config field {_one_line(error)}; configs/default.py lists them all' + _similar(argv)
+            f'unknown config field {field}; configs/default.py lists them all{_similar(argv)}'
         ) from error
     except flags.UnrecognizedFlagError as error:
         raise UserError(_one_line(error) + did_you_mean(error.flagname, _fields())) from error

@@ -88,7 +88,7 @@ def test_the_home_folder(monkeypatch, tmp_path):
 ADVICE = {
     '--config.lr=1': 'did you mean --config.optimizer.lr?',
     '--config.name=x': 'did you mean --config.data.name or --config.model.name or --config.method.name?',
-    '--config.batchsize=8': 'did you mean --config.batch_size?',
+    '--config.batchsize=8': 'did you mean --config.batch_size or --config.eval_batch_size?',
     '--config.method.estimater=jvp': 'did you mean --config.method.estimator?',
     '--config.optimizr.lr=1': 'did you mean --config.optimizer.lr?',
     '--seed=1': "Unknown command line flag 'seed'; did you mean --config.seed?",
