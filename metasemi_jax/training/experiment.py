@@ -38,6 +38,7 @@ from metasemi_jax.training.experiment_data import (
     training_pools,
 )
 from metasemi_jax.training.multi_step import StepFn
+from metasemi_jax.training.probe import make_probe, place_probe_data
 
 
 class Experiment(NamedTuple):
@@ -48,6 +49,7 @@ class Experiment(NamedTuple):
     make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
     # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
+    probe: Callable[[dict], dict[str, float]]  # variables -> figures of a few training images, see `probe`
     split: Split
     split_sha256: str  # of the labeled ids
     data_sha256: str  # of all ids, those held out, and the classes
@@ -86,7 +88,10 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
         for name, pair in held_out.items()
     }
-    evaluate = make_evaluate(model, functools.partial(normalize, mean=form.mean, std=form.std), mesh)
+    to_input = functools.partial(normalize, mean=form.mean, std=form.std)
+    evaluate = make_evaluate(model, to_input, mesh)
+    probe = make_probe(model, to_input, mesh)
+    probe_data = place_probe_data(dataset.train_images, dataset.train_labels, labeled, drawn, mesh)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
@@ -106,6 +111,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         pipeline=build_pipeline(config, dataset, labeled, drawn, form, method.second_view),
         make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
+        probe=lambda variables: probe(variables, probe_data),
         split=split,
         split_sha256=split_sha256(split.labeled),
         data_sha256=data_sha256(dataset.train_ids, split.validation, dataset.class_names),

@@ -142,6 +142,7 @@ def _run_once(
             stack.enter_context(contextlib.closing(ProgressLine())),
             Pace(start, config.total_steps, images_per_step=(1 + config.unlabeled_ratio) * config.batch_size),
             total_steps=config.total_steps,
+            num_classes=len(experiment.class_names),
             split_sha256=experiment.split_sha256,
             data_sha256=experiment.data_sha256,
             started=started,
@@ -152,7 +153,9 @@ def _run_once(
         evaluation_due = start == config.total_steps or (start and start % config.eval_every == 0)
         if evaluation_due and not recorder.evaluated(start):
             # It was stopped by a signal before it could, or imported.
-            recorder.evaluate(start, state, experiment.evaluate)
+            lowest = recorder.evaluate(start, state, experiment.evaluate, experiment.probe)
+            if lowest or start == config.total_steps or start % config.checkpoint_every == 0:
+                recorder.amend(start, state)
         # Closed: its worker processes end.
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
         stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop)
@@ -163,6 +166,7 @@ def _run_once(
         raise SystemExit(stop.exit_code)
     return summarize(recorder.history) | {
         'rollbacks': recorder.rollbacks,
+        'warnings': [warned._asdict() for warned in recorder.warnings],
         'wall_time_s': round(recorder.seconds, 1),
     }
 
@@ -187,11 +191,18 @@ def _loop(
     # Folded with the step inside the step, never changed: resuming needs no key in flight.
     key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(config.seed)
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
-    sums = None
+    sums = place(recorder.window, replicated(mesh)) if recorder.window else None
     for end in call_ends(start, config.total_steps, max_steps, cadences):
         previous = sums
         with jax.transfer_guard('disallow'):
             batches, count = place_host_batches(host_batches, end - step, max_steps, mesh)
+            if step == start:
+                recorder.compiling()
+                run_steps = run_steps.lower(state, device_data, batches, count, key).compile()
+                # Until here a signal has its usual effect, at once: there is nothing new to save, and
+                # compiling would keep it waiting.
+                stop.listen()
+                recorder.compiled(start)
             state, call_sums = run_steps(state, device_data, batches, count, key)
             sums = call_sums if sums is None else metrics.add(sums, call_sums)
             # Waiting for the call *before* this one keeps the device busy and the queue short; without it a
@@ -199,21 +210,24 @@ def _loop(
             jax.block_until_ready(previous)
         if step == start:
             recorder.first_call_done(end, sums)
-            # Until here a signal has its usual effect, at once: there is nothing new to save, and compiling
-            # would keep it waiting.
-            stop.listen()
         step, stopping = end, stop.reached()
         last = step == config.total_steps
-        if not (stopping or last or any(step % cadence == 0 for cadence in cadences)):
+        due = last or any(step % cadence == 0 for cadence in cadences)
+        if not (stopping or due):
+            recorder.tick(step)
             continue
-        recorder.log(step, sums)
-        sums = None
+        if due:
+            # A stop in between leaves the window open: the run goes on with its sums.
+            recorder.log(step, sums)
+            sums = None
         # A stop does not wait for an evaluation; the run makes up for it when it goes on.
         evaluating = last or (step % config.eval_every == 0 and not stopping)
-        lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate)
-        if stopping or last or lowest or step % config.checkpoint_every == 0:
-            recorder.save(step, state)
-        recorder.show(step)
+        lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate, experiment.probe)
+        scheduled = last or lowest or step % config.checkpoint_every == 0
+        if stopping or scheduled:
+            recorder.save(step, state, sums=sums, scheduled=scheduled)
+        if due:
+            recorder.show(step)
         if stopping:
             break
     return step
