@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from metasemi_jax.config import differing_fields
+from metasemi_jax.config import differing_fields, only_longer
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import split_text
 from metasemi_jax.errors import UserError
@@ -56,10 +56,13 @@ class Workdir:
                     f'--workdir={self.path} holds a run without its config.json; put that back, '
                     'or name another folder'
                 )
-        elif fields := differing_fields(read_json(self.config), config):
+        elif fields := differing_fields(begun := read_json(self.config), config):
+            if only_longer(begun, config):
+                return
             raise UserError(
                 f'--workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
-                'name another folder, or use the same settings to continue that run'
+                'name another folder, or use the same settings to continue that run; '
+                f'--config.model.init_from={self.path} begins a new run with its weights'
             )
 
     @contextmanager
@@ -136,6 +139,10 @@ class Workdir:
         return '\n'.join(
             [f'written to {self.path}', *(f'  {name:<18} {what}' for name, what in files.items())]
         )
+
+    def has_checkpoints(self) -> bool:
+        """Whether the run has saved anything, damaged or not."""
+        return self.checkpoints.is_dir() and any(path.name.isdecimal() for path in self.checkpoints.iterdir())
 
     def read_labeled_ids(self) -> list[str] | None:
         """The labeled images that this run began with, or None in a new run."""

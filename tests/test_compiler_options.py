@@ -60,7 +60,9 @@ def test_gpus_are_asked_for_kernels_that_give_the_same_bits(asked_anew, monkeypa
     # XLA refuses an option that it does not know, on whatever backend.
     jax.jit(lambda: 0, compiler_options={'xla_gpu_exclude_nondeterministic_ops': True}).lower().compile()
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-    assert step_compiler_options() == deterministic_options() == {'xla_gpu_exclude_nondeterministic_ops': True}
+    assert (
+        step_compiler_options() == deterministic_options() == {'xla_gpu_exclude_nondeterministic_ops': True}
+    )
 
 
 def test_the_users_own_deterministic_kernels_stand(monkeypatch):

@@ -50,7 +50,8 @@ def training_step(name, dtype, method='metasemi', **options):
 
 
 @pytest.mark.parametrize(
-    ('platform', 'estimator'), [('cuda', 'jvp'), ('tpu', 'jvp'), ('cuda', 'exact'), ('tpu', 'finite_difference')]
+    ('platform', 'estimator'),
+    [('cuda', 'jvp'), ('tpu', 'jvp'), ('cuda', 'exact'), ('tpu', 'finite_difference')],
 )
 def test_a_float32_step_asks_for_float32_everywhere(platform, estimator):
     """Both directions of every pass, the meta-gradient's included."""

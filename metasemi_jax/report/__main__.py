@@ -60,6 +60,11 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
         raise UserError(f'no run is finished: {", ".join(unfinished) or "there is none"}')
     rows = make_rows(runs, by)
     sentences = notes(rows)
+    sentences += [
+        f'{run.folder} warned at step {warned["step"]}: {warned["message"]}.'
+        for run in runs
+        for warned in run.results.get('warnings', [])
+    ]
     if unfinished:
         sentences.append(f'Not finished and left out: {", ".join(unfinished)}.')
     report = '\n'.join([markdown(rows), '', *sentences])

@@ -106,7 +106,7 @@ class _LatestAndBest:
         del context
         if not checkpoints:
             return []
-        # Versions that knew no such mark saved no other checkpoints, and Orbax has no metrics of a foreign one.
+        # Checkpoints of older versions and of imports have no such mark.
         metrics = {info.step: info.metrics or {} for info in checkpoints}
         scheduled = [step for step, values in metrics.items() if values.get('scheduled', True)]
         best = _best({step: values.get('error', math.inf) for step, values in metrics.items()})
@@ -193,8 +193,8 @@ def amend_checkpoint(
 
 
 def _metrics(error: float | None, scheduled: bool) -> dict[str, float]:
-    # A NumPy or JAX scalar among them would fail in the background thread and lose the checkpoint. A step that
-    # was not evaluated, as on SIGTERM, is never the best.
+    # A NumPy or JAX scalar among them would fail in the background thread and lose the checkpoint. A step
+    # that was not evaluated, as on SIGTERM, is never the best.
     return {'error': math.inf if error is None else float(error), 'scheduled': float(scheduled)}
 
 

@@ -34,7 +34,7 @@ def step_compiler_options() -> dict[str, str | bool] | None:
 
 
 def deterministic_options() -> dict[str, bool] | None:
-    """`compiler_options` by which a compiled program gives the same bits each time; None where it does anyway.
+    """`compiler_options` for a program that gives the same bits each time; None where it does anyway.
 
     XLA still chooses kernels by their speed, so two compilations may round differently. The compilation cache
     keeps one choice for a machine; `XLA_FLAGS=--xla_gpu_deterministic_ops=true` makes it without measuring.

@@ -90,9 +90,7 @@ def make_evaluate(
       The function; one compilation serves raw and EMA weights, every batch and every evaluation.
     """
 
-    @functools.partial(
-        jax.jit, out_shardings=replicated(mesh), compiler_options=deterministic_options()
-    )
+    @functools.partial(jax.jit, out_shardings=replicated(mesh), compiler_options=deterministic_options())
     def batch_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:
         labels = data.labels[i]
         logits = model.apply(variables, normalize(data.images[i]), train=False)

@@ -46,6 +46,7 @@ class Experiment(NamedTuple):
 
     state: TrainState  # before the first step, on the host
     pipeline: Pipeline
+    model: nn.Module
     make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
     # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
@@ -109,6 +110,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
             )
         ),
         pipeline=build_pipeline(config, dataset, labeled, drawn, form, method.second_view),
+        model=model,
         make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
         probe=lambda variables: probe(variables, probe_data),
@@ -126,13 +128,22 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     )
 
 
+def rescheduled(experiment: Experiment, config: Any) -> Experiment:
+    """The same experiment with the numbers of steps of `config`, which is otherwise its own."""
+    method, tx = build_method(config, experiment.model), build_optimizer(config)
+    return experiment._replace(
+        make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor)
+    )
+
+
 def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
     """The network of `config` and the dtype that it computes in on this machine."""
     dtype = config.dtype
     if dtype == 'auto':
         dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     dtype = jnp.dtype(dtype)
-    options = {name: value for name, value in config.model.items() if name != 'name' and value is not None}
+    own = {name: value for name, value in config.model.items() if name not in ('name', 'init_from')}
+    options = {name: value for name, value in own.items() if value is not None}
     return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
 
 

@@ -6,29 +6,35 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.config import agreed_settings, check_config
 from metasemi_jax.data.splits import Split
-from metasemi_jax.distributed.multi_host import check_same, failing_together, is_first, naming_lost_peers
+from metasemi_jax.distributed.multi_host import (
+    check_same,
+    failing_together,
+    is_first,
+    naming_lost_peers,
+    of_first,
+)
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.results import summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
-from metasemi_jax.training.experiment import Experiment, build_experiment
-from metasemi_jax.training.multi_step import (
-    call_ends,
-    default_steps_per_call,
-    make_run_steps,
-    place_host_batches,
-)
+from metasemi_jax.training.experiment import Experiment, build_experiment, rescheduled
+from metasemi_jax.training.initial_weights import begin_from
+from metasemi_jax.training.multi_step import call_ends, place_host_batches
 from metasemi_jax.training.preemption import StopRequest, stop_on_signals
+from metasemi_jax.training.prepared import prepare
 from metasemi_jax.training.recorder import NEW_RUN, Recorder
 from metasemi_jax.training.resume import open_and_restore
 from metasemi_jax.training.run_log import RunLog
+from metasemi_jax.training.time_budget import begun_plan, keep_plan, plan, recipe_of, seconds_of, with_plan
+from metasemi_jax.training.trial import measure
 from metasemi_jax.workdir import Workdir, write_json
 
 MAX_ROLLBACKS = 3
@@ -57,12 +63,16 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
 def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str, Any]:
     with failing_together():
         check_config(config)
+        # A run that began under a time budget has its number of steps from then.
+        planned = begun_plan(files, config)
+        config = with_plan(config, planned) if planned else config
     check_same('settings', agreed_settings(config))
     with failing_together():
         files.check(config)
         results = files.read_results()
-        # Without input.json a finished run goes through the motions, to get one.
-        finished = results is not None and files.input_form.exists()
+        # Without input.json a finished run goes through the motions, to get one; a longer one goes on.
+        longer = results is not None and results['steps'] < config.total_steps
+        finished = results is not None and files.input_form.exists() and not longer
     check_same('--workdir', str(finished))
     with failing_together():
         if not finished:
@@ -71,6 +81,9 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
             labeled_ids = files.read_labeled_ids()
             split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
             experiment = build_experiment(config, mesh, split)
+            if config.model.init_from and not files.has_checkpoints():
+                experiment, note = begin_from(experiment, config.model.init_from)
+                print(note)
     if finished:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
@@ -79,6 +92,14 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
         with failing_together():
             if is_first():
                 stack.enter_context(files.lock())
+        if config.time_budget and not planned:
+            config = _fix_total_steps(config, files, experiment, mesh, started)
+            experiment = rescheduled(experiment, config)
+        with failing_together():
+            if is_first():
+                if longer:
+                    # Its figures are of fewer steps than config.json is about to name.
+                    files.results.rename(files.path / f'results_{results["steps"]}.json')
                 files.create(
                     config,
                     experiment.split.labeled,
@@ -93,6 +114,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
         results = figures | {
             'seed': config.seed,
             'steps': config.total_steps,
+            **({'time_budget': config.time_budget} if config.time_budget else {}),
             'split_sha256': experiment.split_sha256,
             'num_held_out': len(experiment.split.validation),
         }
@@ -100,6 +122,27 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
             write_json(files.results, results)
     print(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
+
+
+def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> Any:
+    """Find how many steps the time budget has room for, and keep that; returns the config with them.
+
+    Raises:
+      UserError: the budget is too short.
+    """
+    budget = seconds_of(config)
+    print(f'time_budget={config.time_budget}: compiling, and timing some steps ...', flush=True)
+    costs = measure(config, experiment, mesh, files.path, budget)
+    left = float(of_first(np.asarray(budget - (time.perf_counter() - started))))
+    run = plan(recipe_of(config), costs, left)
+    with failing_together():
+        if is_first():
+            keep_plan(files, config, run, costs)
+    print(
+        f'{run["total_steps"]:,} steps in the {duration(left)} left, of {costs.step:.3g} s each; '
+        f'an evaluation ({costs.evaluation:.2g} s) every {run["eval_every"]:,}'
+    )
+    return with_plan(config, run)
 
 
 def _run(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> dict[str, Any]:
@@ -181,15 +224,9 @@ def _loop(
     stop: StopRequest,
 ) -> int:
     """Train to the end, or until `stop`; returns the last step done, which is saved."""
-    pipeline = experiment.pipeline
     start = step = int(state.step)
-    streaming = not jax.tree.leaves(pipeline.device_data)
-    max_steps = min(config.steps_per_call or default_steps_per_call(streaming=streaming), config.total_steps)
-    train_step = experiment.make_train_step(0.5**recorder.rollbacks)
-    run_steps = make_run_steps(train_step, pipeline.to_batch, max_steps=max_steps, mesh=mesh)
-    device_data = place(pipeline.device_data, replicated(mesh))
-    # Folded with the step inside the step, never changed: resuming needs no key in flight.
-    key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(config.seed)
+    prepared = prepare(config, experiment, mesh, lr_factor=0.5**recorder.rollbacks)
+    run_steps, device_data, key, max_steps = prepared
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
     sums = place(recorder.window, replicated(mesh)) if recorder.window else None
     for end in call_ends(start, config.total_steps, max_steps, cadences):
