@@ -56,7 +56,7 @@ def test_the_first_step_tells_the_time_to_go(clock):
     clock[0] += 7
     recorder.first_call_done(1, {'loss': jnp.ones(2)})
     assert stream.getvalue().splitlines()[-1] == (
-        'first step after 22.0 s, 12.0 s of them for compiling; at its pace 1 h 57 min to go'
+        'first step after 22.0 s, 12.0 s of them for compiling; at its pace 1 h 56 min to go'
     )
     # The next step takes longer than the 5 s after which a line is due; no loss was logged yet.
     clock[0] += 7

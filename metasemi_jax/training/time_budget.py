@@ -47,7 +47,7 @@ def plan(recipe: dict[str, Any], costs: Costs, seconds: float) -> dict[str, Any]
     steps = math.floor((left - evaluations * each - checkpoints * costs.checkpoint) / costs.step)
     if steps < LEAST_STEPS:
         raise UserError(
-            f'time_budget leaves {duration(max(left, 0))} for training, in which not even {LEAST_STEPS} '
+            f'time_budget leaves {duration(max(left, 0))} after loading and compiling, in which not even {LEAST_STEPS} '
             'steps and an evaluation are done; give more time'
         )
     steps = min(steps, 2**31 - 1)
@@ -95,10 +95,11 @@ def begun_plan(files: Workdir, config: Any) -> dict[str, Any] | None:
         raise UserError(f'{_file(files)} is damaged; restore it, or name another --workdir')
     here = {'time_budget': config.time_budget} | recipe_of(config)
     there = {'time_budget': begun['time_budget']} | begun['recipe']
+    # None: left open; and the run's own number is as good as the recipe's.
     differing = [
-        f'{name}: {there.get(name)} there, {here[name]} here'
-        for name in here
-        if there.get(name) != here[name]
+        f'{name}: {there.get(name)} there, {value} here'
+        for name, value in here.items()
+        if value not in (there.get(name), begun['run'].get(name), None)
     ]
     if differing:
         raise UserError(
