@@ -47,8 +47,8 @@ def plan(recipe: dict[str, Any], costs: Costs, seconds: float) -> dict[str, Any]
     steps = math.floor((left - evaluations * each - checkpoints * costs.checkpoint) / costs.step)
     if steps < LEAST_STEPS:
         raise UserError(
-            f'time_budget leaves {duration(max(left, 0))} after loading and compiling, in which not even {LEAST_STEPS} '
-            'steps and an evaluation are done; give more time'
+            f'time_budget leaves {duration(max(left, 0))} after loading and compiling, in which not '
+            f'even {LEAST_STEPS} steps and an evaluation are done; give more time'
         )
     steps = min(steps, 2**31 - 1)
     scale = steps / recipe['total_steps']
