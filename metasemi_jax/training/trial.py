@@ -20,9 +20,8 @@ from metasemi_jax.training.multi_step import place_host_batches
 from metasemi_jax.training.prepared import Prepared, prepare
 from metasemi_jax.training.time_budget import Costs
 
-SHARE = 0.05  # of the budget, for the timed steps
+SHARE = 0.05  # of the budget, for the timed steps and for an evaluation
 MOST_SECONDS = 30.0
-LONG_EVALUATION = 5.0  # seconds; a longer one is not repeated to leave its compilation out
 
 
 def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path, seconds: float) -> Costs:
@@ -50,7 +49,8 @@ def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path, secon
             compilation = time.perf_counter() - started
         timed = min(SHARE * seconds, MOST_SECONDS)
         state, step = _time_steps(prepared, state, host_batches, mesh, timed)
-    costs = Costs(step, _time_evaluation(experiment, state), _time_checkpoint(folder, state), compilation)
+    evaluation = _time_evaluation(experiment, state, SHARE * seconds)
+    costs = Costs(step, evaluation, _time_checkpoint(folder, state), compilation)
     return Costs(*of_first(np.asarray(costs)).tolist())
 
 
@@ -75,8 +75,11 @@ def _time_steps(
     return time_calls(state, int(of_first(np.asarray(calls))), prepared.max_steps)
 
 
-def _time_evaluation(experiment: Experiment, state: Any) -> float:
-    """Seconds of all that the loop evaluates at once; the compilation is left out if it matters."""
+def _time_evaluation(experiment: Experiment, state: Any, most: float) -> float:
+    """Seconds of all that the loop evaluates at once; one of more than `most` is not repeated.
+
+    The first one compiles, and so takes longer.
+    """
     weights = [{'params': state.params, 'batch_stats': state.batch_stats}, *[state.ema] * bool(state.ema)]
 
     def evaluate() -> float:
@@ -87,7 +90,7 @@ def _time_evaluation(experiment: Experiment, state: Any) -> float:
         return time.perf_counter() - started
 
     first = float(of_first(np.asarray(evaluate())))
-    return first if first > LONG_EVALUATION * len(weights) else evaluate()
+    return first if first > most else evaluate()
 
 
 def _time_checkpoint(folder: Path, state: Any) -> float:
