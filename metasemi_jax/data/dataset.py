@@ -25,6 +25,10 @@ class Dataset(NamedTuple):
     test_ids: np.ndarray | None = None
     val_ids: np.ndarray | None = None
 
+    # Changes with the images of all splits, in hex, the same wherever they lie; '' where ids say it all, as
+    # those of data that are verified by a checksum.
+    content: str = ''
+
     @property
     def num_classes(self) -> int:
         """K."""

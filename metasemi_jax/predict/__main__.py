@@ -189,7 +189,10 @@ def _predict(
         sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
     else:
         sources = open_images(
-            images, classifier.input_form.image_shape, resize=evaluation_resize(classifier.config)
+            images,
+            classifier.input_form.image_shape,
+            resize=evaluation_resize(classifier.config),
+            say=lambda line: print(line, file=people),
         )
     name = f'predictions_{split}.csv' if split else 'predictions.csv'
     output = output or str(classifier.files.path / name)

@@ -7,7 +7,8 @@ import numpy as np
 
 from metasemi_jax.classifier import Classifier
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.splits import Split, data_sha256, split_positions
+from metasemi_jax.data.identity import is_same_data
+from metasemi_jax.data.splits import Split, split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment_data import load_data
 
@@ -44,11 +45,11 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
             'moved, --data_path= or --data_dir= names the new place)'
         ) from error
     held_out = classifier.files.read_validation_ids()
-    expected = classifier.record.get('data_sha256')
-    if expected not in (None, data_sha256(dataset.train_ids, held_out, dataset.class_names)):
+    if not is_same_data(classifier.record.get('data_sha256'), dataset, held_out):
         raise UserError(
-            f'the images have changed since {classifier.files.path} was begun: some were added, removed or '
-            'renamed; put the old ones back, or name files and folders in the place of a split'
+            f'the images have changed since {classifier.files.path} was begun: some were added, '
+            'removed, renamed, relabeled or replaced; put the old ones back, or name files and folders, no '
+            'split'
         )
     if dataset.image_shape != classifier.input_form.image_shape:
         raise UserError(

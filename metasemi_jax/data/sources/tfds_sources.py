@@ -14,6 +14,7 @@ import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.counter import ImageCounter
+from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.array_cache import lock, read_cache, write_cache
 from metasemi_jax.data.sources.tfds_decode import decode
 from metasemi_jax.data.sources.tfds_prepare import (
@@ -61,7 +62,7 @@ def load_tfds(name: str, *, data_dir: str = '', manual_dir: str = '') -> Dataset
 
 
 def _build_cache(name: str, root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
-    folder = Path(manual_dir).expanduser().absolute() if manual_dir else root / 'downloads' / 'manual'
+    folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
     # Before the lock, which is the first thing to be written.
     check_writable(name, cache)
     if not is_prepared(stock_builder(name, root)):
