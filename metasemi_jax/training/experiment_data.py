@@ -19,6 +19,8 @@ from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.memory import machine_memory
 from metasemi_jax.data.sources.imagenet_subsets import SUBSETS, subset_file
 from metasemi_jax.data.sources.registry import IMAGENET, Dataset, load_dataset
+from metasemi_jax.data.sources.stl10_folds import FOLDS, fold_file
+from metasemi_jax.data.sources.stl10_folds import NAME as STL10
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, check_labels, draw_split, split_positions
 from metasemi_jax.errors import UserError
@@ -221,4 +223,6 @@ def on_disk(images: Any) -> bool:
 def _split_file(data: Any) -> str:
     if data.name == IMAGENET and data.split_file in SUBSETS and not Path(data.split_file).exists():
         return str(subset_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
+    if data.name == STL10 and data.split_file in FOLDS and not Path(data.split_file).exists():
+        return str(fold_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
     return data.split_file
