@@ -5,7 +5,7 @@
 
 The data set made for this field: 5,000 labeled training images in ten folds of 1,000, which overlap, and
 100,000 images without labels, some of other classes. Results are usually means over folds, fold_0.txt to
-fold_9.txt. What the fold does not label is unlabeled. With `--config.data.split_file=` all labels are trained on.
+fold_9.txt. What the fold does not label is unlabeled. With `--config.data.split_file=` all labels count.
 
 The first run downloads the archive (2.6 GB), or takes it from data.manual_dir (docs/data.md). Decoded, the
 images take 3.1 GB, which a device must hold; with a smaller data.memory_budget they are read from disk.

@@ -44,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # of every kind: PyTorch reports what the unpickler met
         raise UserError(f'{path} {_refusal(str(error))}') from error
     if isinstance(checkpoint, Mapping) and {'epoch', 'state_dict'} <= checkpoint.keys():
-        checkpoint = _of_imagenet(checkpoint)
+        checkpoint = rename_imagenet(checkpoint)
     for key in ('step', 'model'):
         if not isinstance(checkpoint, Mapping) or key not in checkpoint:
             raise UserError(f"{path} has no '{key}': it is no checkpoint of the authors' program")
@@ -86,8 +86,8 @@ def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -
         raise UserError(f"the checkpoint's momentum does not fit its model: {error}") from error
 
 
-def _of_imagenet(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """With the keys of the other checkpoints; the steps of the epochs that are done, for a number of them."""
+def rename_imagenet(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of the ImageNet program with the keys of the others, and steps for its epochs."""
     renamed = {IMAGENET_KEYS.get(key, key): value for key, value in checkpoint.items()}
     epochs = renamed['step']
     if isinstance(epochs, int | float) and math.isfinite(epochs):

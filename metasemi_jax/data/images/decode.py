@@ -26,8 +26,7 @@ TURNS = {
 # All formats now, and not by several threads at once.
 Image.init()
 # Remarks on metadata, on stderr, of images that are read all the same.
-for _remark in ('Corrupt EXIF data', 'Truncated File Read', 'Metadata Warning', 'Palette images with Trans'):
-    warnings.filterwarnings('ignore', _remark, UserWarning)
+warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
 File = str | os.PathLike | IO[bytes]
 
 
