@@ -183,9 +183,10 @@ def _predict(
     people = sys.stderr if output == '-' else sys.stdout
     print(classifier.description, file=people)
     if split:
-        chosen = split_images(
-            classifier, load_run_data(classifier, data_path=data_path, data_dir=data_dir), split
-        )
+        # What loading has to say, too.
+        with contextlib.redirect_stdout(people):
+            dataset = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+        chosen = split_images(classifier, dataset, split)
         sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
     else:
         sources = open_images(

@@ -51,7 +51,6 @@ def load_data(config: Any) -> Dataset:
         on_disk=data.crop == 'resized',
     )
     _check_batch_bytes(config, dataset.image_shape)
-    _check_pad(config, dataset.image_shape)
     return dataset
 
 
@@ -164,6 +163,7 @@ def build_pipeline(
       UserError: a way of cropping that the images do not allow.
     """
     data = config.data
+    _check_pad(config, dataset.image_shape)
     common = {
         'batch_size': config.batch_size,
         'unlabeled_ratio': config.unlabeled_ratio,
