@@ -31,11 +31,11 @@ def changed_parts(recorded: str | None, dataset: Dataset, held_out: Sequence[str
     """
     if recorded is None:
         return set()
-    before = recorded.split(':')
+    version, *before = recorded.split(':')
+    if version != VERSION:
+        return set() if recorded == _first_version(dataset, held_out) else {'ids'}
     now = _sums(dataset, held_out)
-    if before[0] != VERSION:
-        return set() if recorded == now['ids'] else {'ids'}
-    return {part for part, sum_before in zip(PARTS, before[1:], strict=True) if sum_before != now[part]}
+    return {part for part, earlier in zip(PARTS, before, strict=True) if earlier != now[part]}
 
 
 def is_same_data(recorded: str | None, dataset: Dataset, held_out: Sequence[str]) -> bool:
