@@ -113,7 +113,7 @@ def _dataset(
 
 
 def _content(files: ImageFiles, listed: list[ImageFile], splits: Sequence[str]) -> str:
-    """SHA-256, in hex, of the files of `splits`: of their bytes if these are few, of their sizes otherwise."""
+    """SHA-256, in hex, of the files of `splits`: of their bytes if few, of their sizes otherwise."""
     digest = hashlib.sha256()
     for split in splits:
         chosen = sorted((file.id, i) for i, file in enumerate(listed) if file.split == split)
