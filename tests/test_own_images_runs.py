@@ -17,7 +17,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recorder import Recorder
-from own_images import own_config, own_flags, random_pixels, write_csv, write_folder, write_image
+from own_images import own_config, own_flags, write_folder, write_image
 from small_runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
 
 # Compiling is most of this file's time.
@@ -37,14 +37,6 @@ def documented(tmp_path_factory):
     environment = QUICK | {'STEPS': '20', 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
     options = {'cwd': here, 'env': environment, 'capture_output': True, 'text': True, 'timeout': 500}
     subprocess.run(['bash', '-euo', 'pipefail', '-c', first], check=True, **options)
-    # What the sections on lists ask the reader for.
-    labeled = sorted(path.relative_to(here / 'mine').as_posix() for path in here.glob('mine/labeled/*/*.png'))
-    rows = [(name, name.split('/')[1] if i % 2 else '', '') for i, name in enumerate(labeled)]
-    write_csv(
-        here / 'mine' / 'list.csv', [*rows, ('test/3/0103.png', '3', 'test')], ('path', 'label', 'split')
-    )
-    x = np.stack([random_pixels(i) for i in range(12)])
-    np.savez(here / 'mine' / 'arrays.npz', x=x, y=np.array([0, 1, 0, 1, 0, 1, 0, 1, -1, -1, -1, -1]))
     process = subprocess.run(['bash', '-euo', 'pipefail', '-c', ''.join(rest)], **options)
     assert (process.returncode, process.stderr) == (0, '')
     return here, process.stdout
@@ -61,13 +53,15 @@ def test_the_documented_commands_train(documented):
         assert results['steps'] == 20
         assert ('test_error_last' in results) == ('ema_test_error_best' in results) == has_test_set
         assert ('validation_error_last' in results) == (not has_test_set)
-        assert results['num_held_out'] == (0 if has_test_set else 2)
+        assert results['num_held_out'] == (0 if has_test_set else 20)
         names = json.loads((here / 'runs' / name / 'class_names.json').read_text())
-        assert names == list('0123456789' if has_test_set else '01')
+        assert names == list('0123456789')
     ids = {name: (here / 'runs' / name / 'labeled_ids.txt').read_text().split() for name in runs}
     assert len(ids['mine']) == 100
     assert len(ids['reviewed']) == 120
     assert len(ids['ten']) == 10
+    assert sorted(ids['list']) == sorted(ids['reviewed'])
+    assert len(ids['arrays']) == 80
 
 
 def test_the_documented_commands_predict(documented):

@@ -184,9 +184,40 @@ def test_images_that_have_moved(mine, tmp_path, capsys):
     assert 'cannot be had: --config.data.path=gone: there is no such folder' in line
     assert '--data_path=' in line
     assert run(f'--workdir={run_copy}', '--split=test', f'--data_path={moved}') is None
+    capsys.readouterr()
     write_image(moved / 'unlabeled' / 'new.png')
-    line = run(f'--workdir={run_copy}', '--unlabeled', f'--data_path={moved}')
-    assert line.startswith('error: the images have changed since')
+    assert run(f'--workdir={run_copy}', '--unlabeled', f'--data_path={moved}') is None
+    out = capsys.readouterr().out
+    assert f'the images have changed since {run_copy} was begun: unlabeled ones were added' in out
+    assert 'unlabeled/new.png' in {row['path'] for row in rows_of(run_copy / 'predictions_unlabeled.csv')}
+
+
+def test_images_that_were_reviewed_into_the_labeled_ones(mine, tmp_path, capsys):
+    images, workdir = mine
+    moved = shutil.copytree(images, tmp_path / 'moved')
+    flags = (f'--workdir={workdir}', f'--data_path={moved}', f'--output={tmp_path / "out.csv"}')
+    assert run(*flags, '--split=test') is None
+    before = rows_of(tmp_path / 'out.csv')
+    reviewed = sorted((moved / 'unlabeled').rglob('*.png'))[:3]
+    for i, path in enumerate(reviewed):
+        path.rename(moved / 'labeled' / 'cat' / f'new{i}.png')
+    capsys.readouterr()
+    assert run(*flags, '--split=test') is None
+    assert rows_of(tmp_path / 'out.csv') == before
+    assert '3 labeled images are new, and left out; its splits are what is left' in capsys.readouterr().out
+    assert run(*flags, '--unlabeled') is None
+    paths = {row['path'] for row in rows_of(tmp_path / 'out.csv')}
+    left = {path.relative_to(moved).as_posix() for path in (moved / 'unlabeled').rglob('*.png')}
+    assert paths == left
+    assert run(*flags, '--split=labeled') is None
+    assert len(rows_of(tmp_path / 'out.csv')) == 7
+    # Another class, or none of the images that were trained on: these are not the images of the run.
+    write_image(moved / 'labeled' / 'owl' / '0.png')
+    assert run(*flags, '--split=test').startswith('error: the images have changed since')
+    shutil.rmtree(moved / 'labeled' / 'owl')
+    for path in (moved / 'labeled').rglob('[0-9].png'):
+        path.rename(path.with_name(f'renamed{path.name}'))
+    assert run(*flags, '--split=test').startswith('error: the images have changed since')
     capsys.readouterr()
 
 

@@ -178,9 +178,10 @@ def _predict(
     people = sys.stderr if output in STDOUT else sys.stdout
     print(classifier.description, file=people)
     if split:
-        chosen = split_images(
-            classifier, load_run_data(classifier, data_path=data_path, data_dir=data_dir), split
-        )
+        data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+        if data.changes:
+            print(data.changes, file=people)
+        chosen = split_images(classifier, data, split)
         sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
     else:
         sources = open_images(

@@ -125,6 +125,9 @@ def build_pipeline(
       UserError: a way of cropping that the images do not allow.
     """
     data = config.data
+    side = min(dataset.image_shape[:2])
+    if data.crop == 'pad' and data.pad >= side:
+        raise UserError(f'data.pad={data.pad} must be less than the side of the images, {side} pixels')
     common = {
         'batch_size': config.batch_size,
         'unlabeled_ratio': config.unlabeled_ratio,

@@ -1,6 +1,7 @@
 """Where a run's figures go: metrics.jsonl and TensorBoard."""
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -60,6 +63,17 @@ class RunLog:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._add_event(step, summary=Summary(value=values))
 
+    def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """One event of uint8 [H, W, 3] images by tag, for TensorBoard alone.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        if not self._writes or not images:
+            return
+        values = [Summary.Value(tag=tag, image=_image_summary(pixels)) for tag, pixels in images.items()]
+        self._add_event(step, summary=Summary(value=values))
+
     def close(self) -> None:
         """Close the files."""
         if not self._writes:
@@ -72,6 +86,15 @@ class RunLog:
     def _add_event(self, step: int, **content: SessionLog | Summary) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
         self._events.flush()
+
+
+def _image_summary(pixels: np.ndarray) -> Summary.Image:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'png')
+    height, width, channels = pixels.shape
+    return Summary.Image(
+        height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue()
+    )
 
 
 def read_lines(metrics_file: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
