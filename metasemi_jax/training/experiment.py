@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.batches.resident import Pipeline
 from metasemi_jax.data.dataset import InputForm
-from metasemi_jax.data.splits import Split, data_sha256, split_sha256
+from metasemi_jax.data.identity import data_sha256, is_same_data
+from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import Method, create_method, method_options
 from metasemi_jax.models import create_model, init_variables, variable_shapes
@@ -56,7 +57,8 @@ class Experiment(NamedTuple):
     probe: Callable[[dict], dict[str, float]]  # variables -> figures of a few training images, see `probe`
     split: Split
     split_sha256: str  # of the labeled ids
-    data_sha256: str  # of all ids, those held out, and the classes
+    data_sha256: str  # of all images, their labels and the classes
+    is_same_data: Callable[[str | None], bool]  # whether a `data_sha256` of any version is of these data
     class_names: tuple[str, ...]
     input_form: InputForm  # of the images, for whoever uses the network without the data
     description: str  # one line for people
@@ -121,7 +123,8 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         probe=lambda variables: probe(variables, probe_data),
         split=split,
         split_sha256=split_sha256(split.labeled),
-        data_sha256=data_sha256(dataset.train_ids, split.validation, dataset.class_names),
+        data_sha256=data_sha256(dataset, split.validation),
+        is_same_data=lambda recorded: is_same_data(recorded, dataset, split.validation),
         class_names=dataset.class_names,
         input_form=form,
         description=(
