@@ -6,7 +6,7 @@ The first run downloads the four files (31 MB), or takes them from data.manual_d
 called as MNIST's are, so they need a folder of their own. Not run to its end here; no result is claimed.
 """
 
-from configs import mnist
+from metasemi_jax.configs import mnist
 
 
 def get_config(method='metasemi'):

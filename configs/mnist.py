@@ -9,7 +9,7 @@ longer schedule. On 10,000 of these images a network with dropout lost what it h
 fell, hence none. Not run to its end here; no result is claimed.
 """
 
-from configs import default
+from metasemi_jax.configs import default
 
 
 def get_config(method='metasemi'):

@@ -15,7 +15,7 @@ methods come with FixMatch's settings (configs/wide_resnet.py), but with WideRes
 a fourth stage for images of this size (37-2). Not run to its end here; no result is claimed.
 """
 
-from configs import default, wide_resnet
+from metasemi_jax.configs import default, wide_resnet
 
 
 def get_config(method='metasemi'):
