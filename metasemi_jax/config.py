@@ -13,6 +13,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
 from metasemi_jax.methods import META_MOVES, METHODS, method_options
 from metasemi_jax.optimizer import OPTIMIZERS, WEIGHT_DECAY_ON
+from metasemi_jax.progress import parse_duration
 
 # Where the data lie, and who decodes them, does not change a run: it may move between machines. What they are
 # is in its checkpoints.
@@ -27,6 +28,16 @@ LOCATIONS = (
 # What a stopped run may be told otherwise when it is started again.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
+# What time_budget settles: shares of total_steps in the recipe, numbers of steps in the run.
+BUDGETED = (
+    'total_steps',
+    'optimizer.warmup_steps',
+    'optimizer.milestones',
+    'method.rampup_steps',
+    'log_every',
+    'eval_every',
+    'checkpoint_every',
+)
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
 DTYPES = ('auto', 'float32', 'bfloat16')
 MOST_IMAGES = 2**20  # of a step; a slip of the finger would otherwise be found when the memory is full
@@ -85,6 +96,12 @@ FIELDS = {
     # NumPy takes larger seeds, but JAX keeps 32 bits of them.
     'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32', wide=True),
     'total_steps': _more_than_0(int),
+    'time_budget': Field(
+        str,
+        lambda value: not value or parse_duration(value) is not None,
+        'be a time, as 90s, 10m or 1h30m',
+        absent='',
+    ),
     'batch_size': _more_than_0(int),
     'unlabeled_ratio': _more_than_0(int, absent=1),
     'dtype': _one_of(DTYPES),
@@ -111,6 +128,7 @@ FIELDS = {
     'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
     'data.std': _more_than_0(float, many=True),
     'model.name': Field(str),
+    'model.init_from': Field(str, absent=''),
     'model.width': _more_than_0(int, optional=True),
     'model.depth': _more_than_0(int, optional=True),
     'model.dropout_rate': _share(optional=True),
@@ -215,13 +233,31 @@ def settled(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing_fields(old: Any, new: Any) -> list[str]:
-    """'field: old value there, new value here' for each field that differs, other than `MAY_DIFFER`."""
+    """'field: old value there, new value here' for each field that differs, other than `MAY_DIFFER`.
+
+    Runs of the same time budget have as many steps as their machines did in it.
+    """
     there, here = settled(flatten(old)), settled(flatten(new))
+    if there['time_budget'] and there['time_budget'] == here['time_budget']:
+        there, here = ({**fields, **dict.fromkeys(BUDGETED)} for fields in (there, here))
     return [
         f'{name}: {there.get(name, "absent")} there, {here.get(name, "absent")} here'
         for name in sorted((there.keys() | here.keys()) - {*MAY_DIFFER})
         if there.get(name, 'absent') != here.get(name, 'absent')
     ]
+
+
+def only_longer(old: Any, new: Any) -> bool:
+    """Whether `new` is `old` with more total_steps alone, and so begins with the steps of `old`."""
+    there, here = settled(flatten(old)), settled(flatten(new))
+    differing = {name for name in there.keys() | here.keys() if there.get(name) != here.get(name)}
+    return (
+        differing - {*MAY_DIFFER} == {'total_steps'}
+        and there['total_steps'] < here['total_steps']
+        and here['optimizer.schedule'] not in COSINES
+        and not here['time_budget']
+        and 'total_steps' not in method_options(here['method.name'])
+    )
 
 
 def agreed_settings(config: Any) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 import time
@@ -13,12 +14,12 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stdout
-        self._in_place = self._stream.isatty()
+        self.in_place = self._stream.isatty()
         self._open = False
 
     def show(self, line: str) -> None:
         """The newest state of affairs."""
-        if self._in_place:
+        if self.in_place:
             # A line that wraps could not be rewritten: cut it to the window.
             width = shutil.get_terminal_size().columns - 1
             self._write(f'\r{line[:width]}\x1b[K')
@@ -62,6 +63,34 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f'{seconds // 60} min {seconds % 60:02d} s'
     return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of '90s', '10m', '1h30m' or '2d'; None where it is no such time, or none at all."""
+    parts = re.fullmatch(''.join(rf'(?:([\d.]+){unit})?' for unit in 'dhms'), text)
+    try:
+        numbers = [float(number or 0) for number in parts.groups()] if parts else []
+    except ValueError:  # '1.2.3m'
+        return None
+    return sum(n * unit for n, unit in zip(numbers, (86400, 3600, 60, 1), strict=False)) or None
+
+
+class Ticks:
+    """When to show progress between two logs: every few seconds in a terminal, ever more rarely in a file."""
+
+    def __init__(self, *, in_place: bool, seconds: float = 5.0):
+        """The first is due `seconds` from now."""
+        self._wait = seconds
+        self._growth = 1 if in_place else 2
+        self._next = time.perf_counter() + seconds
+
+    def due(self) -> bool:
+        """Whether to show it now; then the next wait begins."""
+        if time.perf_counter() < self._next:
+            return False
+        self._wait *= self._growth
+        self._next = time.perf_counter() + self._wait
+        return True
 
 
 class Pace:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metasemi_jax import files
-from metasemi_jax.config import check_saved, differing_fields
+from metasemi_jax.config import check_saved, differing_fields, only_longer
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
@@ -85,10 +85,13 @@ class Workdir:
                     f'--workdir={self.path} holds a run without its config.json; put that back, '
                     'or name another folder'
                 )
-        elif self.is_trained() and (fields := differing_fields(self.read_config(), config)):
+        elif self.is_trained() and (fields := differing_fields(begun := self.read_config(), config)):
+            if only_longer(begun, config):
+                return
             raise UserError(
                 f'--workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
-                'name another folder, or use the same settings to continue that run'
+                'name another folder, or use the same settings to continue that run; '
+                f'--config.model.init_from={self.path} begins a new run with its weights'
             )
 
     @contextlib.contextmanager

@@ -288,3 +288,12 @@ def test_as_a_user_types_it(mine, tmp_path):
     assert (wrong.returncode, wrong.stdout) == (1, '')
     assert wrong.stderr.count('\n') == 1
     assert 'holds no run (no config.json)' in wrong.stderr
+
+
+def test_what_loading_says_stays_out_of_the_rows(mine, capfd):
+    images, workdir = mine
+    (images / 'unlabeled' / 'a.heic').write_text('')
+    assert run(f'--workdir={workdir}', '--split=test', '--output=-') is None
+    out, err = capfd.readouterr()
+    assert out.startswith('path,predicted,')
+    assert 'left out 1 files that are not read as images (1 .heic; ' in err

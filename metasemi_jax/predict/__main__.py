@@ -178,14 +178,19 @@ def _predict(
     people = sys.stderr if output in STDOUT else sys.stdout
     print(classifier.description, file=people)
     if split:
-        data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+        # What loading has to say, too.
+        with contextlib.redirect_stdout(people):
+            data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
         if data.changes:
             print(data.changes, file=people)
         chosen = split_images(classifier, data, split)
         sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
     else:
         sources = open_images(
-            images, classifier.input_form.image_shape, resize=evaluation_resize(classifier.config)
+            images,
+            classifier.input_form.image_shape,
+            resize=evaluation_resize(classifier.config),
+            say=lambda line: print(line, file=people),
         )
     columns = Columns(classifier.class_names, bool(split) and bool((chosen.labels >= 0).any()), all)
     tally = Tally()

@@ -8,8 +8,9 @@ import numpy as np
 
 from metasemi_jax.classifier import Classifier
 from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.identity import changed_parts
 from metasemi_jax.data.sources.registry import OWN_IMAGES
-from metasemi_jax.data.splits import data_sha256, split_positions
+from metasemi_jax.data.splits import split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment_data import load_data
 
@@ -70,18 +71,20 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
 def _run_data(classifier: Classifier, config: Any, dataset: Dataset) -> RunData:
     files = classifier.files
     labeled, held_out = files.read_labeled_ids() or [], files.read_validation_ids()
-    expected = classifier.record.get('data_sha256')
-    if expected in (None, data_sha256(dataset.train_ids, held_out, dataset.class_names)):
+    changed = changed_parts(classifier.record.get('data_sha256'), dataset, held_out)
+    if not changed:
         positions, unlabeled = split_positions(dataset.train_ids, labeled, held_out)
         return RunData(dataset, positions, unlabeled, split_positions(dataset.train_ids, held_out)[0], '')
     there = {*dataset.train_ids.tolist()}
     kept, kept_held_out = ([name for name in ids if name in there] for ids in (labeled, held_out))
-    # A position says nothing of an image once others were added: only the names of files do.
+    # A position says nothing of an image once others were added: only the names of files do. And where the
+    # names are the same, an image was replaced or has another label.
     by_name = config.data.name == OWN_IMAGES and Path(config.data.path).suffix != '.npz'
-    if not (by_name and kept and dataset.class_names == classifier.class_names):
+    reviewed = by_name and 'ids' in changed and 'judged' not in changed
+    if not (reviewed and kept and dataset.class_names == classifier.class_names):
         raise UserError(
-            f'the images have changed since {files.path} was begun: some were added, removed or '
-            'renamed; put the old ones back, or name files and folders in the place of a split'
+            f'the images have changed since {files.path} was begun: some were added, removed, renamed, '
+            'relabeled or replaced; put the old ones back, or name files and folders in the place of a split'
         )
     positions, unlabeled = split_positions(dataset.train_ids, kept, kept_held_out)
     new = np.zeros(len(unlabeled), bool)

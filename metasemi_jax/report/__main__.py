@@ -66,6 +66,11 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
     output = Path(values['output'].value or (folders[0] if len(folders) == 1 else 'runs/report'))
     _check_output(output)
     sentences = notes(rows)
+    sentences += [
+        f'{run.folder} warned at step {warned["step"]}: {warned["message"]}.'
+        for run in runs
+        for warned in run.results.get('warnings', [])
+    ]
     if unfinished:
         sentences.append(f'Not finished and left out: {", ".join(unfinished)}.')
     report = '\n'.join([markdown(rows), '', *sentences])

@@ -13,17 +13,17 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from metasemi_jax.distributed.multi_host import anywhere
+from metasemi_jax.distributed.multi_host import anywhere, failing_together, is_first
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_atomically
 from metasemi_jax.train_step import TrainState
 
 # Of the machine or the user, not of the file.
@@ -54,16 +54,10 @@ def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.Checkpoint
 
     _silence_orphans()
 
-    # Sorted ascending and the last one kept, hence the minus.
-    def goodness(metrics: dict[str, float]) -> float:
-        return -metrics['error']
-
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(2), preservation_policy.BestN(get_metric_fn=goodness, n=1)]
-        ),
-        # Without it the metrics are not written, and the next process takes the best for any other.
-        best_fn=goodness,
+        preservation_policy=_LatestAndBest(),
+        # Orbax writes metrics only where it is set; without them a resumed process cannot find the best.
+        best_fn=lambda metrics: -metrics['error'],
         cleanup_tmp_directories=not read_only,
         create=not read_only,
     )
@@ -142,6 +136,26 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names)
 
 
+class _LatestAndBest:
+    """Orbax's `PreservationPolicy`: the latest two, the best, and what a stop has just saved.
+
+    A stop's own checkpoint counts among neither, so that a run which was stopped ends with the checkpoints of
+    an undisturbed one.
+    """
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether to keep each of `checkpoints`, which are in the order of their steps."""
+        del context
+        if not checkpoints:
+            return []
+        # Checkpoints of older versions and of imports have no such mark.
+        metrics = {info.step: info.metrics or {} for info in checkpoints}
+        scheduled = [step for step, values in metrics.items() if values.get('scheduled', True)]
+        best = _best({step: values.get('error', math.inf) for step, values in metrics.items()})
+        kept = {checkpoints[-1].step, *scheduled[-2:], best}
+        return [info.step in kept for info in checkpoints]
+
+
 def steps_without_listing(folder: Path) -> list[int]:
     """Steps whose checkpoint has damaged metrics; one of them is enough for Orbax to open none."""
     damaged = []
@@ -173,6 +187,7 @@ def save_checkpoint(
     *,
     step: int,
     error: float | None,
+    scheduled: bool = True,
 ) -> None:
     """Start a save of `step` in the background, once the one before it is done.
 
@@ -183,20 +198,50 @@ def save_checkpoint(
       step: names the checkpoint; saving a step twice writes it once.
       error: percent, decides which checkpoint is the best, the latest of equals; None where this step was not
         evaluated.
+      scheduled: whether an undisturbed run saves this step too; False is kept only while it is the latest.
 
     Raises:
       UserError: this save or the one before it could not be written.
     """
     if step in manager.all_steps():
         return
-    # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint. A
-    # step that was not evaluated, as on SIGTERM, is never the best.
-    metrics = {'error': math.inf if error is None else float(error)}
-    signed = {'sha256': _sha256(state, record), 'record': record}
-    items = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), record=ocp.args.JsonSave(signed))
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(_tree(state)), record=ocp.args.JsonSave(_signed(state, record))
+    )
     # What a save meets in the background is raised by the next.
     with _unwritten(manager):
-        manager.save(step, args=items, metrics=metrics)
+        manager.save(step, args=items, metrics=_metrics(error, scheduled))
+
+
+def amend_checkpoint(
+    manager: ocp.CheckpointManager, state: TrainState, record: dict[str, Any], *, step: int, error: float
+) -> None:
+    """Write beside the saved `state` of `step` what became known of it later; its arrays stay untouched.
+
+    For a step that was saved before its evaluation, which an undisturbed run evaluates first. The arguments
+    are those of `save_checkpoint`.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    folder = Path(manager.directory) / str(step)
+    with failing_together(), _unwritten(manager):
+        if is_first():
+            # The metrics first: a run that is killed between the two evaluates again, and writes both.
+            write_atomically(folder / 'metrics' / 'metrics', json.dumps(_metrics(error, scheduled=True)))
+            write_atomically(folder / 'record' / 'metadata', json.dumps(_signed(state, record)))
+    # Orbax remembers the metrics that it read first.
+    manager.reload()
+
+
+def _metrics(error: float | None, scheduled: bool) -> dict[str, float]:
+    # A NumPy or JAX scalar among them would fail in the background thread and lose the checkpoint. A step
+    # that was not evaluated, as on SIGTERM, is never the best.
+    return {'error': math.inf if error is None else float(error), 'scheduled': float(scheduled)}
+
+
+def _signed(state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
+    return {'sha256': _sha256(state, record), 'record': record}
 
 
 def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restored | None:
@@ -240,10 +285,13 @@ def best_step(manager: ocp.CheckpointManager) -> int | None:
       UserError: their errors cannot be read.
     """
     try:
-        errors = {step: manager.metrics(step)['error'] for step in sorted(manager.all_steps(), reverse=True)}
+        return _best({step: manager.metrics(step)['error'] for step in manager.all_steps()})
     except Exception as error:  # as above
         raise UserError(f'the errors beside {manager.directory} cannot be read ({_reason(error)})') from error
-    evaluated = [step for step, error in errors.items() if math.isfinite(error)]
+
+
+def _best(errors: Mapping[int, float]) -> int | None:
+    evaluated = [step for step in sorted(errors, reverse=True) if math.isfinite(errors[step])]
     return min(evaluated, key=errors.get, default=None)
 
 

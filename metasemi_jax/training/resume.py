@@ -81,8 +81,8 @@ def _check_same_data(restored: Restored, experiment: Experiment, folder: Path) -
             f'labeled_ids.txt beside {folder} is not the split that this run was trained on; '
             'put the old file back, or use another --workdir'
         )
-    if restored.record.get('data_sha256') not in (None, experiment.data_sha256):
+    if not experiment.is_same_data(restored.record.get('data_sha256')):
         raise UserError(
-            f'the images have changed since {folder} was begun: some were added, removed, renamed '
-            'or held out; put the old ones back, or use another --workdir'
+            f'the images have changed since {folder} was begun: some were added, removed, renamed, '
+            'relabeled, replaced or held out; put the old ones back, or use another --workdir'
         )
