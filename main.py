@@ -1,4 +1,8 @@
-"""Train MetaSemi: `python main.py --config=configs/digits.py --workdir=runs/digits`."""
+"""Train MetaSemi, or another method, in the folder of a run.
+
+python main.py --config=configs/digits.py --workdir=runs/digits
+python main.py --config=configs/cifar10.py --config.method.name=fixmatch --workdir=runs/fixmatch
+"""
 
 import sys
 from pathlib import Path
@@ -12,7 +16,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The experiment; --config.FIELD=VALUE changes one of its fields.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, "Folder of the run, made if missing; by default runs/ and the config file's name."
+    'workdir',
+    None,
+    'Folder of the run, made if missing; by default runs/ and the names of config file and method.',
 )
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'HOST:PORT of process 0, for several processes outside TPU pods and SLURM.'
@@ -29,8 +35,15 @@ def main() -> None:
 
     join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     enable_compilation_cache()
-    config_name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-    train_and_evaluate(_CONFIG.value, _WORKDIR.value or f'runs/{config_name}')
+    train_and_evaluate(_CONFIG.value, _WORKDIR.value or f'runs/{_run_name()}')
+
+
+def _run_name() -> str:
+    """That of the config file, with the method's behind it unless it is MetaSemi."""
+    file, _, method = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
+    method = method or _CONFIG.value.method.name
+    name = Path(file).stem
+    return name if method == 'metasemi' else f'{name}_{method.rsplit(":", 1)[-1]}'
 
 
 if __name__ == '__main__':

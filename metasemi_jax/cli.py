@@ -1,5 +1,6 @@
 """A command line that ends well: whatever is wrong becomes one line on stderr and the exit code 1."""
 
+import ast
 import os
 import sys
 from collections.abc import Callable
@@ -65,16 +66,38 @@ def run_command(
 
 
 def config_first(argv: list[str], default_config: Path) -> list[str]:
-    """`argv` with one --config=FILE ahead of all flags, where ml_collections wants it, or the default's."""
-    config, rest = f'--config={default_config}', []
+    """`argv` with one --config=FILE ahead of all flags, where ml_collections wants it, or the default's.
+
+    A `--config.method.name=NAME` goes to the file's `get_config` too, where that takes a method: the recipe
+    is then that method's.
+    """
+    config, method, rest = str(default_config), '', []
     remaining = iter(argv[1:])
     for arg in remaining:
         name, _, value = arg.partition('=')
         if name in ('--config', '-config'):
-            config = f'--config={value or next(remaining, "")}'
-        else:
-            rest.append(arg)
-    return [argv[0], config, *rest]
+            config = value or next(remaining, '')
+            continue
+        rest.append(arg)
+        if name in ('--config.method.name', '-config.method.name'):
+            if not value:
+                rest += [value] if (value := next(remaining, '')) else []
+            method = value
+    if method and ':' not in config and _takes_method(Path(config)):
+        config += f':{method}'
+    return [argv[0], f'--config={config}', *rest]
+
+
+def _takes_method(path: Path) -> bool:
+    try:
+        tree = ast.parse(path.read_bytes())
+    # A file that is missing or no Python is reported where it is loaded.
+    except (OSError, SyntaxError, ValueError):
+        return False
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == 'get_config'
+    ]
+    return any(function.args.args for function in functions)
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:

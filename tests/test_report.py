@@ -207,11 +207,13 @@ def test_the_papers_figures_stand_beside_its_recipes(tmp_path, experiment, figur
     rows = rows_of(*runs, by=BY)
     assert [line[-2] for line in cells(rows)] == figures
     assert (
-        markdown(rows).splitlines()[0].endswith('| best (selected on test) | paper | each seed, last step |')
+        markdown(rows)
+        .splitlines()[0]
+        .endswith('| best (selected on test) | published | each seed, last step |')
     )
     assert 'the best of about 1,000 evaluations on the test set, one seed' in notes(rows)[1]
     assert f'With all labels it reports {all_labels}.' in notes(rows)[1]
-    assert [line['paper'] for line in csv.DictReader(io.StringIO(comma_separated(rows)))] == [
+    assert [line['published'] for line in csv.DictReader(io.StringIO(comma_separated(rows)))] == [
         str(float(figure)) for figure in figures
     ]
 
@@ -227,17 +229,17 @@ def test_the_papers_figures_stand_beside_its_recipes(tmp_path, experiment, figur
 )
 def test_nothing_else_has_the_papers_figures(tmp_path, fields):
     rows = rows_of(write_run(tmp_path / 'run', changed(svhn.get_config(), **fields), 5.0))
-    assert rows[0].paper is None
-    assert 'paper' not in markdown(rows)
+    assert rows[0].published is None
+    assert 'published' not in markdown(rows)
     assert len(notes(rows)) == 1
 
 
 def test_the_labels_of_a_split_file_are_counted(tmp_path):
     run = write_run(tmp_path / 'run', changed(svhn.get_config(), data__num_labels=0), 5.0)
     (run / 'labeled_ids.txt').write_text('id\n' * 900)
-    assert rows_of(run)[0].paper is None
+    assert rows_of(run)[0].published is None
     (run / 'validation_ids.txt').write_text('id\n' * 100)
-    assert rows_of(run)[0].paper == 3.15
+    assert rows_of(run)[0].published.error == 3.15
 
 
 def run_report(*arguments):

@@ -81,7 +81,10 @@ def create_method(name: str, network: Any, **options: Any) -> Method:
         fields = {field: values[field] for field in META_OPTIONS if field != 'meta_moves'}
         meta = Meta(labels=moves != 'weights', weights=moves != 'labels', **fields)
         own['meta'] = meta if values['meta'] else None
-    return _function(name)(as_network(network), **own)
+    method = _function(name)(as_network(network), **own)
+    if not isinstance(method, Method):
+        raise UserError(f"method.name '{name}' returned {method!r}; it must return a Method")
+    return method
 
 
 def method_options(name: str) -> dict[str, Any]:
@@ -91,7 +94,10 @@ def method_options(name: str) -> dict[str, Any]:
       UserError: an unknown name, or a file that cannot be used.
     """
     parameters = list(inspect.signature(_function(name)).parameters.values())[1:]
-    options = {parameter.name: parameter.default for parameter in parameters}
+    named = [parameter for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
+    options = {parameter.name: parameter.default for parameter in named}
+    if unset := [option for option, default in options.items() if default is inspect.Parameter.empty]:
+        raise UserError(f"method.name '{name}': give its option '{unset[0]}' a default")
     if 'meta' in options:
         options |= META_OPTIONS | {'meta': options['meta'] is not None}
     return options

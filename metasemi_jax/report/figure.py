@@ -11,7 +11,7 @@ from metasemi_jax.report.table import columns, error_split, lines_of, notes
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7')
 FORMATS = ('png', 'pdf')
-ONE_SEED, PAPER = 'one seed', 'paper'
+ONE_SEED, PUBLISHED = 'one seed', 'published'
 
 
 class Bar(NamedTuple):
@@ -19,11 +19,11 @@ class Bar(NamedTuple):
 
     place: float  # its height in the picture
     errors: list[float]  # of the seeds, percent
-    paper: float | None  # the paper's
+    published: float | None
 
 
 def draw(rows: Sequence[Row]) -> dict[str, bytes]:
-    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the paper's figure."""
+    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the published figure."""
     # Loaded for a picture alone; and without pyplot, which keeps every figure in memory.
     from matplotlib.figure import Figure
 
@@ -35,14 +35,18 @@ def draw(rows: Sequence[Row]) -> dict[str, bytes]:
     for number, (protocol, heading) in enumerate(protocols.items()):
         offset = (number - (len(protocols) - 1) / 2) * thickness
         bars = [
-            Bar(place + offset, row.figures[prefix + protocol], None if prefix else row.paper)
+            Bar(
+                place + offset,
+                row.figures[prefix + protocol],
+                None if prefix or not row.published else row.published.error,
+            )
             for place, (_, prefix, row) in enumerate(lines)
             if prefix + protocol in row.figures
         ]
         _draw_bars(axes, bars, 0.9 * thickness, COLOURS[number], heading)
         # Beside the figures of their own protocol.
         if protocol == 'test_error_best':
-            _draw_papers(axes, bars)
+            _draw_published(axes, bars)
     axes.set_yticks(range(len(lines)), [textwrap.fill(name, 30) for name, _, _ in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)  # the first row on top
     axes.set_xlim(left=0)
@@ -50,7 +54,7 @@ def draw(rows: Sequence[Row]) -> dict[str, bytes]:
     axes.grid(axis='x', color='0.9')
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-    _add_legend(figure, axes, [*protocols.values(), ONE_SEED, PAPER])
+    _add_legend(figure, axes, [*protocols.values(), ONE_SEED, PUBLISHED])
     figure.supxlabel(textwrap.fill(' '.join(notes(rows)), 105), fontsize='small', x=0.02, ha='left')
     return {name: _render(figure, name) for name in FORMATS}
 
@@ -68,10 +72,11 @@ def _draw_bars(axes: Any, bars: Sequence[Bar], thickness: float, colour: str, he
         axes.scatter(*zip(*seeds, strict=True), zorder=3, label=ONE_SEED, **style)
 
 
-def _draw_papers(axes: Any, bars: Sequence[Bar]) -> None:
-    papers = [(bar.paper, bar.place) for bar in bars if bar.paper is not None]
-    if papers:
-        axes.scatter(*zip(*papers, strict=True), s=36, marker='D', color='black', zorder=4, label=PAPER)
+def _draw_published(axes: Any, bars: Sequence[Bar]) -> None:
+    published = [(bar.published, bar.place) for bar in bars if bar.published is not None]
+    if published:
+        style = {'s': 36, 'marker': 'D', 'color': 'black', 'zorder': 4}
+        axes.scatter(*zip(*published, strict=True), label=PUBLISHED, **style)
 
 
 def _add_legend(figure: Any, axes: Any, order: Iterable[str]) -> None:

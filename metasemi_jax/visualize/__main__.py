@@ -26,12 +26,12 @@ from absl import flags
 from metasemi_jax.classifier import WEIGHTS, WEIGHTS_HELP, Classifier, load_classifier
 from metasemi_jax.cli import run_command
 from metasemi_jax.compilation_cache import enable_compilation_cache
-from metasemi_jax.config import LOCATIONS, flatten
+from metasemi_jax.config import LOCATIONS, flatten, settled
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.errors import UserError
+from metasemi_jax.methods.titles import method_title
 from metasemi_jax.predict.run_data import SPLITS, load_run_data
 from metasemi_jax.progress import ProgressLine
-from metasemi_jax.report.published import ABLATION
 from metasemi_jax.results import PROTOCOLS
 from metasemi_jax.results import WEIGHTS as RESULT_WEIGHTS
 from metasemi_jax.visualize.confusion import confusion_counts, draw_confusion
@@ -46,7 +46,7 @@ from metasemi_jax.visualize.tsne import Pool, TsneRow, draw_tsne
 from metasemi_jax.workdir import naming_output, write_atomically
 
 NAMED_FIELDS = 4  # that differ between runs; more would make no name
-METHOD = ('method.meta', 'method.mixup')  # named by their row of the ablation
+METHOD = ('method.name', 'method.meta', 'method.mixup')  # named by the method's title
 # Where the data lie and how often the loop looks up are no settings of what is learnt.
 CADENCE = ('log_every', 'eval_every', 'eval_batch_size', 'checkpoint_every', 'steps_per_call')
 UNNAMED_FIELDS = {*LOCATIONS, *METHOD, *CADENCE}
@@ -300,18 +300,18 @@ def _result_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def run_names(configs: Sequence[dict[str, Any]], folders: Sequence[str]) -> list[str]:
-    """A name for each run: its row of the ablation, its dataset if alone, and what else tells it apart."""
-    differing = [
-        field
-        for field in sorted({field for config in configs for field in config} - UNNAMED_FIELDS)
-        if len({str(config.get(field)) for config in configs}) > 1
-    ]
+    """A name for each run: its method, its dataset if alone, and what else tells it apart."""
+    titles = [method_title(settled(config)) for config in configs]
+    fields = {field for config in configs for field in config} - UNNAMED_FIELDS
+    if len({config.get('method.name', 'metasemi') for config in configs}) > 1:
+        # Options of different methods tell nothing apart.
+        fields = {field for field in fields if not field.startswith('method.')}
+    differing = [field for field in sorted(fields) if len({str(config.get(field)) for config in configs}) > 1]
     names = []
-    for config in configs:
-        row = ABLATION[tuple(bool(config.get(field, True)) for field in METHOD)]
+    for config, title in zip(configs, titles, strict=True):
         alone = [f'{config["data.name"]}, seed {config.get("seed", 0)}'] if len(configs) == 1 else []
         others = [f'{field}={config.get(field)}' for field in differing[:NAMED_FIELDS]]
-        names.append(', '.join([row, *alone, *others, *['…'] * (len(differing) > NAMED_FIELDS)]))
+        names.append(', '.join([title, *alone, *others, *['…'] * (len(differing) > NAMED_FIELDS)]))
     if len({*names}) < len(names):
         names = [f'{name} ({folder})' for name, folder in zip(names, folders, strict=True)]
     return names
