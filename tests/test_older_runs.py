@@ -1,7 +1,7 @@
 """A run that a version began which knew MetaSemi alone.
 
-tests/data/run_of_metasemi_alone.zip is its workdir, stopped by SIGTERM after step 26 of 60; ..._end.npz is the
-state that the same version came to without a stop.
+tests/data/run_of_metasemi_alone.zip is its workdir, stopped by SIGTERM after step 26 of 60; ..._end.npz is
+the state that the same version came to without a stop.
 """
 
 import json
