@@ -77,8 +77,8 @@ def test_nor_those_of_other_methods(found, method, own):
         error = np.abs(found[f'{method}/8/{name}'] - expected).max()
         assert error <= 1e-9 * np.abs(expected).max(), (name, error)
     if method == 'flexmatch':
-        # Some images have their class by now.
-        assert {-1} < {*alone["weights['method']['last_class']"].tolist()}
+        # Images have their class by now.
+        assert (alone["weights['method']['last_class']"] >= 0).any()
 
 
 @pytest.mark.slow

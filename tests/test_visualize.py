@@ -200,6 +200,13 @@ def test_names_of_runs():
     assert run_names(others, ['a', 'b']) == ['MetaSemi', 'mix-up only']
     assert run_names([base, base | {'seed': 1}], ['a', 'b']) == ['MetaSemi, seed=0', 'MetaSemi, seed=1']
     assert run_names([base, base], ['a', 'b']) == ['MetaSemi (a)', 'MetaSemi (b)']
+    fixmatch = base | {'method.name': 'fixmatch', 'method.meta': None, 'method.threshold': 0.9}
+    assert run_names([fixmatch], ['a']) == ['FixMatch, digits, seed 0']
+    assert run_names([base, fixmatch], ['a', 'b']) == ['MetaSemi', 'FixMatch']
+    assert run_names([fixmatch, fixmatch | {'method.meta': True}], ['a', 'b']) == [
+        'FixMatch',
+        'FixMatch + meta',
+    ]
     many = base | {f'x{i}': i for i in range(9)}
     assert run_names([base, many], ['a', 'b'])[1] == 'MetaSemi, x0=0, x1=1, x2=2, x3=3, …'
 

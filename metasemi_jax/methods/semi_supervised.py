@@ -46,9 +46,9 @@ def semi_supervised(
       meta: moves the targets against the meta-gradient: soft labels before `select`, weights after it.
       mix: (targets, inputs, key) -> the same with `labeled`, images mixed by means of the final targets.
       predict: whose logits `inputs.weak_logits` and `inputs.predict` are. 'training': the student's, with
-        dropout masks of their own; 'same_pass': with the masks of the student's training pass, which XLA
-        then computes once; 'evaluation': with running statistics, without dropout; 'teacher': those of the
-        EMA weights, in training mode.
+        dropout masks of their own; 'same_pass': those of the student's own pass over the weak view;
+        'evaluation': with running statistics, without dropout; 'teacher': those of the EMA weights, in
+        training mode.
       labeled_loss: of `Targets.labeled`; an unmixed labeled batch has the cross-entropy.
       unlabeled_loss: None trains on the labeled part alone.
       weight: step -> weight of the unlabeled loss.
