@@ -16,7 +16,7 @@ These settings are the paper's for images of 32×32, on a shorter schedule; they
 is claimed. For a GPU; on a CPU add --config.model.name=conv_small.
 """
 
-from configs import default
+from metasemi_jax.configs import default
 
 
 def get_config(method='metasemi'):

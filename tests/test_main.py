@@ -35,11 +35,9 @@ def assert_one_clear_line(process, message):
 
 
 BAD_WORKDIRS = {
-    'config.json': (b'{"seed": ', 'is damaged'),
-    'config.json ': (b'null', 'is damaged (it holds a NoneType)'),
     'results.json': (b'[1]', 'is damaged (it holds a list)'),
-    'results.json ': (b'{}', 'holds no results'),
-    'labeled_ids.txt': (b'\xff\xfe', 'codec'),
+    'results.json ': (b'{}', 'neither test_error_last nor validation_error_last); delete it, and start'),
+    'labeled_ids.txt': (b'\xff\xfe', 'labeled_ids.txt is damaged ('),
     'labeled_ids.txt ': (b'0001\n', 'labeled_ids.txt names 1 images, data.num_labels=50'),
     'labeled_ids.txt  ': (b'', 'labeled_ids.txt names 0 images, data.num_labels=50'),
     'checkpoints': (b'a file', 'holds a run without its config.json'),

@@ -310,9 +310,9 @@ def test_methods_make_rows_with_their_own_recipes(tmp_path):
 
 def test_the_labels_of_a_split_file_are_counted(tmp_path):
     run = write_run(tmp_path / 'run', changed(svhn.get_config(), data__num_labels=0), 5.0)
-    (run / 'labeled_ids.txt').write_text('id\n' * 900)
+    (run / 'labeled_ids.txt').write_text(''.join(f'{i}\n' for i in range(900)))
     assert rows_of(run)[0].published is None
-    (run / 'validation_ids.txt').write_text('id\n' * 100)
+    (run / 'validation_ids.txt').write_text(''.join(f'{i}\n' for i in range(900, 1000)))
     assert rows_of(run)[0].published.error == 3.15
 
 
@@ -409,3 +409,14 @@ def test_help_explains_every_flag():
     assert (process.returncode, process.stderr) == (0, '')
     assert '--by: ' in process.stdout
     assert '--output: ' in process.stdout
+
+
+def test_what_a_run_warned_of_is_repeated(tmp_path, capsys):
+    warned = {'kind': 'collapse', 'step': 8, 'message': 'the predictions fall into few classes'}
+    first = write_run(tmp_path / 'first', tiny_config(seed=0), 4.0, warnings=[warned])
+    second = write_run(tmp_path / 'second', tiny_config(seed=1), 5.0, warnings=[])
+    report.main(['report', str(first), str(second), f'--output={tmp_path / "out"}'])
+    line = f'{first} warned at step 8: the predictions fall into few classes.'
+    assert line in capsys.readouterr().out.splitlines()
+    assert line in (tmp_path / 'out' / 'report.md').read_text().splitlines()
+    assert 'second warned' not in (tmp_path / 'out' / 'report.md').read_text()

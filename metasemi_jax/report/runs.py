@@ -13,7 +13,7 @@ from metasemi_jax.methods.titles import method_title
 from metasemi_jax.report.published import Published, published
 from metasemi_jax.results import PROTOCOLS, WEIGHTS
 from metasemi_jax.sweep.folder import is_sweep, run_folders, swept_fields
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import Workdir
 
 METHOD = ('method.name', 'method.meta', 'method.mixup', 'method.entropy_weight')  # what names a method
 # What a method's recipe brings along: rows of different methods may differ in it, and the notes name it.
@@ -79,25 +79,23 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         if not files.config.exists():
             unfinished.append(f'{folder} (not begun)')
             continue
-        config = flatten(read_json(files.config))
+        config = flatten(files.read_config())
         fields = settled(config)
         results = files.read_results()
         if results is None:
-            unfinished.append(f'{folder} (saved at step {_saved_step(files)} of {fields["total_steps"]})')
+            saved = max(files.saved_steps(), default=0)
+            unfinished.append(f'{folder} (saved at step {saved} of {fields["total_steps"]})')
         else:
-            finished.append(FinishedRun(folder, config, fields, results, _num_labels(files, fields)))
+            finished.append(FinishedRun(folder, config, fields, results, _num_labels(files, fields, results)))
     return finished, unfinished
 
 
-def _num_labels(files: Workdir, fields: dict[str, Any]) -> int:
+def _num_labels(files: Workdir, fields: dict[str, Any], results: dict[str, Any]) -> int:
     # 0 stands for all that there are, or that data.split_file names.
-    return fields['data.num_labels'] or len(files.read_labeled_ids() or ()) + len(files.read_validation_ids())
-
-
-def _saved_step(files: Workdir) -> int:
-    # Orbax gives a checkpoint its number when it is complete.
-    saved = files.checkpoints.iterdir() if files.checkpoints.exists() else ()
-    return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+    if fields['data.num_labels']:
+        return fields['data.num_labels']
+    split = files.read_split(results.get('split_sha256'))
+    return len(split.labeled) + len(split.validation) if split else 0
 
 
 def make_rows(runs: Sequence[FinishedRun], by: Sequence[str]) -> list[Row]:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from metasemi_jax.report.runs import Row, spread
 from metasemi_jax.results import MEDIAN_OVER, WEIGHTS
 
+# What the first line of the Markdown begins with.
+FIRST_CELLS = (b'| test error, %', b'| validation error, %')
+
 
 def error_split(rows: Sequence[Row]) -> str:
     """'test', or 'validation' where no run has a test set."""

@@ -21,7 +21,6 @@ SIGTERM stop the runs, which save; if the sweep is killed, they save and stop to
 import contextlib
 import copy
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -36,15 +35,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.cli import config_first, parse_config_flags, run_command
+from metasemi_jax.command.flags import define_workdir, required_workdir
 from metasemi_jax.config import check_config
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
-from metasemi_jax.sweep.folder import LOG, check_record, run_name, write_record
+from metasemi_jax.sweep.folder import check_record, run_name, sweep_lock, write_record
 from metasemi_jax.sweep.grid import GRIDS, parse_grid, parse_seeds, settings
 from metasemi_jax.training.preemption import StopRequest, stop_on_signals
-from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir import LOG, Workdir
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / 'configs' / 'digits.py'
+DEFAULT_CONFIG = Path('configs/digits.py')
 RUN = 'metasemi_jax.sweep.run'  # the module of a run's process
 POLL_S = 0.1
 
@@ -218,19 +218,19 @@ def main(argv: list[str]) -> None:
     Args:
       argv: as `sys.argv`.
     """
-    values, default = _flags(), Path(os.path.relpath(DEFAULT_CONFIG))
+    values = _flags()
     run_command(
-        lambda: _sweep(values, lambda method: _recipe(argv, default, method)),
+        lambda: _sweep(values, lambda method: _recipe(argv, method)),
         argv,
-        default_config=default,
+        default_config=DEFAULT_CONFIG,
         values=values,
     )
 
 
-def _recipe(argv: list[str], default_config: Path, method: str) -> Any:
+def _recipe(argv: list[str], method: str) -> Any:
     """The config of the command line with the recipe of another method."""
     values = _flags()
-    parse_config_flags(values, config_first([*argv, f'--config.method.name={method}'], default_config))
+    parse_config_flags(values, config_first([*argv, f'--config.method.name={method}'], DEFAULT_CONFIG))
     return values['config'].value
 
 
@@ -252,7 +252,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_list(
         'seeds', ['0', '1', '2', '3', '4'], 'Seeds of the runs of each setting.', flag_values=values
     )
-    flags.DEFINE_string('workdir', None, 'Folder of the runs, made if missing.', flag_values=values)
+    define_workdir(values, 'Folder of the runs, made if missing.')
     flags.DEFINE_integer(
         'jobs',
         1,
@@ -266,20 +266,19 @@ def _flags() -> flags.FlagValues:
 
 
 def _sweep(values: flags.FlagValues, recipe: Callable[[str], Any]) -> None:
-    if not values['workdir'].value:
-        raise UserError('--workdir is missing; name the folder of the runs')
-    config, folder = values['config'].value, Path(values['workdir'].value).absolute()
+    workdir = required_workdir(values['workdir'].value, 'the folder of the runs')
+    config, folder = values['config'].value, Path(workdir).absolute()
     grid = parse_grid(values['grid'].value)
     check_config(config)
     runs = plan(config, grid, parse_seeds(values['seeds'].value), folder, recipe)
-    write_record(folder, list(grid), config)
-    with stop_on_signals() as stop:
+    with sweep_lock(folder), stop_on_signals() as stop:
+        write_record(folder, list(grid), config)
         stop.listen()
         failed = run_all(runs, values['jobs'].value, stop)
     finished = sum(run.files.results.exists() for run in runs)
     print(f'{finished} of {len(runs)} runs are finished')
     if finished:
-        print(f'the table: {shlex.join(["python", "-m", "metasemi_jax.report", values["workdir"].value])}')
+        print(f'the table: {shlex.join(["python", "-m", "metasemi_jax.report", workdir])}')
     for label, reason in failed.items():
         print(f'{label} failed: {reason}', file=sys.stderr)
     if stop and finished < len(runs):
