@@ -1,4 +1,8 @@
-"""Train MetaSemi: `python main.py --config=configs/digits.py --workdir=runs/digits`."""
+"""Train MetaSemi, or another method, in the folder of a run.
+
+python main.py --config=configs/digits.py --workdir=runs/digits
+python main.py --config=configs/cifar10.py --config.method.name=fixmatch --workdir=runs/fixmatch
+"""
 
 import sys
 
@@ -29,7 +33,7 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_string(
         'workdir',
         None,
-        "Folder of the run, made if missing; by default runs/ and the config file's name.",
+        'Folder of the run, made if missing; by default runs/ and the names of config file and method.',
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -51,10 +55,16 @@ def _train(values: flags.FlagValues) -> None:
 
     join_processes(values['coordinator'].value, values['num_processes'].value, values['process_id'].value)
     enable_compilation_cache()
-    config_name = Path(config_flags.get_config_filename(values['config'])).stem
-    train_and_evaluate(
-        values['config'].value, values['workdir'].value or f'runs/{config_name}', log_images=True
-    )
+    workdir = values['workdir'].value or f'runs/{_run_name(values)}'
+    train_and_evaluate(values['config'].value, workdir, log_images=True)
+
+
+def _run_name(values: flags.FlagValues) -> str:
+    """That of the config file, with the method's behind it unless it is MetaSemi."""
+    file, _, method = config_flags.get_config_filename(values['config']).partition(':')
+    method = values['config'].value.method.name if 'method' in values['config'].value else method
+    name = Path(file).stem
+    return name if method in ('', 'metasemi') else f'{name}_{method.rsplit(":", 1)[-1]}'
 
 
 if __name__ == '__main__':

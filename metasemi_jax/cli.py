@@ -1,5 +1,6 @@
 """A command line that ends well: whatever is wrong becomes one line on stderr and the exit code 1."""
 
+import ast
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from absl import flags, logging
 from metasemi_jax.command import signals
 from metasemi_jax.command.advice import advice_on_argument, did_you_mean
 from metasemi_jax.command.config_file import expand_home, load_config
+from metasemi_jax.command.installed_configs import find_config
 from metasemi_jax.command.machine import blame, missing_device, speak_any_encoding
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import replace_closed_streams
@@ -76,16 +78,38 @@ def run_command(
 
 
 def config_first(argv: list[str], default_config: Path) -> list[str]:
-    """`argv` with one --config=FILE ahead of all flags, where ml_collections wants it, or the default's."""
-    config, rest = f'--config={default_config}', []
+    """`argv` with one --config=FILE ahead of all flags, where ml_collections wants it, or the default's.
+
+    A `--config.method.name=NAME` goes to the file's `get_config` too, where that takes a method: the recipe
+    is then that method's.
+    """
+    config, method, rest = str(default_config), '', []
     remaining = iter(argv[1:])
     for arg in remaining:
         name, _, value = arg.partition('=')
         if name in ('--config', '-config'):
-            config = f'--config={value or next(remaining, "")}'
-        else:
-            rest.append(arg)
-    return [argv[0], config, *rest]
+            config = value or next(remaining, '')
+            continue
+        rest.append(arg)
+        if name in ('--config.method.name', '-config.method.name'):
+            if not value:
+                rest += [value] if (value := next(remaining, '')) else []
+            method = value
+    if method and ':' not in config and _takes_method(config):
+        config += f':{method}'
+    return [argv[0], f'--config={config}', *rest]
+
+
+def _takes_method(config: str) -> bool:
+    try:
+        tree = ast.parse(find_config(config).read_bytes())
+    # A file that is missing or no Python is reported where it is loaded.
+    except (UserError, OSError, SyntaxError, ValueError):
+        return False
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == 'get_config'
+    ]
+    return any(function.args.args for function in functions)
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:

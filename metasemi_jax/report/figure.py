@@ -9,7 +9,7 @@ from metasemi_jax.report.table import columns, error_split, lines_of, notes
 from metasemi_jax.visualize.fonts import drawing_fonts
 from metasemi_jax.visualize.style import COLOURS, FORMATS, new_figure, plain, save, tidy
 
-ONE_SEED, PAPER = 'one seed', 'paper'
+ONE_SEED, PUBLISHED = 'one seed', 'published'
 
 
 class Bar(NamedTuple):
@@ -17,11 +17,11 @@ class Bar(NamedTuple):
 
     place: float  # its height in the picture
     errors: list[float]  # of the seeds, percent
-    paper: float | None  # the paper's
+    published: float | None
 
 
 def draw(rows: Sequence[Row]) -> dict[str, bytes]:
-    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the paper's figure."""
+    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the published figure."""
     with drawing_fonts(row.name for row in rows):
         figure = _draw(rows)
         return {name: save(figure, name) for name in FORMATS}
@@ -36,20 +36,24 @@ def _draw(rows: Sequence[Row]) -> Any:
     for number, (protocol, heading) in enumerate(protocols.items()):
         offset = (number - (len(protocols) - 1) / 2) * thickness
         bars = [
-            Bar(place + offset, row.figures[prefix + protocol], None if prefix else row.paper)
+            Bar(
+                place + offset,
+                row.figures[prefix + protocol],
+                None if prefix or not row.published else row.published.error,
+            )
             for place, (_, prefix, row) in enumerate(lines)
             if prefix + protocol in row.figures
         ]
         _draw_bars(axes, bars, 0.9 * thickness, COLOURS[number], heading)
         # Beside the figures of their own protocol.
         if protocol == 'test_error_best':
-            _draw_papers(axes, bars)
+            _draw_published(axes, bars)
     axes.set_yticks(range(len(lines)), [textwrap.fill(plain(name), 30) for name, _, _ in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)  # the first row on top
     axes.set_xlim(left=0)
     axes.set_xlabel(f'{error_split(rows)} error, %')
     tidy(axes, 'x')
-    _add_legend(figure, axes, [*protocols.values(), ONE_SEED, PAPER])
+    _add_legend(figure, axes, [*protocols.values(), ONE_SEED, PUBLISHED])
     figure.supxlabel(textwrap.fill(plain(' '.join(notes(rows))), 105), fontsize='small', x=0.02, ha='left')
     return figure
 
@@ -67,10 +71,11 @@ def _draw_bars(axes: Any, bars: Sequence[Bar], thickness: float, colour: str, he
         axes.scatter(*zip(*seeds, strict=True), zorder=3, label=ONE_SEED, **style)
 
 
-def _draw_papers(axes: Any, bars: Sequence[Bar]) -> None:
-    papers = [(bar.paper, bar.place) for bar in bars if bar.paper is not None]
-    if papers:
-        axes.scatter(*zip(*papers, strict=True), s=36, marker='D', color='black', zorder=4, label=PAPER)
+def _draw_published(axes: Any, bars: Sequence[Bar]) -> None:
+    published = [(bar.published, bar.place) for bar in bars if bar.published is not None]
+    if published:
+        style = {'s': 36, 'marker': 'D', 'color': 'black', 'zorder': 4}
+        axes.scatter(*zip(*published, strict=True), label=PUBLISHED, **style)
 
 
 def _add_legend(figure: Any, axes: Any, order: Iterable[str]) -> None:
