@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from metasemi_jax.data.batches.augment import PAD_MODES
 from metasemi_jax.data.batches.rand_augment import VARIANTS
+from metasemi_jax.data.sources.registry import IMAGENET, OWN_IMAGES
+from metasemi_jax.data.sources.tfds_sources import TFDS_DATASETS
 from metasemi_jax.ema import EMA_CONVENTIONS
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
@@ -45,11 +47,11 @@ INT32_MAX = 2**31 - 1
 FLOAT32_MIN, FLOAT32_MAX = 2.0**-126, 2.0**128  # beyond, the devices hold 0 and infinity
 # Fields of the data that only some data use: their values where they are not given, and those data.
 MEMORY_BUDGET = 8_000_000_000
-FILES, PREPARED = ('own_images', 'imagenet2012'), ('svhn_cropped', 'cifar10', 'cifar100', 'imagenet2012')
+FILES, PREPARED = (OWN_IMAGES, IMAGENET), (*TFDS_DATASETS, IMAGENET)
 USED_BY = {
-    'data.path': ('', ('own_images',)),
+    'data.path': ('', (OWN_IMAGES,)),
     'data.image_size': (0, FILES),
-    'data.memory_budget': (MEMORY_BUDGET, ('own_images',)),
+    'data.memory_budget': (MEMORY_BUDGET, (OWN_IMAGES,)),
     'data.num_workers': (None, FILES),
     'data.data_dir': ('', PREPARED),
     'data.manual_dir': ('', PREPARED),

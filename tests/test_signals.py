@@ -15,20 +15,23 @@ from small_runs import ROOT, assert_same_state, main_command, read_log, read_sta
 LASTING = {'total_steps': 100_000, 'checkpoint_every': 100_000, 'eval_every': 100_000, 'batch_size': 16}
 
 
-def with_usual_signals():
-    # The tests may run under nohup, or in the background of a shell, which ignores SIGINT for them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# The tests may run under nohup, or in the background of a shell, which ignores SIGINT for them. Not as the
+# preexec_fn of Popen: a process that runs JAX must not fork.
+WITH_USUAL_SIGNALS = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 def start(*command, **options):
     return subprocess.Popen(
-        command,
+        [sys.executable, '-c', WITH_USUAL_SIGNALS, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        preexec_fn=with_usual_signals,
         **options,
     )
 
@@ -101,9 +104,12 @@ with removed_at_end({str(unfinished)!r}):
 def test_a_forked_child_does_not_end_its_parent():
     code = """
 import os, signal
+read, write = os.pipe()
 child = os.fork()
 if not child:
+    os.write(write, b'x')
     time.sleep(60)
+os.read(read, 1)
 os.kill(child, signal.SIGTERM)
 print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
 """
