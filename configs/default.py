@@ -15,6 +15,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.seed = 0  # of the labeled split, the initialisation, the batches, augmentation, mix-up and dropout
+    # 'auto': what is None is chosen from the images and the device when the run begins, see docs/recipe.md.
+    config.recipe = ''
     config.total_steps = 400_000
     config.batch_size = 128  # labeled images a step
     config.unlabeled_ratio = 1  # unlabeled images a step for each labeled one
@@ -62,6 +64,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     options.meta = config_dict.placeholder(bool)
     options.meta_moves = config_dict.placeholder(str)  # 'labels', 'weights' or 'both'
     options.meta_lr = config_dict.placeholder(float)
+    options.inner_lr = config_dict.placeholder(float)  # α of the meta-gradient's step; None: optimizer.lr
+    options.second_view = config_dict.placeholder(str)  # metasemi: 'weak' or 'strong', of the consistency loss
     options.estimator = config_dict.placeholder(str)  # 'jvp', 'finite_difference', the paper's, or 'exact'
     options.epsilon = config_dict.placeholder(float)  # of finite_difference
     options.at_inner_step = config_dict.placeholder(bool)  # of jvp and finite_difference: ∇L_l at θ̃, not at θ

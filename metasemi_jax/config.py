@@ -27,6 +27,21 @@ LOCATIONS = (
 # What a stopped run may be told otherwise when it is started again.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
+# 'auto': what is None is chosen when the run begins, see training/recipe.py; then 'chosen'.
+RECIPES = ('', 'auto', 'chosen')
+# What may be open. The options of networks and methods may always be None.
+OPEN = (
+    'total_steps',
+    'batch_size',
+    'ema_decay',
+    'eval_every',
+    'checkpoint_every',
+    'data.image_size',
+    'data.pad',
+    'data.pad_mode',
+    'model.name',
+    'optimizer.warmup_steps',
+)
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
 DTYPES = ('auto', 'float32', 'bfloat16')
 
@@ -64,6 +79,7 @@ def _one_of(choices: Iterable[str], **options: Any) -> Field:
 
 
 FIELDS = {
+    'recipe': _one_of(RECIPES, absent=''),
     # NumPy takes larger seeds, but JAX keeps 32 bits of them.
     'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32'),
     'total_steps': _more_than_0(int),
@@ -89,7 +105,7 @@ FIELDS = {
     'data.pad': _not_negative(int),
     'data.pad_mode': _one_of(PAD_MODES, absent='black'),
     'data.flip': Field(bool),
-    'data.strong': _one_of(VARIANTS, absent='google'),
+    'data.strong': _one_of((*VARIANTS, 'affine'), absent='google'),
     'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
     'data.std': _more_than_0(float, many=True),
     'model.name': Field(str),
@@ -102,6 +118,8 @@ FIELDS = {
     'method.meta': Field(bool, optional=True),
     'method.meta_moves': _one_of(META_MOVES, optional=True),
     'method.meta_lr': _not_negative(float, optional=True),
+    'method.inner_lr': _not_negative(float, optional=True),
+    'method.second_view': _one_of(('weak', 'strong'), optional=True),
     'method.estimator': _one_of(ESTIMATORS, optional=True),
     'method.epsilon': _more_than_0(float, optional=True),
     'method.at_inner_step': Field(bool, optional=True),
@@ -215,6 +233,8 @@ def agreed_settings(config: Any) -> str:
 def check_config(config: Any) -> None:
     """Refuse settings that no run can have; what depends on the data is checked where it is loaded.
 
+    With `recipe='auto'` the fields of `OPEN` may be None.
+
     Raises:
       UserError: naming the first bad field, its value and what it may be.
     """
@@ -227,7 +247,8 @@ def check_config(config: Any) -> None:
         what = f"the config has an unknown field '{name}'" if name in fields else f"the config lacks '{name}'"
         raise UserError(f'{what}; configs/default.py lists the fields')
     for name, field in FIELDS.items():
-        _check_field(name, fields[name], field)
+        if not (fields['recipe'] == 'auto' and name in OPEN and fields[name] is None):
+            _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
     _check_optimizer(fields)
@@ -239,7 +260,8 @@ def check_config(config: Any) -> None:
 
 def _check_optimizer(fields: dict[str, Any]) -> None:
     schedule = fields['optimizer.schedule']
-    if schedule in COSINES and fields['optimizer.warmup_steps'] >= fields['total_steps']:
+    known = None not in (fields['optimizer.warmup_steps'], fields['total_steps'])
+    if known and schedule in COSINES and fields['optimizer.warmup_steps'] >= fields['total_steps']:
         raise UserError(
             f'optimizer.warmup_steps={fields["optimizer.warmup_steps"]} must be less than '
             f'total_steps={fields["total_steps"]} with optimizer.schedule={schedule}'

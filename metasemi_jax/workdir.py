@@ -1,5 +1,6 @@
 """The files of a run: settings, split, class names, form of the images, figures, checkpoints."""
 
+import copy
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from metasemi_jax.config import differing_fields
+from metasemi_jax.config import completed, differing_fields, flatten
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import split_text
 from metasemi_jax.errors import UserError
@@ -61,6 +62,16 @@ class Workdir:
                 f'--workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
                 'name another folder, or use the same settings to continue that run'
             )
+
+    def with_choices_of_run(self, config: Any) -> Any:
+        """`config` with what its recipe chose when this run began, where it is open; in a new run as it is."""
+        if config.get('recipe') != 'auto' or not self.config.exists():
+            return config
+        there, fields = flatten(completed(read_json(self.config))), flatten(config)
+        open_fields = {name: there.get(name) for name, value in fields.items() if value is None}
+        config = copy.deepcopy(config)
+        config.update_from_flattened_dict(open_fields | {'recipe': there['recipe']})
+        return config
 
     @contextmanager
     def lock(self) -> Iterator[None]:

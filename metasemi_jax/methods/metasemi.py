@@ -25,6 +25,8 @@ def metasemi(
     mixup_gamma: float = 1.0,
     consistency_weight: float = 1.0,
     rampup_steps: int = 4000,
+    second_view: str | None = None,
+    temperature: float = 1.0,
 ) -> Method:
     """Pseudo-labels moved against the meta-gradient, and mix-up with them (Algorithm 2).
 
@@ -44,12 +46,12 @@ def metasemi(
       rampup_steps: steps, of the recipe.
     """
     if not mixup:
-        return metasemi_from(network, meta, None, linear_ramp(consistency_weight, rampup_steps))
+        return metasemi_from(network, meta, None, linear_ramp(consistency_weight, rampup_steps), second_view, temperature)
 
     def draw(key: Array, count: int) -> Array:
         return sample_lambda(key, count, gamma=mixup_gamma)
 
-    return metasemi_from(network, meta, draw, linear_ramp(consistency_weight, rampup_steps))
+    return metasemi_from(network, meta, draw, linear_ramp(consistency_weight, rampup_steps), second_view, temperature)
 
 
 def metasemi_from(
@@ -57,6 +59,8 @@ def metasemi_from(
     meta: Meta | None,
     draw_lambda: Callable[[Array, int], Array] | None,
     weight: Callable[[Array], Array],
+    second_view: str | None = None,
+    temperature: float = 1.0,
 ) -> Method:
     """`metasemi` from functions: (key, count) -> λ [count], or None; step -> w_t."""
 
@@ -71,9 +75,12 @@ def metasemi_from(
         labels = interpolate(mixup_lambda, one_hot, pseudo_labels[:count])
         return targets._replace(labeled=(interpolate(mixup_lambda, labeled, unlabeled), labels))
 
+    def sharp(inputs, key):
+        return Targets(jax.nn.softmax(inputs.weak_logits / temperature))
+
     return semi_supervised(
         network,
-        targets=None if meta is None and draw_lambda is None else predictions,
+        targets=None if meta is None and draw_lambda is None else (predictions if temperature == 1 else sharp),
         meta=meta,
         mix=None if draw_lambda is None else mix,
         predict='evaluation',
@@ -81,4 +88,5 @@ def metasemi_from(
         unlabeled_loss=None if meta is None else brier_score,
         weight=weight,
         batch_norm='every',
+        second_view=second_view,
     )

@@ -26,6 +26,7 @@ from metasemi_jax.optimizer import (
     warmup_piecewise_schedule,
 )
 from metasemi_jax.train_step import TrainState, make_train_step
+from metasemi_jax.training.choices import with_choices, with_image_size
 from metasemi_jax.training.evaluate import make_evaluate
 from metasemi_jax.training.experiment_data import (
     build_pipeline,
@@ -38,11 +39,14 @@ from metasemi_jax.training.experiment_data import (
     training_pools,
 )
 from metasemi_jax.training.multi_step import StepFn
+from metasemi_jax.training.recipe import sentence
 
 
 class Experiment(NamedTuple):
     """What the loop needs of a config."""
 
+    config: Any  # with what its recipe chose
+    chosen: str  # one line for people; '' where nothing was chosen
     state: TrainState  # before the first step, on the host
     pipeline: Pipeline
     make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
@@ -67,7 +71,9 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
+    config = with_image_size(config)
     dataset = load_data(config)
+    config, chosen = with_choices(config, dataset)
     split = choose_split(config, dataset, split)
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes)
@@ -95,6 +101,8 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     if jax.process_count() > 1:
         devices += f' in {jax.process_count()} processes'
     return Experiment(
+        config=config,
+        chosen=sentence(chosen) if chosen else '',
         state=jax.device_get(
             TrainState.create(
                 variables,

@@ -56,6 +56,7 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
 
 def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str, Any]:
     with failing_together():
+        config = files.with_choices_of_run(config)
         check_config(config)
     check_same('settings', agreed_settings(config))
     with failing_together():
@@ -67,13 +68,15 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
     with failing_together():
         if not finished:
             mesh = make_mesh()
-            check_batch_size(config.batch_size, mesh.size)
             labeled_ids = files.read_labeled_ids()
             split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
             experiment = build_experiment(config, mesh, split)
+            config = experiment.config
+            check_batch_size(config.batch_size, mesh.size)
     if finished:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
+    check_same('settings that were chosen', agreed_settings(config))
     check_same('images or split of them', experiment.data_sha256 + experiment.split_sha256)
     with contextlib.ExitStack() as stack:
         with failing_together():
@@ -89,6 +92,8 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
         with failing_together():
             files.check_shared()
         print(experiment.description)
+        if experiment.chosen:
+            print(experiment.chosen)
         figures = _run(config, files, experiment, mesh, started)
         results = figures | {
             'seed': config.seed,

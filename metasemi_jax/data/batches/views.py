@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 
+from metasemi_jax.data.batches.affine import affine_view
 from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
 from metasemi_jax.data.batches.rand_augment import rand_augment
 
@@ -44,7 +45,7 @@ def make_views(
       strong: the variant of RandAugment, see `rand_augment`.
     """
     weak = weak_view(pad=pad, flip=flip, pad_mode=pad_mode)
-    seconds = {None: None, 'weak': weak, 'strong': strong_view(weak, strong)}
+    seconds = {None: None, 'weak': weak, 'strong': strong_view(weak, strong, pad_mode)}
     return Views(weak, functools.partial(normalize, mean=mean, std=std), seconds[second])
 
 
@@ -59,11 +60,13 @@ def weak_view(*, pad: int, flip: bool, pad_mode: str = 'black') -> Augment:
     return augment
 
 
-def strong_view(weak: Augment, variant: str) -> Augment:
-    """`weak`, then RandAugment and cutout."""
+def strong_view(weak: Augment, variant: str, pad_mode: str = 'black') -> Augment:
+    """`weak`, then RandAugment and cutout, or the affine view."""
 
     def augment(images: Array, key: Array) -> Array:
         weak_key, strong_key = jax.random.split(key)
+        if variant == 'affine':
+            return affine_view(images, strong_key, pad_mode=pad_mode)
         return rand_augment(weak(images, weak_key), strong_key, variant=variant)
 
     return augment
