@@ -12,8 +12,9 @@ DIR is a folder of PNG, JPEG, BMP or WebP files of any sizes, grey or in colour:
 More of them than fit into data.memory_budget are decoded from disk as they are needed. DIR may also be
 a CSV file with the columns path,label or path,label,split, or an .npz file with x and y (-1: unlabeled).
 
-What is None is chosen from the images and the device when the run begins: metasemi_jax/training/recipe.py. The
-run prints what it chose, and keeps it in config.json. docs/recipe.md says why, and what it gives.
+What is None is chosen from the images and the device when the run begins, by
+metasemi_jax/training/recipe.py. The run prints what it chose, and keeps it in config.json. docs/recipe.md
+says why, and what it gives.
 """
 
 from ml_collections import config_dict
@@ -40,6 +41,7 @@ def get_config(method='metasemi'):
 
     if method == 'metasemi':
         config.method.second_view = 'strong'
+        config.method.temperature = 0.5
     config.optimizer.warmup_steps = config_dict.placeholder(int)
     config.optimizer.schedule = 'cosine'
 

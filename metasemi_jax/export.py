@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     """
     values = flags.FlagValues()
     flags.DEFINE_string('workdir', None, 'Folder of the run, finished or not.', flag_values=values)
-    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
+    flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
     flags.DEFINE_string(
         'output',
         None,

@@ -64,7 +64,7 @@ class Workdir:
             )
 
     def with_choices_of_run(self, config: Any) -> Any:
-        """`config` with what its recipe chose when this run began, where it is open; in a new run as it is."""
+        """`config` with what its recipe chose when this run began, where it is open; a new run's as it is."""
         if config.get('recipe') != 'auto' or not self.config.exists():
             return config
         there, fields = flatten(completed(read_json(self.config))), flatten(config)

@@ -135,7 +135,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         'unlabeled', False, 'Classify the unlabeled pool, the most confident first.', flag_values=values
     )
-    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
+    flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
     flags.DEFINE_boolean('all', False, 'Write the probability of every class.', flag_values=values)
     flags.DEFINE_string(
         'output',

@@ -17,8 +17,7 @@ BLACK = 16  # of 255: the brightest that a black pixel may be
 
 
 def with_image_size(config: Any) -> Any:
-    """`config` with `data.image_size` chosen, if it is open: 0 where an .npz file's images stay as they are.
-    """
+    """`config` with `data.image_size` chosen where it is open; 0 leaves those of an .npz file as they are."""
     if config.recipe != 'auto' or config.data.image_size is not None:
         return config
     size = image_size(
@@ -30,7 +29,7 @@ def with_image_size(config: Any) -> Any:
 
 
 def with_choices(config: Any, dataset: Dataset) -> tuple[Any, dict[str, Any]]:
-    """`config` with every open field chosen, and these fields; as it is, and {}, where its recipe is not 'auto'."""
+    """`config` with every open field chosen, and these fields; {} unless its recipe is 'auto'."""
     if config.recipe != 'auto':
         return config, {}
     chosen = choose(find_facts(config, dataset), flatten(config))
@@ -41,8 +40,6 @@ def find_facts(config: Any, dataset: Dataset) -> Facts:
     """What the recipe wants to know of the images and of this machine."""
     return Facts(
         image_shape=dataset.image_shape,
-        num_classes=dataset.num_classes,
-        num_labeled=config.data.num_labels or int(np.sum(dataset.train_labels >= 0)),
         num_images=len(dataset.train_labels),
         black_border=has_black_border(dataset.train_images),
         accelerator=_accelerator(),

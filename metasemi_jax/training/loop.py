@@ -15,7 +15,7 @@ from metasemi_jax.distributed.multi_host import check_same, failing_together, is
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.progress import Pace, ProgressLine, duration
-from metasemi_jax.results import summarize, table
+from metasemi_jax.results import reported_weights, summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
 from metasemi_jax.training.experiment import Experiment, build_experiment
@@ -100,6 +100,9 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
             'steps': config.total_steps,
             'split_sha256': experiment.split_sha256,
             'num_held_out': len(experiment.split.validation),
+            'reported_weights': reported_weights(
+                figures, ema_decay=config.ema_decay, total_steps=config.total_steps
+            ),
         }
         if is_first():
             write_json(files.results, results)

@@ -10,13 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metasemi_jax.methods import method_options
+from metasemi_jax.models.conv_small import ConvSmall
 
 LARGEST = {False: 32, True: 64}  # side of the images, by whether there is an accelerator
-# On a CPU: multiply-adds of a forward pass, of all images of all steps together, for each core.
-CPU_WORK = 4.5e12
-CPU_STEPS = (1500, 6000)
+BATCH_SIZE = 64
+# Multiply-adds that a core may spend on the forward passes of a run, four to five minutes of two cores.
+CPU_WORK = 4.3e12
+CORES = 4  # more do not help so small a network
+CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
+EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
-# What one step of a method costs, in forward passes of a labeled and of an unlabeled image. docs/performance.md
+# Forward passes that a step costs, of an image of the batch; 12 are MetaSemi's.
 PASSES = 12
 
 
@@ -24,8 +28,6 @@ class Facts(NamedTuple):
     """What is known of a run before its first step."""
 
     image_shape: tuple[int, int, int]  # [H, W, C]
-    num_classes: int
-    num_labeled: int
     num_images: int  # labeled and unlabeled ones to train on
     black_border: bool  # whether most pixels at the images' edge are black
     accelerator: bool  # whether the network runs on something else than a CPU
@@ -70,41 +72,33 @@ def _model(facts: Facts, fields: Fields) -> str:
     return 'conv_large' if max(facts.image_shape[:2]) <= 48 else 'resnet18'
 
 
-def _width(facts: Facts, fields: Fields) -> int | None:
-    if fields['model.name'] != 'conv_small':
-        return None
-    return 32 if max(facts.image_shape[:2]) < 16 else 16
-
-
 def _dropout(facts: Facts, fields: Fields) -> float | None:
     # With dropout the running statistics are not those of the undropped images that the targets come from.
     return 0.0 if fields['model.name'] in ('conv_small', 'conv_large', 'wide_resnet') else None
 
 
-def _batch_size(facts: Facts, fields: Fields) -> int:
-    return 64
-
-
 def _total_steps(facts: Facts, fields: Fields) -> int:
     if facts.accelerator:
         return ACCELERATOR_STEPS
-    step = PASSES * fields['batch_size'] * (1 + fields['unlabeled_ratio']) / 2 * _multiply_adds(facts, fields)
-    least, most = CPU_STEPS
-    return _round(min(most, max(least, min(facts.cores, 4) * CPU_WORK / step)))
+    images = fields['batch_size'] * (1 + fields['unlabeled_ratio'])
+    affordable = min(facts.cores, CORES) * CPU_WORK / (PASSES * images / 2 * _multiply_adds(facts, fields))
+    enough = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
+    least, few = CPU_STEPS
+    return _round(max(least, min(affordable, max(few, enough))))
 
 
 def _multiply_adds(facts: Facts, fields: Fields) -> float:
     """Of conv_small's forward pass of one image."""
     height, width, channels = facts.image_shape
-    w = fields['model.width'] or 16
+    w = fields['model.width'] or ConvSmall.width
     full, half, quarter = w * (channels + w), 6 * w * w, 8 * w * w
     return 9 * height * width * (full + half / 4 + quarter / 16)
 
 
 def _round(steps: float) -> int:
     """To two digits."""
-    unit = 10 ** (math.floor(math.log10(steps)) - 1)
-    return int(steps // unit * unit)
+    unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    return int(steps) // unit * unit
 
 
 def _share(share: float) -> Rule:
@@ -130,9 +124,8 @@ def _pad_mode(facts: Facts, fields: Fields) -> str:
 
 RULES: dict[str, Rule] = {
     'model.name': _model,
-    'model.width': _width,
     'model.dropout_rate': _dropout,
-    'batch_size': _batch_size,
+    'batch_size': lambda facts, fields: BATCH_SIZE,
     'total_steps': _total_steps,
     'optimizer.warmup_steps': _share(0.05),
     'method.rampup_steps': _rampup,

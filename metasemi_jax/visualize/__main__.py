@@ -109,7 +109,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         'validation.',
         flag_values=values,
     )
-    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
+    flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
     flags.DEFINE_string(
         'data_path',
         '',
