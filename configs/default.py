@@ -28,6 +28,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     # ema_decay from the first step on, raw statistics, as in FixMatch's code and USB.
     config.ema_convention = 'mean_teacher'
 
+    config.undropped_statistics = False  # BatchNorm's, from passes of their own where there is dropout
+
     config.data = data = ml_collections.ConfigDict()
     data.name = ''
     data.data_dir = ''  # of TFDS datasets; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets

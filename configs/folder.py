@@ -29,6 +29,7 @@ def get_config(method='metasemi'):
     config.total_steps = config_dict.placeholder(int)
     config.batch_size = config_dict.placeholder(int)
     config.ema_decay = config_dict.placeholder(float)
+    config.undropped_statistics = config_dict.placeholder(bool)
 
     config.data.name = 'own_images'
     config.data.image_size = config_dict.placeholder(int)

@@ -41,6 +41,11 @@ def test_what_is_given_is_not_chosen(name):
     assert name not in chosen(**{name.replace('.', '__'): 1})
 
 
+def test_dropout_brings_undropped_statistics():
+    assert chosen()['undropped_statistics'] is False
+    assert chosen(model__dropout_rate=0.5)['undropped_statistics'] is True
+
+
 def test_a_number_of_steps_moves_the_schedule():
     values = chosen(total_steps=1000)
     assert values['optimizer.warmup_steps'] == 50

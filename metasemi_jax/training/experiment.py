@@ -16,7 +16,7 @@ from metasemi_jax.data.batches.resident import Pipeline
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import Split, data_sha256, split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.methods import Method, create_method, method_options
+from metasemi_jax.methods import Method, as_network, create_method, method_options
 from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.optimizer import (
     Schedule,
@@ -181,7 +181,8 @@ def build_method(config: Any, model: nn.Module) -> Method:
     options = {name: value for name, value in config.method.items() if name != 'name' and value is not None}
     if 'total_steps' in method_options(config.method.name):
         options['total_steps'] = config.total_steps
-    method = create_method(config.method.name, model, **options)
+    network = as_network(model, undropped_statistics=config.undropped_statistics)
+    method = create_method(config.method.name, network, **options)
     if method.teacher and not config.ema_decay:
         raise UserError(
             f'method.name={config.method.name} learns from averaged weights, and ema_decay=0 keeps none; '

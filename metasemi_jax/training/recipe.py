@@ -125,6 +125,7 @@ def _pad_mode(facts: Facts, fields: Fields) -> str:
 RULES: dict[str, Rule] = {
     'model.name': _model,
     'model.dropout_rate': _dropout,
+    'undropped_statistics': lambda facts, fields: bool(fields['model.dropout_rate']),
     'batch_size': lambda facts, fields: BATCH_SIZE,
     'total_steps': _total_steps,
     'optimizer.warmup_steps': _share(0.05),
