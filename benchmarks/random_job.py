@@ -21,6 +21,7 @@ from metasemi_jax.training.multi_step import make_run_steps, place_host_batches
 # image shape, classes, labeled images, training images that the benchmark keeps on the device
 FORMS = {
     'digits': ((8, 8, 1), 10, 50, 1297),
+    'mnist': ((28, 28, 1), 10, 100, 8000),
     'svhn_cropped': ((32, 32, 3), 10, 1000, 73_257),
     'cifar10': ((32, 32, 3), 10, 4000, 50_000),
     'cifar100': ((32, 32, 3), 100, 10_000, 50_000),

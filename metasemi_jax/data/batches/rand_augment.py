@@ -1,8 +1,0 @@
-"""TEMP."""
-
-VARIANTS = ('google', 'usb')
-
-
-def rand_augment(images, key, *, variant):
-    """TEMP."""
-    return images

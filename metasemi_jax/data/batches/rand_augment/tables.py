@@ -1,0 +1,83 @@
+"""Pillow's pointwise operations as tables of 256 levels: uint8 [256] for all channels, or [C, 256].
+
+A table costs as much as one row of a small image, so that all operations of an image become one look-up.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from .blending import blend
+from .rounding import autocontrast_shortfalls
+
+Array = jax.Array
+
+
+def levels() -> Array:
+    """The identity: int32 [256]."""
+    return jnp.arange(256, dtype=jnp.int32)
+
+
+def apply_table(image: Array, table: Array) -> Array:
+    """`image` uint8 [H, W, C] with each level v of channel c replaced by table[c, v]."""
+    channels = image.shape[-1]
+    table = jnp.broadcast_to(table, (channels, 256)).reshape(-1)
+    place = image.astype(jnp.int32) + 256 * jnp.arange(channels, dtype=jnp.int32)
+    return table.at[place].get(mode='promise_in_bounds')
+
+
+def posterize(bits: Array) -> Array:
+    """The highest `bits` (1 to 8) bits of each level."""
+    dropped = jnp.int32(8) - jnp.asarray(bits).astype(jnp.int32)
+    return ((levels() >> dropped) << dropped).astype(jnp.uint8)
+
+
+def solarize(threshold: Array) -> Array:
+    """255 - v from `threshold` on, v below; it may have a fraction."""
+    inverted = levels().astype(jnp.float32) >= threshold
+    return jnp.where(inverted, 255 - levels(), levels()).astype(jnp.uint8)
+
+
+def blended(degenerate: Array, factor: Array) -> Array:
+    """`blend` of the level `degenerate` with each level."""
+    return blend(degenerate, levels(), factor)
+
+
+def autocontrast(image: Array) -> Array:
+    """[C, 256]: the darkest level of each channel becomes 0, the brightest 255."""
+    low = jnp.min(image, (0, 1)).astype(jnp.int32)[:, None]
+    spread = jnp.max(image, (0, 1)).astype(jnp.int32)[:, None] - low
+    above = 255 * jnp.maximum(levels() - low, 0)
+    divisor = jnp.maximum(spread, 1)
+    level = above // divisor
+    level = jnp.minimum(level - _falls_short(low, spread, level, above % divisor), 255)
+    return jnp.where(spread > 0, level, levels()).astype(jnp.uint8)
+
+
+def _falls_short(low: Array, spread: Array, level: Array, remainder: Array) -> Array:
+    """1 where Pillow's float64 loses a level, else 0; see `Shortfalls`."""
+    bits, first, divisor = map(jnp.asarray, autocontrast_shortfalls())
+    part = level * divisor[spread] // 255  # j of an exact level
+    exact = (remainder == 0) & (part >= 1) & (level <= 255)
+    case = jnp.where(exact, first[spread] + low * divisor[spread] + part - 1, 0)
+    bit = (bits[case >> 3].astype(jnp.int32) >> (case & 7)) & 1
+    return jnp.where(exact, bit, 0)
+
+
+def equalize(image: Array) -> Array:
+    """[C, 256]: levels spread so that each is about as frequent as any other."""
+    pixels = image.reshape(-1, image.shape[-1])
+    below = _darker_pixels(pixels)
+    top = jnp.max(pixels, 0).astype(jnp.int32)
+    step = jnp.take_along_axis(below, top[:, None], 1) // 255
+    table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+    return jnp.where(step > 0, table, levels()).astype(jnp.uint8)
+
+
+def _darker_pixels(pixels: Array) -> Array:
+    """How many of uint8 [N, C] are darker than each level: int32 [C, 256]."""
+    channels = pixels.shape[-1]
+    place = pixels.astype(jnp.int32) + 256 * jnp.arange(channels, dtype=jnp.int32)
+    # On CPU 20 times as fast as a product of two one-hot matrices.
+    counts = jnp.zeros(256 * channels, jnp.int32).at[place].add(1, mode='promise_in_bounds')
+    counts = counts.reshape(channels, 256)
+    return jnp.cumsum(counts, 1, dtype=jnp.int32) - counts
