@@ -42,7 +42,7 @@ def make_views(
       flip: whether images are mirrored at random.
       mean, std: per channel, of images scaled to 0..1.
       second: 'weak': another draw of the weak view; 'strong': see `strong`; None: no second view.
-      strong: a variant of `rand_augment`, after the weak view; or 'affine': `affine_view`, after the flip alone.
+      strong: a variant of `rand_augment`, after the weak view; or 'affine': `affine_view` after the flip.
     """
     weak = weak_view(pad=pad, flip=flip, pad_mode=pad_mode)
     if strong == 'affine':
