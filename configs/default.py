@@ -15,6 +15,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.seed = 0  # of the labeled split, the initialisation, the batches, augmentation, mix-up and dropout
+    # 'auto': what is None is chosen from the images and the device when the run begins, see docs/recipe.md.
+    config.recipe = ''
     config.total_steps = 400_000
     # '10m' ends the run in that time: total_steps, schedule and cadences are scaled to it at the start.
     config.time_budget = ''
@@ -27,6 +29,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     # 'mean_teacher': a plain mean of the first weights, BatchNorm's statistics averaged too; or 'constant':
     # ema_decay from the first step on, raw statistics, as in FixMatch's code and USB.
     config.ema_convention = 'mean_teacher'
+
+    config.undropped_statistics = False  # BatchNorm's, from passes of their own where there is dropout
 
     config.data = data = ml_collections.ConfigDict()
     data.name = ''
@@ -66,6 +70,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     options.meta = config_dict.placeholder(bool)
     options.meta_moves = config_dict.placeholder(str)  # 'labels', 'weights' or 'both'
     options.meta_lr = config_dict.placeholder(float)
+    options.inner_lr = config_dict.placeholder(float)  # α of the meta-gradient's step; None: optimizer.lr
+    options.second_view = config_dict.placeholder(str)  # metasemi's consistency: 'weak' or 'strong'
     options.estimator = config_dict.placeholder(str)  # 'jvp', 'finite_difference', the paper's, or 'exact'
     options.epsilon = config_dict.placeholder(float)  # of finite_difference
     options.at_inner_step = config_dict.placeholder(bool)  # of jvp and finite_difference: ∇L_l at θ̃, not at θ

@@ -1,4 +1,4 @@
-"""MetaSemi on your own images; docs/own_images.md goes from an empty folder to a trained model.
+"""A classifier from your own images; docs/own_images.md goes from an empty folder to a trained model.
 
     python main.py --config=configs/folder.py --config.data.path=DIR --workdir=runs/mine
 
@@ -12,9 +12,12 @@ DIR is a folder of PNG, JPEG, BMP or WebP files of any sizes, grey or in colour:
 More of them than fit into data.memory_budget are decoded from disk as they are needed. DIR may also be
 a CSV file with the columns path,label or path,label,split, or an .npz file with x and y (-1: unlabeled).
 
-These settings are the paper's for images of 32×32, on a shorter schedule; they were not tuned, and no result
-is claimed. For a GPU; on a CPU add --config.model.name=conv_small.
+What is None is chosen from the images and the device when the run begins, by
+metasemi_jax/training/recipe.py. The run prints what it chose, and keeps it in config.json. docs/recipe.md
+says why, and what it gives.
 """
+
+from ml_collections import config_dict
 
 from metasemi_jax.configs import default
 
@@ -22,18 +25,27 @@ from metasemi_jax.configs import default
 def get_config(method='metasemi'):
     """The deviations of one's own images from `default`."""
     config = default.get_config(method)
-    config.total_steps = 20_000
-    config.batch_size = 64
-    config.ema_decay = 0.999
+    config.recipe = 'auto'
+    config.total_steps = config_dict.placeholder(int)
+    config.batch_size = config_dict.placeholder(int)
+    config.ema_decay = config_dict.placeholder(float)
+    config.undropped_statistics = config_dict.placeholder(bool)
 
     config.data.name = 'own_images'
-    config.data.image_size = 32
-    config.data.flip = True  # False where left and right differ in meaning, as in writing
+    config.data.image_size = config_dict.placeholder(int)
+    config.data.pad = config_dict.placeholder(int)
+    config.data.pad_mode = config_dict.placeholder(str)
+    config.data.strong = 'affine'
+    config.data.flip = False  # True where left and right do not differ in meaning, as in photographs
+
+    config.model.name = config_dict.placeholder(str)
 
     if method == 'metasemi':
-        config.method.rampup_steps = 1000
-    config.optimizer.warmup_steps = 1000
-    config.optimizer.milestones = (15_000, 17_500)
+        config.method.second_view = 'strong'
+        config.method.temperature = 0.5
+    config.optimizer.warmup_steps = config_dict.placeholder(int)
+    config.optimizer.schedule = 'cosine'
 
-    config.checkpoint_every = 2000
+    config.eval_every = config_dict.placeholder(int)
+    config.checkpoint_every = config_dict.placeholder(int)
     return config

@@ -45,6 +45,7 @@ WEIGHTS = {
     'best': 'weights of the best checkpoint',
     'ema': 'EMA weights of the last checkpoint',
     'best_ema': 'EMA weights of the best checkpoint',
+    'reported': 'last or ema, whichever results.json calls reported_weights',
 }
 
 
@@ -56,7 +57,7 @@ class Classifier(NamedTuple):
     class_names: tuple[str, ...]  # K, in the order of the outputs
     input_form: InputForm  # image_shape [H, W, C], mean, std
     dtype: jnp.dtype  # of the computation, as training chooses it on this machine
-    weights: str  # of `WEIGHTS`
+    weights: str  # of `WEIGHTS`, never 'reported'
     step: int  # steps done when the weights were saved
     config: Any  # the run's ConfigDict
     record: dict[str, Any]  # of the checkpoint: 'data_sha256', 'history', ...
@@ -83,13 +84,13 @@ class Predictions(NamedTuple):
     features: np.ndarray | None = None  # float32 [B, D], what the last linear layer sees
 
 
-def load_classifier(workdir: str | Path, *, weights: str = 'last') -> Classifier:
+def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classifier:
     """The network that a run has trained, finished or not, without its data; writes nothing.
 
     Args:
       workdir: of a run, also of one that is going on, and of `torch_import`.
-      weights: of `WEIGHTS`. 'best' is the checkpoint that `results.json` calls `best_checkpoint`; 'best_ema'
-        are the averaged weights of that same checkpoint.
+      weights: of `WEIGHTS`. 'reported' is 'last' in a run that is not finished. 'best' is the checkpoint that
+        `results.json` calls `best_checkpoint`; 'best_ema' are the averaged weights of that same checkpoint.
 
     Raises:
       UserError: no run, no checkpoint, a damaged one, a run without the weights asked for.
@@ -103,6 +104,9 @@ def load_classifier(workdir: str | Path, *, weights: str = 'last') -> Classifier
     config = ml_collections.ConfigDict(completed(files.read_config()))
     if absent := sorted(NEEDED - flatten(config).keys()):
         raise UserError(f"{files.config} lacks '{absent[0]}'; {RESTORE}")
+    if weights == 'reported':
+        results = files.read_results() or {}
+        weights = 'ema' if results.get('reported_weights') == 'ema' else 'last'
     if 'ema' in weights and not config.ema_decay:
         raise UserError(
             f"{files.path} keeps no EMA weights (its ema_decay is 0), so there are no '{weights}' weights; "

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from metasemi_jax.data.batches.augment import PAD_MODES
 from metasemi_jax.data.batches.rand_augment import VARIANTS
-from metasemi_jax.data.sources.registry import IMAGENET, OWN_IMAGES
 from metasemi_jax.data.sources.tfds_sources import TFDS_DATASETS
 from metasemi_jax.ema import EMA_CONVENTIONS
 from metasemi_jax.errors import UserError
@@ -40,6 +39,22 @@ BUDGETED = (
     'eval_every',
     'checkpoint_every',
 )
+# 'auto': what is None is chosen when the run begins, see training/recipe.py; then 'chosen'.
+RECIPES = ('', 'auto', 'chosen')
+# What may be open. The options of networks and methods may always be None.
+OPEN = (
+    'total_steps',
+    'batch_size',
+    'ema_decay',
+    'eval_every',
+    'checkpoint_every',
+    'undropped_statistics',
+    'data.image_size',
+    'data.pad',
+    'data.pad_mode',
+    'model.name',
+    'optimizer.warmup_steps',
+)
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
 DTYPES = ('auto', 'float32', 'bfloat16')
 MOST_IMAGES = 2**20  # of a step; a slip of the finger would otherwise be found when the memory is full
@@ -47,12 +62,12 @@ INT32_MAX = 2**31 - 1
 FLOAT32_MIN, FLOAT32_MAX = 2.0**-126, 2.0**128  # beyond, the devices hold 0 and infinity
 # Fields of the data that only some data use: their values where they are not given, and those data.
 MEMORY_BUDGET = 8_000_000_000
-FILES, PREPARED = (OWN_IMAGES, IMAGENET), (*TFDS_DATASETS, IMAGENET)
+FILES, PREPARED = ('own_images', 'imagenet2012'), (*TFDS_DATASETS, 'imagenet2012')
 USED_BY = {
-    'data.path': ('', (OWN_IMAGES,)),
+    'data.path': ('', ('own_images',)),
     'data.image_size': (0, FILES),
-    'data.memory_budget': (MEMORY_BUDGET, (OWN_IMAGES,)),
-    'data.num_workers': (None, FILES),
+    'data.memory_budget': (MEMORY_BUDGET, ('own_images', *TFDS_DATASETS)),
+    'data.num_workers': (None, ('own_images', *PREPARED)),
     'data.data_dir': ('', PREPARED),
     'data.manual_dir': ('', PREPARED),
 }
@@ -95,6 +110,7 @@ def _one_of(choices: Iterable[str], **options: Any) -> Field:
 
 
 FIELDS = {
+    'recipe': _one_of(RECIPES, absent=''),
     # NumPy takes larger seeds, but JAX keeps 32 bits of them.
     'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32', wide=True),
     'total_steps': _more_than_0(int),
@@ -109,6 +125,7 @@ FIELDS = {
     'dtype': _one_of(DTYPES),
     'ema_decay': _share(),
     'ema_convention': _one_of(EMA_CONVENTIONS, absent='mean_teacher'),
+    'undropped_statistics': Field(bool, absent=False),
     'data.name': Field(str),
     'data.data_dir': Field(str),
     'data.manual_dir': Field(str),
@@ -126,7 +143,7 @@ FIELDS = {
     'data.pad': _not_negative(int),
     'data.pad_mode': _one_of(PAD_MODES, absent='black'),
     'data.flip': Field(bool),
-    'data.strong': _one_of(VARIANTS, absent='google'),
+    'data.strong': _one_of((*VARIANTS, 'affine'), absent='google'),
     'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
     'data.std': _more_than_0(float, many=True),
     'model.name': Field(str),
@@ -140,6 +157,8 @@ FIELDS = {
     'method.meta': Field(bool, optional=True),
     'method.meta_moves': _one_of(META_MOVES, optional=True),
     'method.meta_lr': _not_negative(float, optional=True),
+    'method.inner_lr': _not_negative(float, optional=True),
+    'method.second_view': _one_of(('weak', 'strong'), optional=True),
     'method.estimator': _one_of(ESTIMATORS, optional=True),
     'method.epsilon': _more_than_0(float, optional=True),
     'method.at_inner_step': Field(bool, optional=True),
@@ -271,6 +290,8 @@ def agreed_settings(config: Any) -> str:
 def check_config(config: Any) -> None:
     """Refuse settings that no run can have; what depends on the data is checked where it is loaded.
 
+    With `recipe='auto'` the fields of `OPEN` may be None.
+
     Raises:
       UserError: naming the first bad field, its value and what it may be.
     """
@@ -284,7 +305,8 @@ def check_config(config: Any) -> None:
         what = f"the config has an unknown field '{name}'" if name in fields else f"the config lacks '{name}'"
         raise UserError(f'{what}; configs/default.py lists the fields')
     for name, field in FIELDS.items():
-        _check_field(name, fields[name], field)
+        if not (fields['recipe'] == 'auto' and name in OPEN and fields[name] is None):
+            _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
     _check_batch(fields)
@@ -334,7 +356,7 @@ def _check_plain(config: Any, prefix: str = '') -> None:
 
 def _check_batch(fields: dict[str, Any]) -> None:
     """Refuse batches that no machine holds."""
-    images = fields['batch_size'] * fields['unlabeled_ratio']
+    images = (fields['batch_size'] or 1) * fields['unlabeled_ratio']
     if images > MOST_IMAGES:
         raise UserError(
             f'batch_size={fields["batch_size"]} and unlabeled_ratio={fields["unlabeled_ratio"]} are '
@@ -346,14 +368,15 @@ def _check_used(fields: dict[str, Any]) -> None:
     """Refuse settings of other data: whoever gave them meant those."""
     data = fields['data.name']
     for name, (default, users) in USED_BY.items():
-        if fields[name] != default and data not in users:
+        if fields[name] not in (default, None) and data not in users:
             advice = 'add --config=configs/folder.py' if name == 'data.path' else 'leave it out'
             raise UserError(f'{name}={fields[name]} is not used with data.name={data}; {advice}')
 
 
 def _check_optimizer(fields: dict[str, Any]) -> None:
     schedule = fields['optimizer.schedule']
-    if schedule in COSINES and fields['optimizer.warmup_steps'] >= fields['total_steps']:
+    known = None not in (fields['optimizer.warmup_steps'], fields['total_steps'])
+    if known and schedule in COSINES and fields['optimizer.warmup_steps'] >= fields['total_steps']:
         raise UserError(
             f'optimizer.warmup_steps={fields["optimizer.warmup_steps"]} must be less than '
             f'total_steps={fields["total_steps"]} with optimizer.schedule={schedule}'

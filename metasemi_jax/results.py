@@ -83,6 +83,25 @@ def check_results(results: dict[str, Any]) -> None:
         raise UserError(f'steps={steps!r} must be a number of steps')
 
 
+def reported_weights(figures: dict[str, Any], *, ema_decay: float, total_steps: int) -> str:
+    """Which weights a run reports and its readers take: 'raw' or 'ema', those of the last step.
+
+    Of both on validation images the better, the EMA of equals. Without validation images the EMA, if it has
+    left the start behind: if it averages, over 1/(1 - ema_decay) steps, a tenth of the run at most.
+
+    Args:
+      figures: of `summarize`.
+      ema_decay: 0 where no EMA is kept.
+      total_steps: of the run.
+    """
+    if not ema_decay:
+        return 'raw'
+    raw, ema = (figures.get(f'{prefix}validation_error_last') for prefix in WEIGHTS)
+    if raw is not None and ema is not None:
+        return 'ema' if ema <= raw else 'raw'
+    return 'ema' if total_steps * (1 - ema_decay) >= 10 else 'raw'
+
+
 def _latest_best(history: list[Evaluation], error: Any) -> Evaluation:
     return min(reversed(history), key=error)
 
@@ -101,4 +120,6 @@ def table(figures: dict[str, Any]) -> str:
             lines += [f'{split} error', *rows]
     if lines[0] != 'test error':
         lines[0] += ' (there is no test set)'
+    if figures.get('reported_weights') == 'ema':
+        lines.append('predict, export and visualize take the EMA weights')
     return '\n'.join(lines)

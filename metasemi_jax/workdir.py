@@ -5,6 +5,7 @@ is wrong is named by file and field, with the way to get the file back.
 """
 
 import contextlib
+import copy
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metasemi_jax import files
-from metasemi_jax.config import check_saved, differing_fields, only_longer
+from metasemi_jax.config import check_saved, completed, differing_fields, flatten, only_longer
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
@@ -93,6 +94,16 @@ class Workdir:
                 'name another folder, or use the same settings to continue that run; '
                 f'--config.model.init_from={self.path} begins a new run with its weights'
             )
+
+    def with_choices_of_run(self, config: Any) -> Any:
+        """`config` with what its recipe chose when this run began, where it is open; a new run's as it is."""
+        if config.get('recipe') != 'auto' or not self.config.exists():
+            return config
+        there, fields = flatten(completed(self.read_config())), flatten(config)
+        open_fields = {name: there.get(name) for name, value in fields.items() if value is None}
+        config = copy.deepcopy(config)
+        config.update_from_flattened_dict(open_fields | {'recipe': there['recipe']})
+        return config
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

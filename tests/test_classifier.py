@@ -16,6 +16,7 @@ from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.training.evaluate import make_evaluate, place_eval_data
 from metasemi_jax.training.experiment import build_model
 from metasemi_jax.training.experiment_data import load_data
+from metasemi_jax.workdir import write_json
 from small_runs import contents, make_run, read_state, tiny_config
 
 CONFIG = tiny_config(ema_decay=0.9, total_steps=12)
@@ -45,6 +46,17 @@ def test_weights(run, weights, step):
             where = f"['ema']['{name}']{where}" if prefix else f"['{name}']{where}"
             np.testing.assert_array_equal(leaf, saved[where], err_msg=where)
     assert f'{WEIGHTS[weights]}, after step {step} of 12 (the run is not finished)' in classifier.description
+
+
+def test_reported_weights_are_the_runs_own(tmp_path):
+    workdir = make_run(tmp_path / 'run', CONFIG, {12: 5.0})
+    assert load_classifier(workdir).weights == 'last'  # not finished
+    for reported, weights in (('raw', 'last'), ('ema', 'ema')):
+        write_json(workdir / 'results.json', {'steps': 12, 'reported_weights': reported})
+        assert load_classifier(workdir).weights == weights
+        assert load_classifier(workdir, weights='last').weights == 'last'
+    write_json(workdir / 'results.json', {'steps': 12})  # of an older version
+    assert load_classifier(workdir).weights == 'last'
 
 
 def test_what_the_network_takes(run, digits):

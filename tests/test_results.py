@@ -1,6 +1,8 @@
 import statistics
 
-from metasemi_jax.results import Evaluation, summarize, table
+import pytest
+
+from metasemi_jax.results import Evaluation, reported_weights, summarize, table
 
 ERRORS = [50.0, 4.0, *[10.0 + i for i in range(19)], 8.0]  # 22 evaluations
 RAW = [Evaluation(100 * (i + 1), {'test_error': error}) for i, error in enumerate(ERRORS)]
@@ -86,3 +88,30 @@ def test_without_a_test_set():
 
 def test_the_best_checkpoint_without_validation_is_of_the_test_set():
     assert summarize(RAW)['best_checkpoint'] == {'step': 200, 'selected_on': 'test'}
+
+
+@pytest.mark.parametrize(
+    ('figures', 'ema_decay', 'total_steps', 'expected'),
+    [
+        ({}, 0.0, 1000, 'raw'),
+        ({}, 0.99, 1000, 'ema'),  # averages over 100 steps
+        ({}, 0.999, 1000, 'raw'),  # over all of them
+        ({'validation_error_last': 3.0, 'ema_validation_error_last': 2.0}, 0.999, 1000, 'ema'),
+        ({'validation_error_last': 2.0, 'ema_validation_error_last': 2.0}, 0.999, 1000, 'ema'),
+        ({'validation_error_last': 2.0, 'ema_validation_error_last': 3.0}, 0.99, 1000, 'raw'),
+        (
+            {'test_error_last': 2.0, 'ema_test_error_last': 3.0},
+            0.99,
+            1000,
+            'ema',
+        ),  # not chosen on test images
+    ],
+)
+def test_reported_weights(figures, ema_decay, total_steps, expected):
+    assert reported_weights(figures, ema_decay=ema_decay, total_steps=total_steps) == expected
+
+
+def test_table_names_the_ema_where_it_is_reported():
+    figures = summarize(BOTH)
+    assert table(figures | {'reported_weights': 'raw'}) == table(figures)
+    assert 'EMA weights' in table(figures | {'reported_weights': 'ema'}).splitlines()[-1]

@@ -32,7 +32,7 @@ def required_workdir(value: str | None, what: str = 'the folder of a run') -> st
 def define_weights(values: flags.FlagValues) -> None:
     """`--weights`, of `classifier.WEIGHTS`."""
     text = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
-    flags.DEFINE_enum('weights', 'last', list(WEIGHTS), text, flag_values=values)
+    flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), text, flag_values=values)
 
 
 def define_data_location(values: flags.FlagValues) -> None:

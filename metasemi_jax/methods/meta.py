@@ -32,6 +32,7 @@ class Meta(NamedTuple):
     # Take ∇L_l at θ̃: exact for any targets, for one gradient more. At θ it is exact for the network's own
     # predictions under squared error alone (MetaSemi), and 2-17% off for others.
     at_inner_step: bool = False
+    inner_lr: float | None = None  # α of the inner step; None: the optimizer's learning rate
 
 
 def labeled_loss(network: Network, inputs: Inputs) -> Callable[..., Array]:
@@ -88,6 +89,7 @@ def refine(
 
     outer_loss = labeled_loss(network, inputs)
     options, aux = {}, {}
+    lr = inputs.lr if meta.inner_lr is None else meta.inner_lr
     if meta.estimator != 'exact':
         options['at_inner_step'] = meta.at_inner_step
     if meta.estimator == 'finite_difference':
@@ -98,7 +100,7 @@ def refine(
         aux['label_grad_norm'] = optax.tree.norm(gradient)
         if meta.estimator != 'exact':
             options['outer_grad'] = gradient
-    gradient = ESTIMATORS[meta.estimator](outer_loss, inner_loss, inputs.params, old, lr=inputs.lr, **options)
+    gradient = ESTIMATORS[meta.estimator](outer_loss, inner_loss, inputs.params, old, lr=lr, **options)
     if labels:
         moved = update_pseudo_labels(old['labels'], gradient['labels'], meta_lr=meta.meta_lr)
         aux |= {'moved_from': old['labels'], 'updated': moved, 'meta_gradient': gradient['labels']}

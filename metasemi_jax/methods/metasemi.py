@@ -11,7 +11,7 @@ from metasemi_jax.methods.mixup import interpolate, sample_lambda
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
-from metasemi_jax.methods.targets import predictions
+from metasemi_jax.methods.targets import predictions, sharp_predictions
 
 Array = jax.Array
 MOVED_LABELS = Meta()
@@ -25,6 +25,8 @@ def metasemi(
     mixup_gamma: float = 1.0,
     consistency_weight: float = 1.0,
     rampup_steps: int = 4000,
+    second_view: str | None = None,
+    temperature: float = 1.0,
 ) -> Method:
     """Pseudo-labels moved against the meta-gradient, and mix-up with them (Algorithm 2).
 
@@ -42,14 +44,22 @@ def metasemi(
       mixup_gamma: γ of λ ~ Beta(γ, γ), one for each pair.
       consistency_weight: w_t, reached linearly after `rampup_steps`.
       rampup_steps: steps, of the recipe.
+      second_view: not of the paper: which view of the unlabeled images the consistency loss sees, 'weak' or
+        'strong'; the pseudo-labels stay those of the first view. None: that first view.
+      temperature: not of the paper: of the softmax of the pseudo-labels; less than 1 sharpens them.
     """
-    if not mixup:
-        return metasemi_from(network, meta, None, linear_ramp(consistency_weight, rampup_steps))
 
     def draw(key: Array, count: int) -> Array:
         return sample_lambda(key, count, gamma=mixup_gamma)
 
-    return metasemi_from(network, meta, draw, linear_ramp(consistency_weight, rampup_steps))
+    return metasemi_from(
+        network,
+        meta,
+        draw if mixup else None,
+        linear_ramp(consistency_weight, rampup_steps),
+        targets=predictions if temperature == 1 else sharp_predictions(temperature),
+        second_view=second_view,
+    )
 
 
 def metasemi_from(
@@ -57,11 +67,14 @@ def metasemi_from(
     meta: Meta | None,
     draw_lambda: Callable[[Array, int], Array] | None,
     weight: Callable[[Array], Array],
+    *,
+    targets: Callable[[Inputs, Array], Targets] = predictions,
+    second_view: str | None = None,
 ) -> Method:
     """`metasemi` from functions: (key, count) -> λ [count], or None; step -> w_t."""
 
-    def mix(targets: Targets, inputs: Inputs, key: Array) -> Targets:
-        batch, pseudo_labels = inputs.batch, targets.labels
+    def mix(found: Targets, inputs: Inputs, key: Array) -> Targets:
+        batch, pseudo_labels = inputs.batch, found.labels
         count = len(batch.labels)
         mixup_lambda = draw_lambda(key, count)
         # In the precision of the logits: float64 runs would lose it where the images are stored in float32.
@@ -69,11 +82,11 @@ def metasemi_from(
         unlabeled = batch.unlabeled_images[:count].astype(pseudo_labels.dtype)
         one_hot = jax.nn.one_hot(batch.labels, pseudo_labels.shape[-1], dtype=pseudo_labels.dtype)
         labels = interpolate(mixup_lambda, one_hot, pseudo_labels[:count])
-        return targets._replace(labeled=(interpolate(mixup_lambda, labeled, unlabeled), labels))
+        return found._replace(labeled=(interpolate(mixup_lambda, labeled, unlabeled), labels))
 
     return semi_supervised(
         network,
-        targets=None if meta is None and draw_lambda is None else predictions,
+        targets=None if meta is None and draw_lambda is None else targets,
         meta=meta,
         mix=None if draw_lambda is None else mix,
         predict='evaluation',
@@ -81,4 +94,5 @@ def metasemi_from(
         unlabeled_loss=None if meta is None else brier_score,
         weight=weight,
         batch_norm='every',
+        second_view=second_view,
     )

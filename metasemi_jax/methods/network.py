@@ -18,11 +18,17 @@ class Network(NamedTuple):
     train_logits: Callable[[Variables, Array, Array | None], tuple[Array, Any]]
 
 
-def as_network(model: Any) -> Network:
+def as_network(model: Any, *, undropped_statistics: bool = False) -> Network:
     """The network of a Flax model: `model.apply(variables, images, train=...)` -> logits.
 
     A `Network` is returned as it is. Without a key dropout is off in this package's models; other Flax models
     may insist on one.
+
+    Args:
+      model: see above.
+      undropped_statistics: take the new running statistics from a pass without dropout. Dropout of whole
+        feature maps doubles the variances that the next BatchNorm sees, and evaluation mode does not drop:
+        with the usual statistics its predictions are flatter. One forward pass more for each pass.
     """
     if isinstance(model, Network):
         return model
@@ -33,6 +39,8 @@ def as_network(model: Any) -> Network:
     def train_logits(variables: Variables, images: Array, key: Array | None) -> tuple[Array, Any]:
         rngs = None if key is None else {'dropout': key}
         logits, updates = model.apply(variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
+        if undropped_statistics and rngs:
+            _, updates = model.apply(variables, images, train=True, mutable=['batch_stats'])
         return logits, updates.get('batch_stats', {})
 
     return Network(logits, train_logits)

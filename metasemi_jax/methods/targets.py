@@ -16,6 +16,16 @@ def predictions(inputs: Inputs, key: Array) -> Targets:
     return Targets(jax.nn.softmax(inputs.weak_logits))
 
 
+def sharp_predictions(temperature: float) -> Callable[[Inputs, Array], Targets]:
+    """`predictions` with the logits divided by `temperature`, as UDA sharpens them."""
+
+    def targets(inputs: Inputs, key: Array) -> Targets:
+        del key
+        return Targets(jax.nn.softmax(inputs.weak_logits / temperature))
+
+    return targets
+
+
 def sharpen(probs: Array, temperature: float) -> Array:
     """probs^(1/T), normalised: [n, K] (MixMatch, Eq. 7)."""
     powered = probs ** (1 / temperature)

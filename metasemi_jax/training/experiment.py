@@ -17,7 +17,7 @@ from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.identity import data_sha256, is_same_data
 from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.methods import Method, create_method, method_options
+from metasemi_jax.methods import Method, as_network, create_method, method_options
 from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.optimizer import (
     Schedule,
@@ -27,6 +27,7 @@ from metasemi_jax.optimizer import (
     warmup_piecewise_schedule,
 )
 from metasemi_jax.train_step import TrainState, make_train_step
+from metasemi_jax.training.choices import with_choices, with_image_size
 from metasemi_jax.training.evaluate import make_evaluate
 from metasemi_jax.training.experiment_data import (
     build_pipeline,
@@ -41,6 +42,7 @@ from metasemi_jax.training.experiment_data import (
 from metasemi_jax.training.image_log import Examples, example_images
 from metasemi_jax.training.multi_step import StepFn
 from metasemi_jax.training.probe import make_probe, place_probe_data
+from metasemi_jax.training.recipe import sentence
 
 Array = jax.Array
 
@@ -48,6 +50,8 @@ Array = jax.Array
 class Experiment(NamedTuple):
     """What the loop needs of a config."""
 
+    config: Any  # with what its recipe chose
+    chosen: str  # one line for people; '' where nothing was chosen
     state: TrainState  # before the first step, on the host
     pipeline: Pipeline
     model: nn.Module
@@ -77,7 +81,9 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
+    config = with_image_size(config)
     dataset = load_data(config)
+    config, chosen = with_choices(config, dataset)
     split = choose_split(config, dataset, split)
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes)
@@ -108,6 +114,8 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     if jax.process_count() > 1:
         devices += f' in {jax.process_count()} processes'
     return Experiment(
+        config=config,
+        chosen=sentence(chosen) if chosen else '',
         state=jax.device_get(
             TrainState.create(
                 variables,
@@ -144,7 +152,7 @@ def rescheduled(experiment: Experiment, config: Any) -> Experiment:
     """The same experiment with the numbers of steps of `config`, which is otherwise its own."""
     method, tx = build_method(config, experiment.model), build_optimizer(config)
     return experiment._replace(
-        make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor)
+        config=config, make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor)
     )
 
 
@@ -202,7 +210,8 @@ def build_method(config: Any, model: nn.Module) -> Method:
     options = {name: value for name, value in config.method.items() if name != 'name' and value is not None}
     if 'total_steps' in method_options(config.method.name):
         options['total_steps'] = config.total_steps
-    method = create_method(config.method.name, model, **options)
+    network = as_network(model, undropped_statistics=config.undropped_statistics)
+    method = create_method(config.method.name, network, **options)
     if method.teacher and not config.ema_decay:
         raise UserError(
             f'method.name={config.method.name} learns from averaged weights, and ema_decay=0 keeps none; '

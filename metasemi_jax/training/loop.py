@@ -24,7 +24,7 @@ from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.files import write_json
 from metasemi_jax.progress import Pace, ProgressLine, duration
-from metasemi_jax.results import summarize, table
+from metasemi_jax.results import reported_weights, summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
 from metasemi_jax.training.experiment import Experiment, build_experiment, rescheduled
@@ -66,6 +66,7 @@ def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -
 
 def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images: bool) -> dict[str, Any]:
     with failing_together():
+        config = files.with_choices_of_run(config)
         check_config(config)
         # A run that began under a time budget has its number of steps from then.
         planned = begun_plan(files, config)
@@ -82,14 +83,16 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
     with failing_together():
         if not finished:
             mesh = make_mesh()
-            check_batch_size(config.batch_size, mesh.size)
             experiment = build_experiment(config, mesh, files.begun_split(config))
+            config = experiment.config
+            check_batch_size(config.batch_size, mesh.size)
             if config.model.init_from and not files.saved_steps():
                 experiment, note = begin_from(experiment, config.model.init_from)
                 print(note)
     if finished:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
+    check_same('settings that were chosen', agreed_settings(config))
     check_same('images or split of them', experiment.data_sha256 + experiment.split_sha256)
     with contextlib.ExitStack() as stack:
         with failing_together():
@@ -113,6 +116,8 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         with failing_together():
             files.check_shared()
         print(experiment.description)
+        if experiment.chosen:
+            print(experiment.chosen)
         figures = _run(config, files, experiment, mesh, started, log_images)
         results = figures | {
             'seed': config.seed,
@@ -120,6 +125,9 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
             **({'time_budget': config.time_budget} if config.time_budget else {}),
             'split_sha256': experiment.split_sha256,
             'num_held_out': len(experiment.split.validation),
+            'reported_weights': reported_weights(
+                figures, ema_decay=config.ema_decay, total_steps=config.total_steps
+            ),
         }
         if is_first():
             write_json(files.results, results)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 
+from metasemi_jax.data.batches.affine import affine_view
 from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
 from metasemi_jax.data.batches.rand_augment import rand_augment
 
@@ -40,11 +41,17 @@ def make_views(
       pad, pad_mode: of the random crop, see `random_crop`; 0 for no crop.
       flip: whether images are mirrored at random.
       mean, std: per channel, of images scaled to 0..1.
-      second: 'weak': another draw of the weak view; 'strong': that, then RandAugment; None: no second view.
-      strong: the variant of RandAugment, see `rand_augment`.
+      second: 'weak': another draw of the weak view; 'strong': see `strong`; None: no second view.
+      strong: a variant of `rand_augment`, after the weak view; or 'affine': `affine_view` after the flip.
     """
     weak = weak_view(pad=pad, flip=flip, pad_mode=pad_mode)
-    seconds = {None: None, 'weak': weak, 'strong': strong_view(weak, strong)}
+    if strong == 'affine':
+        # Its own shifts are larger than the crop's.
+        flipped = weak_view(pad=0, flip=flip)
+        strongly = then(flipped, functools.partial(affine_view, pad_mode=pad_mode))
+    else:
+        strongly = then(weak, functools.partial(rand_augment, variant=strong))
+    seconds = {None: None, 'weak': weak, 'strong': strongly}
     return Views(weak, functools.partial(normalize, mean=mean, std=std), seconds[second])
 
 
@@ -59,11 +66,11 @@ def weak_view(*, pad: int, flip: bool, pad_mode: str = 'black') -> Augment:
     return augment
 
 
-def strong_view(weak: Augment, variant: str) -> Augment:
-    """`weak`, then RandAugment and cutout."""
+def then(first: Augment, second: Augment) -> Augment:
+    """`second` of `first`, each with a key of its own."""
 
     def augment(images: Array, key: Array) -> Array:
-        weak_key, strong_key = jax.random.split(key)
-        return rand_augment(weak(images, weak_key), strong_key, variant=variant)
+        first_key, second_key = jax.random.split(key)
+        return second(first(images, first_key), second_key)
 
     return augment

@@ -48,6 +48,12 @@ def is_colour(file: File) -> bool:
         return _is_colour(image)
 
 
+def height_and_width(file: File) -> tuple[int, int]:
+    """Pixels of an image, by its header; before it is turned as its EXIF orientation says."""
+    with open_image(file) as image:
+        return image.height, image.width
+
+
 def check_image(file: File) -> bool:
     """Decode an image as cheaply as its format allows, to find whether it can be; returns `is_colour`.
 

@@ -67,6 +67,17 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     )
 
 
+def npz_image_shape(path: Path) -> tuple[int, ...]:
+    """[H, W] or [H, W, C] of the images `x`, by the header alone.
+
+    Raises:
+      UserError: as `load_npz`.
+    """
+    shapes = _readable(path, _shapes)
+    _check_pairs(path, shapes)
+    return shapes['x'][1:]
+
+
 def pixels_to_uint8(values: np.ndarray) -> np.ndarray:
     """Pixels of any shape: integers of 0 to 255, or floats of 0 to 1.
 

@@ -1,5 +1,6 @@
 """One's own images, from a folder, a CSV file or an .npz file."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -8,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.images.decode import height_and_width
 from metasemi_jax.data.images.files import ImageFiles, check_images, read_images
+from metasemi_jax.data.images.parallel import in_threads
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.data.sources.image_arrays import load_npz
+from metasemi_jax.data.sources.image_arrays import load_npz, npz_image_shape
 from metasemi_jax.data.sources.image_lists import SPLITS, ImageFile, check_ids, list_csv, list_folder
 from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.progress import ProgressLine
@@ -71,6 +74,30 @@ def load_own_images(
     except OSError as error:
         raise UserError(f'{error.filename or source} cannot be read ({error.strerror or error})') from error
     raise UserError(f'--config.data.path={path} is neither a folder nor a .csv or .npz file')
+
+
+def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
+    """Height and width of the images at `path`: of an .npz file's one, of image files `count` at most.
+
+    What cannot be read is left out: `load_own_images` says what is wrong with it.
+    """
+    source = user_path(path)
+    with contextlib.suppress(UserError, OSError):
+        if source.suffix.lower() == '.npz' and source.is_file():
+            return [npz_image_shape(source)[:2]]
+        files, _ = list_folder(source) if source.is_dir() else list_csv(source)
+        folder = source if source.is_dir() else source.parent
+        sides = in_threads(_sides, [folder / file.id for file in files[:: 1 + len(files) // count]])
+        return [pair for pair in sides if pair is not None]
+    return []
+
+
+def _sides(file: Path) -> tuple[int, int] | None:
+    try:
+        return height_and_width(file)
+    # Pillow fails on damaged files with SyntaxError, struct.error and others.
+    except Exception:
+        return None
 
 
 def _check_files(source: Path, files: list[ImageFile], image_size: int) -> None:

@@ -1,0 +1,65 @@
+"""The facts that a recipe needs, and a config completed by it."""
+
+import copy
+from typing import Any
+
+import jax
+import numpy as np
+
+from metasemi_jax.config import flatten
+from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.images.parallel import available_cores
+from metasemi_jax.data.sources.own_images import image_sides
+from metasemi_jax.training.recipe import Facts, choose, image_size
+
+LOOKED_AT = 500  # images
+BLACK = 16  # of 255: the brightest that a black pixel may be
+
+
+def with_image_size(config: Any) -> Any:
+    """`config` with `data.image_size` chosen where it is open; 0 leaves those of an .npz file as they are."""
+    if config.recipe != 'auto' or config.data.image_size is not None:
+        return config
+    size = image_size(
+        image_sides(config.data.path),
+        one_size=config.data.path.lower().endswith('.npz'),
+        accelerator=_accelerator(),
+    )
+    return _with_fields(config, {'data.image_size': size})
+
+
+def with_choices(config: Any, dataset: Dataset) -> tuple[Any, dict[str, Any]]:
+    """`config` with every open field chosen, and these fields; {} unless its recipe is 'auto'."""
+    if config.recipe != 'auto':
+        return config, {}
+    chosen = choose(find_facts(config, dataset), flatten(config))
+    return _with_fields(config, chosen | {'recipe': 'chosen'}), chosen
+
+
+def find_facts(config: Any, dataset: Dataset) -> Facts:
+    """What the recipe wants to know of the images and of this machine."""
+    return Facts(
+        image_shape=dataset.image_shape,
+        num_images=len(dataset.train_labels),
+        black_border=has_black_border(dataset.train_images),
+        accelerator=_accelerator(),
+        cores=available_cores(),
+    )
+
+
+def has_black_border(images: Any) -> bool:
+    """Whether most pixels at the edges of uint8 [N, H, W, C] are black in every channel; of 500 images."""
+    positions = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
+    black = np.asarray(images[positions]).max(axis=-1) <= BLACK
+    edges = [black[:, 0], black[:, -1], black[:, :, 0], black[:, :, -1]]
+    return bool(np.mean(np.concatenate([edge.ravel() for edge in edges])) > 0.5)
+
+
+def _accelerator() -> bool:
+    return jax.default_backend() != 'cpu'
+
+
+def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
+    config = copy.deepcopy(config)
+    config.update_from_flattened_dict(fields)
+    return config

@@ -1,0 +1,144 @@
+"""What a config with `recipe='auto'` leaves open (None), chosen from its images and its device.
+
+A rule is a function (facts, fields) -> value. The rules run in the order of `RULES`, each for a field that is
+still None, and see what was given or chosen before: a number of steps from the command line moves the
+schedule with it. Why each rule is as it is, and on which images it was tried: docs/recipe.md.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from metasemi_jax.methods import method_options
+from metasemi_jax.models.conv_small import ConvSmall
+
+LARGEST = {False: 32, True: 64}  # side of the images, by whether there is an accelerator
+BATCH_SIZE = 64
+# Multiply-adds that a core may spend on the forward passes of a run, four to five minutes of two cores.
+CPU_WORK = 4.3e12
+CORES = 4  # more do not help so small a network
+CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
+EPOCHS = 100
+ACCELERATOR_STEPS = 20_000
+# Forward passes that a step costs, of an image of the batch; 12 are MetaSemi's.
+PASSES = 12
+
+
+class Facts(NamedTuple):
+    """What is known of a run before its first step."""
+
+    image_shape: tuple[int, int, int]  # [H, W, C]
+    num_images: int  # labeled and unlabeled ones to train on
+    black_border: bool  # whether most pixels at the images' edge are black
+    accelerator: bool  # whether the network runs on something else than a CPU
+    cores: int = 2  # of the CPU
+
+
+Fields = Mapping[str, Any]
+Rule = Callable[[Facts, Fields], Any]
+
+
+def choose(facts: Facts, fields: Fields) -> dict[str, Any]:
+    """The value of each field of `RULES` that is None in `fields`, the flat fields of a config.
+
+    A value may still be None, which leaves it to the network or to the method.
+    """
+    fields, chosen = dict(fields), {}
+    for name, rule in RULES.items():
+        if fields[name] is None:
+            chosen[name] = fields[name] = rule(facts, fields)
+    return chosen
+
+
+def image_size(sizes: Sequence[tuple[int, int]], *, one_size: bool, accelerator: bool) -> int:
+    """`data.image_size` for images of these [H, W]; 0 leaves them as they are.
+
+    Files are resized to the median of their shorter sides, rounded down to a multiple of 4 (two pools halve
+    it), at least 8, at most `LARGEST`. Images of one size keep it where it has no more pixels than a quarter
+    above the largest square.
+    """
+    largest = LARGEST[accelerator]
+    if not sizes:
+        return largest
+    if one_size and math.prod(sizes[0]) <= 1.25 * largest**2:
+        return 0
+    median = sorted(map(min, sizes))[len(sizes) // 2]
+    return max(8, min(largest, median // 4 * 4))
+
+
+def _model(facts: Facts, fields: Fields) -> str:
+    if not facts.accelerator:
+        return 'conv_small'
+    return 'conv_large' if max(facts.image_shape[:2]) <= 48 else 'resnet18'
+
+
+def _dropout(facts: Facts, fields: Fields) -> float | None:
+    # With dropout the running statistics are not those of the undropped images that the targets come from.
+    return 0.0 if fields['model.name'] in ('conv_small', 'conv_large', 'wide_resnet') else None
+
+
+def _total_steps(facts: Facts, fields: Fields) -> int:
+    if facts.accelerator:
+        return ACCELERATOR_STEPS
+    images = fields['batch_size'] * (1 + fields['unlabeled_ratio'])
+    affordable = min(facts.cores, CORES) * CPU_WORK / (PASSES * images / 2 * _multiply_adds(facts, fields))
+    enough = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
+    least, few = CPU_STEPS
+    return _round(max(least, min(affordable, max(few, enough))))
+
+
+def _multiply_adds(facts: Facts, fields: Fields) -> float:
+    """Of conv_small's forward pass of one image."""
+    height, width, channels = facts.image_shape
+    w = fields['model.width'] or ConvSmall.width
+    full, half, quarter = w * (channels + w), 6 * w * w, 8 * w * w
+    return 9 * height * width * (full + half / 4 + quarter / 16)
+
+
+def _round(steps: float) -> int:
+    """To two digits."""
+    unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    return int(steps) // unit * unit
+
+
+def _share(share: float) -> Rule:
+    return lambda facts, fields: max(1, round(share * fields['total_steps']))
+
+
+def _rampup(facts: Facts, fields: Fields) -> int | None:
+    return _share(0.2)(facts, fields) if 'rampup_steps' in method_options(fields['method.name']) else None
+
+
+def _ema_decay(facts: Facts, fields: Fields) -> float:
+    """The averages reach over a hundredth of the steps, and at most over a thousand."""
+    return round(1 - 1 / min(1000, max(2, fields['total_steps'] / 100)), 4)
+
+
+def _pad(facts: Facts, fields: Fields) -> int:
+    return max(1, min(facts.image_shape[:2]) // 8)
+
+
+def _pad_mode(facts: Facts, fields: Fields) -> str:
+    return 'black' if facts.black_border else 'reflect'
+
+
+RULES: dict[str, Rule] = {
+    'model.name': _model,
+    'model.dropout_rate': _dropout,
+    'undropped_statistics': lambda facts, fields: bool(fields['model.dropout_rate']),
+    'batch_size': lambda facts, fields: BATCH_SIZE,
+    'total_steps': _total_steps,
+    'optimizer.warmup_steps': _share(0.05),
+    'method.rampup_steps': _rampup,
+    'ema_decay': _ema_decay,
+    'eval_every': _share(0.05),
+    'checkpoint_every': _share(0.25),
+    'data.pad': _pad,
+    'data.pad_mode': _pad_mode,
+}
+
+
+def sentence(chosen: Mapping[str, Any]) -> str:
+    """One line for people: what was chosen, and how to change it."""
+    values = ', '.join(f'{name}={value}' for name, value in chosen.items() if value is not None)
+    return f'chosen from the images and the device: {values}; --config.FIELD=VALUE changes one'

@@ -1,0 +1,163 @@
+import re
+
+import numpy as np
+import pytest
+
+from configs import digits, folder
+from metasemi_jax.config import OPEN, check_config, flatten
+from metasemi_jax.errors import UserError
+from metasemi_jax.training import recipe
+from metasemi_jax.training.choices import has_black_border, with_image_size
+from metasemi_jax.training.loop import train_and_evaluate
+from metasemi_jax.training.recipe import Facts, choose, image_size, sentence
+from metasemi_jax.workdir import Workdir, read_json
+from own_images import write_folder
+from small_runs import read_log
+
+MNIST = Facts((28, 28, 1), num_images=8000, black_border=True, accelerator=False, cores=2)
+
+
+def fields(method='metasemi', **given):
+    flat = flatten(folder.get_config(method))
+    return flat | {name.replace('__', '.'): value for name, value in given.items()}
+
+
+def chosen(facts=MNIST, **given):
+    return choose(facts, fields(**given))
+
+
+def test_every_open_field_is_chosen_and_no_other():
+    flat = fields()
+    values = chosen()
+    assert {*OPEN} - {'data.image_size'} <= values.keys()
+    assert all(flat[name] is None for name in values)
+    config = folder.get_config()
+    config.update_from_flattened_dict(values | {'recipe': 'chosen', 'data.image_size': 0})
+    check_config(config)
+
+
+@pytest.mark.parametrize('name', sorted(recipe.RULES))
+def test_what_is_given_is_not_chosen(name):
+    assert name not in chosen(**{name.replace('.', '__'): 1})
+
+
+def test_dropout_brings_undropped_statistics():
+    assert chosen()['undropped_statistics'] is False
+    assert chosen(model__dropout_rate=0.5)['undropped_statistics'] is True
+
+
+def test_a_number_of_steps_moves_the_schedule():
+    values = chosen(total_steps=1000)
+    assert values['optimizer.warmup_steps'] == 50
+    assert values['method.rampup_steps'] == 200
+    assert values['eval_every'] == 50
+    assert values['ema_decay'] == 0.9
+
+
+def test_methods_without_a_ramp_up_in_steps_get_none():
+    assert choose(MNIST, fields('fixmatch'))['method.rampup_steps'] is None
+
+
+def test_work_by_hand():
+    # conv_small of width 1 on one grey pixel in 16: 9·16·(1·(1+1) + 6/4 + 8/16) multiply-adds.
+    tiny = MNIST._replace(image_shape=(4, 4, 1))
+    assert recipe._multiply_adds(tiny, {'model.width': 1}) == 9 * 16 * 4
+
+
+def test_steps_follow_cores_size_and_images():
+    mnist = chosen()['total_steps']
+    assert chosen(MNIST._replace(cores=1))['total_steps'] == pytest.approx(mnist / 2, rel=0.1)
+    assert chosen(MNIST._replace(cores=4))['total_steps'] == pytest.approx(mnist * 2, rel=0.1)
+    assert chosen(MNIST._replace(cores=64)) == chosen(MNIST._replace(cores=4))
+    assert chosen(MNIST._replace(image_shape=(14, 14, 1)))['total_steps'] > mnist
+    assert chosen(batch_size=128)['total_steps'] == pytest.approx(mnist / 2, rel=0.1)
+    # A hundred images need no more steps for being there.
+    assert chosen(MNIST._replace(num_images=100, image_shape=(8, 8, 1)))['total_steps'] == recipe.CPU_STEPS[1]
+
+
+def test_devices_have_their_networks():
+    assert chosen()['model.name'] == 'conv_small'
+    assert chosen(MNIST._replace(accelerator=True))['model.name'] == 'conv_large'
+    values = chosen(MNIST._replace(accelerator=True, image_shape=(64, 64, 3)))
+    assert values['model.name'] == 'resnet18'
+    # ResNet-18 has no such option, and create_model would refuse it.
+    assert values['model.dropout_rate'] is None
+
+
+@pytest.mark.parametrize(('side', 'pad'), [(4, 1), (8, 1), (28, 3), (32, 4), (64, 8)])
+def test_crops_grow_with_the_images(side, pad):
+    assert chosen(MNIST._replace(image_shape=(side, side, 3)))['data.pad'] == pad
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'one_size', 'accelerator', 'expected'),
+    [
+        ([(28, 28)], True, False, 0),
+        ([(36, 34)], True, False, 0),
+        ([(64, 64)], True, False, 32),
+        ([(64, 64)], True, True, 0),
+        ([(300, 400), (200, 900), (640, 480)], False, False, 32),
+        ([(300, 400)], False, True, 64),
+        ([(22, 30), (19, 30), (40, 40)], False, True, 20),
+        ([(5, 5)], False, False, 8),
+        ([], False, False, 32),
+    ],
+)
+def test_image_size(sizes, one_size, accelerator, expected):
+    assert image_size(sizes, one_size=one_size, accelerator=accelerator) == expected
+
+
+def test_border():
+    images = np.zeros((700, 6, 6, 3), np.uint8)
+    images[:, 1:5, 1:5] = 255
+    assert has_black_border(images)
+    images[:, 0, :, 1] = 17
+    assert has_black_border(images)  # a third is not black
+    images[:, :, 0] = 40
+    assert not has_black_border(images)
+
+
+def test_files_are_resized_to_what_they_are(tmp_path):
+    write_folder(tmp_path / 'mine')
+    config = folder.get_config()
+    config.data.path = str(tmp_path / 'mine')
+    assert with_image_size(config).data.image_size == 8
+    config.data.path = str(tmp_path / 'nowhere')
+    assert with_image_size(config).data.image_size == 32
+    assert with_image_size(digits.get_config()) == digits.get_config()
+
+
+def test_only_a_recipe_leaves_fields_open():
+    config = folder.get_config()
+    check_config(config)
+    config.recipe = ''
+    with pytest.raises(UserError, match='total_steps=None must be of the type int'):
+        check_config(config)
+
+
+def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipe, 'CPU_STEPS', (4, 4))
+    monkeypatch.setattr(recipe, 'EPOCHS', 0)
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8)).astype(np.uint8)
+    labels = np.where(np.arange(40) < 6, np.arange(40) % 3, -1)
+    np.savez(tmp_path / 'mine.npz', x=images, y=labels, x_test=images[:9], y_test=labels[[0, 1, 2] * 3])
+    config = folder.get_config()
+    config.data.path = str(tmp_path / 'mine.npz')
+    config.batch_size = 6
+    results = train_and_evaluate(config, tmp_path / 'run')
+    assert results['steps'] == 4
+    assert results['reported_weights'] in ('raw', 'ema')
+    printed = capsys.readouterr().out
+    there = flatten(read_json(Workdir(tmp_path / 'run').config))
+    assert there['recipe'] == 'chosen'
+    for name, value in re.findall(r'([a-z_.]+)=([\w.-]+)', sentence(chosen())):
+        assert f'{name}=' in printed or name == 'batch_size', (name, value)
+        assert there[name] is not None
+    assert there['batch_size'] == 6
+    # On a machine with other cores, or with another rule, the run is the same.
+    monkeypatch.setattr(recipe, 'CPU_STEPS', (400, 400))
+    assert train_and_evaluate(config, tmp_path / 'run') == results
+    assert read_log(tmp_path / 'run')[-1]['step'] == 4
+    config.total_steps = 9
+    with pytest.raises(UserError, match='total_steps: 4 there, 9 here'):
+        train_and_evaluate(config, tmp_path / 'run')
