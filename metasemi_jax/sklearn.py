@@ -97,7 +97,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
         self.settings = settings
 
-    def fit(self, X: Any, y: Any, X_unlabeled: Any = None) -> 'MetaSemiClassifier':  # noqa: N803
+    def fit(self, X: Any, y: Any, X_unlabeled: Any = None) -> 'MetaSemiClassifier':
         """Train a new network.
 
         Args:
@@ -133,7 +133,9 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         self._form, self._input_form = form, fitted.input_form
         self.config_, self.variables_ = fitted.config.to_dict(), fitted.variables
         for warned in fitted.warnings:
-            warnings.warn(f'at step {warned.step} {warned.message}', ConvergenceWarning, stacklevel=2)
+            # A fit has no checkpoints.
+            message = warned.message.replace(', or use the best checkpoint', '')
+            warnings.warn(f'at step {warned.step}: {message}', ConvergenceWarning, stacklevel=2)
         self.transduction_ = self.classes_[np.maximum(labels, 0)]
         unlabeled = labels == UNLABELED
         if unlabeled.any():
@@ -141,17 +143,18 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
             self.transduction_[unlabeled] = self.classes_[probs.argmax(axis=1)]
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, float64 [N, K], in the order of `classes_`."""
         check_is_fitted(self)
         images = isinstance(self._form, ImageForm)
         return self._probs(self._form.convert(self._check_examples(X, images=images)))
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each sample [N]."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        probs = self.predict_proba(X)
+        return self.classes_[probs.argmax(axis=1)]
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of samples with a label whose class is predicted; those without are left out.
 
         Raises:
@@ -183,16 +186,16 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
             name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()
         }
 
-    def _check_training_data(self, X: Any, y: Any, *, images: bool) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+    def _check_training_data(self, X: Any, y: Any, *, images: bool) -> tuple[np.ndarray, np.ndarray]:
         if not images:
             return validate_data(self, X, y)
-        X, y = check_X_y(X, y, allow_nd=True, estimator=self)  # noqa: N806
+        X, y = check_X_y(X, y, allow_nd=True, estimator=self)
         self.n_features_in_ = int(np.prod(X.shape[1:]))
         # Of an earlier fit to a data frame.
         vars(self).pop('feature_names_in_', None)
         return X, y
 
-    def _check_examples(self, X: Any, *, images: bool) -> np.ndarray:  # noqa: N803
+    def _check_examples(self, X: Any, *, images: bool) -> np.ndarray:
         if images:
             return check_array(X, allow_nd=True, estimator=self, input_name='X')
         return validate_data(self, X, reset=False)

@@ -141,7 +141,8 @@ def build_experiment(
         class_names=dataset.class_names,
         input_form=form,
         description=(
-            f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
+            f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} '
+            f'{"samples" if dataset.has_features else "images"} of '
             f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
             f'{"×".join(map(str, dataset.image_shape))} '
             f'{"features" if dataset.has_features else "pixels"}'
