@@ -64,8 +64,9 @@ def blobs():
 @pytest.mark.slow
 @pytest.mark.parametrize('unlabeled_label', [None, -1])
 def test_scikit_learns_own_checks(unlabeled_label):
+    settings = {'model.width': 16, 'model.depth': 1}
     classifier = MetaSemiClassifier(
-        total_steps=20, batch_size=16, unlabeled_label=unlabeled_label, settings={'model.width': 16}
+        total_steps=20, batch_size=16, unlabeled_label=unlabeled_label, settings=settings
     )
     expected = {'check_classifiers_classes': 'its labels are -1 and 1, and -1 means unlabeled here'}
     results = check_estimator(
