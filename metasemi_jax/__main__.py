@@ -48,7 +48,7 @@ def _help() -> str:
         '`metasemi COMMAND --help` shows its flags. A first run, on a laptop in a minute:\n\n'
         '  metasemi train --workdir=runs/digits\n'
         '  metasemi visualize runs/digits\n\n'
-        'From Python, with arrays: metasemi_jax.MetaSemiClassifier, a scikit-learn classifier.'
+        'From Python, with arrays: metasemi_jax.MetaSemiClassifier (scikit-learn).'
     )
 
 
