@@ -75,8 +75,8 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
 
     Args:
       config: a ConfigDict that `check_config` has passed.
-      mesh: of all devices.
-      split: of a run that was begun; by default it is drawn, or read, as the config says.
+      mesh: mesh over all devices.
+      split: split of a run that was begun before; None: draw or read it, as the config says.
 
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
