@@ -23,9 +23,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     config.batch_size = 128  # labeled images a step
     config.unlabeled_ratio = 1  # unlabeled images a step for each labeled one
     config.dtype = 'auto'  # computation in 'float32', 'bfloat16', or 'auto': bfloat16 on accelerators
-    config.ema_decay = (
-        0.999 if method in TEACHERS else 0.0
-    )  # decay of averaged weights, evaluated beside the raw ones; 0 for none
+    # Decay of averaged weights, evaluated beside the raw ones; 0 for none
+    config.ema_decay = 0.999 if method in TEACHERS else 0.0
     # 'mean_teacher': a plain mean of the first weights, BatchNorm's statistics averaged too; or 'constant':
     # ema_decay from the first step on, raw statistics, as in FixMatch's code and USB.
     config.ema_convention = 'mean_teacher'
@@ -44,9 +43,7 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     # Labeled images held out, to choose the best step by; with 0 a fifth if there is no test set, else none.
     data.num_validation = 0
     data.include_labeled = False  # whether labeled images are unlabeled ones too, as in FixMatch's program
-    data.split_file = (
-        ''  # labeled images: a run's labeled_ids.txt, or the authors' label_indices.txt
-    )
+    data.split_file = ''  # labeled images: a run's labeled_ids.txt, or the authors' label_indices.txt
     data.crop = 'pad'  # random crop after padding; or 'resized': of random area and shape, of image files
     data.pad = 4  # pixels on every side; 0 for no crop
     data.pad_mode = 'black'  # or 'reflect'
@@ -81,13 +78,9 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     options.mixup_gamma = config_dict.placeholder(float)  # γ of λ ~ Beta(γ, γ)
     options.consistency_weight = config_dict.placeholder(float)  # weight of the unlabeled loss
     options.rampup_steps = config_dict.placeholder(int)  # metasemi: steps until that weight is reached
-    options.rampup_share = config_dict.placeholder(
-        float
-    )  # other methods: that as a share of total_steps
+    options.rampup_share = config_dict.placeholder(float)  # other methods: that as a share of total_steps
     options.threshold = config_dict.placeholder(float)  # probability from which a target counts
-    options.temperature = config_dict.placeholder(
-        float
-    )  # less than 1 sharpens the targets
+    options.temperature = config_dict.placeholder(float)  # less than 1 sharpens the targets
     options.momentum = config_dict.placeholder(float)  # share of the old average that is kept
     options.most = config_dict.placeholder(float)  # freematch: the largest threshold
     options.num_sigma = config_dict.placeholder(float)  # softmatch: n of the weight exp(-d²/(2σ²/n²))
