@@ -1,6 +1,17 @@
-"""Train MetaSemi: `python main.py --config=configs/digits.py --workdir=runs/digits`."""
+"""Train MetaSemi, or another method, in the folder of a run.
+
+python main.py --config=configs/digits.py --workdir=runs/digits
+python main.py --config=configs/cifar10.py --config.method.name=fixmatch --workdir=runs/fixmatch
+"""
 
 import sys
+
+from metasemi_jax.command.start import begin
+
+if __name__ == '__main__':
+    # Ahead of all imports that take time: a signal may come meanwhile.
+    begin()
+
 from pathlib import Path
 
 from absl import flags
@@ -8,30 +19,53 @@ from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'The experiment; --config.FIELD=VALUE changes one of its fields.'
-)
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, "Folder of the run, made if missing; by default runs/ and the config file's name."
-)
-_COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'HOST:PORT of process 0, for several processes outside TPU pods and SLURM.'
-)
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes there are in all.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.')
+DEFAULT_CONFIG = Path(__file__).parent / 'configs' / 'digits.py'
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        'config',
+        None,
+        'The experiment; --config.FIELD=VALUE changes one of its fields.',
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'workdir',
+        None,
+        'Folder of the run, made if missing; by default runs/ and the names of config file and method.',
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'coordinator',
+        None,
+        'HOST:PORT of process 0, for several processes outside TPU pods and SLURM.',
+        flag_values=values,
+    )
+    flags.DEFINE_integer('num_processes', None, 'How many processes there are in all.', flag_values=values)
+    flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.', flag_values=values)
+    run_command(lambda: _train(values), argv, default_config=DEFAULT_CONFIG, values=values)
+
+
+def _train(values: flags.FlagValues) -> None:
     # JAX takes seconds to load, and a mistyped flag should not have to wait for it.
     from metasemi_jax.compilation_cache import enable_compilation_cache
     from metasemi_jax.distributed.multi_host import join_processes
     from metasemi_jax.training.loop import train_and_evaluate
 
-    join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    join_processes(values['coordinator'].value, values['num_processes'].value, values['process_id'].value)
     enable_compilation_cache()
-    config_name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-    train_and_evaluate(_CONFIG.value, _WORKDIR.value or f'runs/{config_name}')
+    workdir = values['workdir'].value or f'runs/{_run_name(values)}'
+    train_and_evaluate(values['config'].value, workdir, log_images=True)
+
+
+def _run_name(values: flags.FlagValues) -> str:
+    """That of the config file, with the method's behind it unless it is MetaSemi."""
+    file, _, method = config_flags.get_config_filename(values['config']).partition(':')
+    method = values['config'].value.method.name if 'method' in values['config'].value else method
+    name = Path(file).stem
+    return name if method in ('', 'metasemi') else f'{name}_{method.rsplit(":", 1)[-1]}'
 
 
 if __name__ == '__main__':
-    run_command(main, sys.argv, default_config=Path(__file__).parent / 'configs' / 'digits.py')
+    main(sys.argv)

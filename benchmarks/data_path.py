@@ -47,9 +47,9 @@ class Stage:
         self._function = function
         self.wall = self.cpu = 0.0
 
-    def __call__(self, *args):
+    def __call__(self, *args, **kwargs):
         wall, cpu = time.perf_counter(), time.process_time()
-        result = self._function(*args)
+        result = self._function(*args, **kwargs)
         self.wall, self.cpu = time.perf_counter() - wall, time.process_time() - cpu
         return result
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks.turns import spread, take_turns, whole_numbers
+from benchmarks.turns import images_of, sizes_of, spread, take_turns, whole_numbers
 from metasemi_jax.cli import run_command
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh
 from metasemi_jax.errors import UserError
@@ -61,7 +61,7 @@ def main() -> None:
         raise UserError(f'--devices={max(asked)}: there are {there} here')
     tables = {'devices': _device_points(config, asked)} if asked else _tables(config, there)
     print(f'{jax.devices()[0].device_kind}, {there} device(s), jax {jax.__version__}')
-    print(f'{config.model.name}, {config.batch_size} + {config.batch_size} images\n')
+    print(f'{config.method.name}, {config.model.name}, {sizes_of(config)}\n')
     for name, points in tables.items():
         if points:
             print(f'{_table(name, points)}\n', flush=True)
@@ -102,7 +102,7 @@ def _table(name: str, points: Sequence[Point]) -> str:
     lines = [f'| {name} | ms a step: median (least, most) | images/s | × the first row |', f'|{"---|" * 4}']
     for point, seconds in zip(points, times, strict=True):
         median = statistics.median(seconds)
-        rate = 2 * point.config.batch_size / median
+        rate = images_of(point.config) / median
         lines.append(f'| {point.value:,} | {spread(seconds)} | {rate:,.0f} | {median / first:.2f} |')
     return '\n'.join(lines)
 

@@ -1,6 +1,7 @@
 """How long a training step takes, what it is made of, and how far it is from the machine's best.
 
     python -m benchmarks.step_time --config=configs/svhn.py
+    python -m benchmarks.step_time --config=configs/cifar10.py --config.method.name=fixmatch
 
 On a CPU beside PyTorch, then on a GPU:
 
@@ -28,13 +29,15 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks.turns import spread, take_turns, whole_numbers
+from benchmarks.turns import images_of, sizes_of, spread, take_turns, whole_numbers
 from metasemi_jax.cli import run_command
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment whose step is timed.')
-_ESTIMATORS = flags.DEFINE_list('estimators', ['jvp', 'finite_difference', 'exact'], 'Of the meta-gradient.')
+_ESTIMATORS = flags.DEFINE_list(
+    'estimators', ['jvp', 'finite_difference', 'exact'], 'Of the meta-gradient, where the method has one.'
+)
 _DTYPES = flags.DEFINE_list('dtypes', None, "Of the computation; by default the config's.")
 _STEPS = flags.DEFINE_list('steps_per_call', None, 'Numbers of steps in one call; by default as in training.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each variant.', lower_bound=1)
@@ -80,10 +83,10 @@ def main() -> None:
     counts = whole_numbers('steps_per_call', _STEPS.value or [default_steps_per_call()])
     dtypes = _DTYPES.value or [config.dtype]
     print(f'{jax.devices()[0].device_kind}, {mesh.size} device(s), jax {jax.__version__}')
-    print(f'{config.model.name}, {config.batch_size} + {config.batch_size} images\n')
+    print(f'{config.method.name}, {config.model.name}, {sizes_of(config)}\n')
     variants = [
         _ours(config, mesh, estimator, dtype, count)
-        for estimator, dtype, count in itertools.product(_ESTIMATORS.value, dtypes, counts)
+        for estimator, dtype, count in itertools.product(_estimators(config), dtypes, counts)
     ]
     if not variants:
         raise UserError('--estimators and --dtypes must name one each, or more')
@@ -99,11 +102,23 @@ def main() -> None:
     print(_table(variants, times, machine, config))
 
 
-def _ours(config: Any, mesh: Any, estimator: str, dtype: str, count: int) -> Variant:
+def _estimators(config: Any) -> list[str | None]:
+    """Those asked for, or None where the method's targets do not move."""
+    from metasemi_jax.methods import method_options
+
+    meta = config.method.meta
+    if meta is None:
+        meta = method_options(config.method.name).get('meta', False)
+    return _ESTIMATORS.value if meta else [None]
+
+
+def _ours(config: Any, mesh: Any, estimator: str | None, dtype: str, count: int) -> Variant:
     from benchmarks.random_job import make_job
 
     config = copy.deepcopy(config)
-    config.method.estimator, config.dtype = estimator, dtype
+    config.dtype = dtype
+    if estimator:
+        config.method.estimator = estimator
     job = make_job(config, mesh, max_steps=count)
     args = job.args(job.state, job.pipeline.host_batches(0))
     start = time.perf_counter()
@@ -112,7 +127,7 @@ def _ours(config: Any, mesh: Any, estimator: str, dtype: str, count: int) -> Var
     # Of a loop XLA counts the body once.
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     return Variant(
-        f'{estimator}, {count} step{"s" * (count > 1)} a call',
+        f'{estimator or config.method.name}, {count} step{"s" * (count > 1)} a call',
         job.dtype.name,
         job.runner(compiled),
         seconds,
@@ -144,8 +159,10 @@ def _torch_variants(config: Any) -> list[Variant]:
     from benchmarks.torch_reference import Step
 
     shape, num_classes, *_ = FORMS[config.data.name]
-    if config.model.name != 'conv_large' or shape != (32, 32, 3):
-        raise UserError('--reference=torch: there is a PyTorch step for conv_large on 32×32×3 pixels alone')
+    if config.model.name != 'conv_large' or shape != (32, 32, 3) or config.method.name != 'metasemi':
+        raise UserError(
+            '--reference=torch: there is a PyTorch step for metasemi with conv_large on 32×32×3 pixels alone'
+        )
     cuda = torch.cuda.is_available()
     # As PyTorch users set it for training.
     torch.set_float32_matmul_precision('high')
@@ -155,7 +172,7 @@ def _torch_variants(config: Any) -> list[Variant]:
         'width': config.model.width or 128,
         'num_classes': num_classes,
         'device': 'cuda' if cuda else 'cpu',
-        'gamma': config.method.mixup_gamma,
+        'gamma': config.method.mixup_gamma or 1.0,
     }
     kinds = {'PyTorch, eager': {}}
     if cuda:
@@ -240,7 +257,7 @@ def _table(variants: list[Variant], times: list[list[float]], machine: Machine, 
             variant.name,
             variant.dtype,
             spread(seconds),
-            f'{2 * config.batch_size / median:,.0f}',
+            f'{images_of(config) / median:,.0f}',
             f'{median / first:.2f}',
             f'{variant.compile_s:.1f}',
             duration(config.total_steps * median),

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from metasemi_jax.errors import UserError
 
@@ -48,3 +49,13 @@ def whole_numbers(flag: str, values: Sequence[str | int]) -> list[int]:
 def spread(seconds: Sequence[float]) -> str:
     """'median (least, most)', in milliseconds."""
     return f'{1e3 * statistics.median(seconds):.4g} ({1e3 * min(seconds):.4g}, {1e3 * max(seconds):.4g})'
+
+
+def images_of(config: Any) -> int:
+    """Images of a step: the labeled ones and the unlabeled ones, second views not counted."""
+    return (1 + config.unlabeled_ratio) * config.batch_size
+
+
+def sizes_of(config: Any) -> str:
+    """'64 + 448 images': labeled and unlabeled ones of a step."""
+    return f'{config.batch_size} + {config.unlabeled_ratio * config.batch_size} images'

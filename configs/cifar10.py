@@ -11,7 +11,7 @@ Not reproduced here yet.
 Another method comes with the settings that it was published with (configs/wide_resnet.py).
 """
 
-from configs import default, wide_resnet
+from metasemi_jax.configs import default, wide_resnet
 
 
 def get_config(method='metasemi'):

@@ -11,7 +11,7 @@ Not reproduced here yet.
 Another method comes with the settings that it was published with (configs/wide_resnet.py).
 """
 
-from configs import default, wide_resnet
+from metasemi_jax.configs import default, wide_resnet
 
 
 def get_config(method='metasemi'):
@@ -30,7 +30,8 @@ def get_config(method='metasemi'):
         config.optimizer.weight_decay = 1e-4
         return config
     wide_resnet.apply(config, method)
-    config.model.width = 8
+    if method not in wide_resnet.USB:
+        config.model.width = 8  # Google's program; USB's has 2, and its figures are of that
     if config.optimizer.name == 'sgd':
         config.optimizer.weight_decay = 1e-3
     if method == 'mixmatch':

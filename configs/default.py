@@ -18,6 +18,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     # 'auto': what is None is chosen from the images and the device when the run begins, see docs/recipe.md.
     config.recipe = ''
     config.total_steps = 400_000
+    # '10m' ends the run in that time: total_steps, schedule and cadences are scaled to it at the start.
+    config.time_budget = ''
     config.batch_size = 128  # labeled images a step
     config.unlabeled_ratio = 1  # unlabeled images a step for each labeled one
     config.dtype = 'auto'  # of the computation: 'float32', 'bfloat16', or 'auto': bfloat16 on accelerators
@@ -58,6 +60,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     model.width = config_dict.placeholder(int)  # None for the model's own
     model.depth = config_dict.placeholder(int)  # None for the model's own; wide_resnet has the option
     model.dropout_rate = config_dict.placeholder(float)  # None for the model's own
+    # A run's folder to begin with its last weights, or FOLDER:best, :ema, :best_ema; '' for drawn ones.
+    model.init_from = ''
 
     config.method = options = ml_collections.ConfigDict()
     options.name = method  # of metasemi_jax.methods.METHODS, or FILE.py:FUNCTION; see docs/methods.md

@@ -7,7 +7,7 @@ Expected: 4.1 ± 2.7% test error after the last step over seeds 0-4 (8.6% for se
 images), against 9.0 ± 2.7% from the labeled images alone; docs/results.md has the table.
 """
 
-from configs import default
+from metasemi_jax.configs import default
 
 
 def get_config(method='metasemi'):

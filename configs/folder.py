@@ -19,7 +19,7 @@ says why, and what it gives.
 
 from ml_collections import config_dict
 
-from configs import default
+from metasemi_jax.configs import default
 
 
 def get_config(method='metasemi'):

@@ -7,7 +7,7 @@ followed where.
 
 SEVEN_UNLABELED = ('uda', 'fixmatch', 'flexmatch', 'freematch', 'softmatch')
 USB = ('flexmatch', 'freematch', 'softmatch')  # whose authors' program this is; the others are Google's
-ADAM = ('vat', 'ict')
+ADAM = ('vat', 'ict', 'mixmatch')
 
 
 def apply(config, method):

@@ -15,9 +15,16 @@ from metasemi_jax.config import completed, flatten
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.errors import UserError
-from metasemi_jax.training.checkpoint import Restored, best_step, open_checkpoints, restore_step
+from metasemi_jax.training.checkpoint import (
+    Restored,
+    best_step,
+    check_readable,
+    open_checkpoints,
+    restore_step,
+    saved_shapes,
+)
 from metasemi_jax.training.experiment import build_model, state_shapes
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import RESTORE, REWRITE, Workdir
 
 Array = jax.Array
 # Of the config: an older version's, which lacks what has been added since, serves as well.
@@ -40,7 +47,6 @@ WEIGHTS = {
     'best_ema': 'EMA weights of the best checkpoint',
     'reported': 'last or ema, whichever results.json calls reported_weights',
 }
-WEIGHTS_HELP = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
 
 
 class Classifier(NamedTuple):
@@ -95,9 +101,9 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
     if not files.config.is_file():
         what = 'holds no run (no config.json)' if files.path.is_dir() else 'does not exist'
         raise UserError(f"{workdir} {what}; name a run's folder, as main.py printed it")
-    config = ml_collections.ConfigDict(completed(read_json(files.config)))
+    config = ml_collections.ConfigDict(completed(files.read_config()))
     if absent := sorted(NEEDED - flatten(config).keys()):
-        raise UserError(f"{files.config} lacks '{absent[0]}'; restore it, or name another --workdir")
+        raise UserError(f"{files.config} lacks '{absent[0]}'; {RESTORE}")
     if weights == 'reported':
         results = files.read_results() or {}
         weights = 'ema' if results.get('reported_weights') == 'ema' else 'last'
@@ -108,6 +114,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
         )
     if not files.checkpoints.is_dir():
         raise _no_checkpoint(files, 'no')
+    check_readable(files.checkpoints)
     with contextlib.closing(open_checkpoints(files.checkpoints, read_only=True)) as manager:
         step = _choose_step(manager, files, weights)
         class_names, form = files.read_class_names(), files.read_input_form()
@@ -117,6 +124,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
             state_shapes(config, model, form.image_shape),
         )
+        _check_shapes(files, target.params, saved_shapes(manager, step))
         restored = restore_step(manager, target, step)
     variables = _variables(restored, weights)
     return Classifier(
@@ -197,6 +205,31 @@ def compile_predict(
 
 def _fetch(count: int, outputs: dict[str, Array]) -> Predictions:
     return Predictions(**{name: value[:count] for name, value in jax.device_get(outputs).items()})
+
+
+def _check_shapes(files: Workdir, params: Any, saved: dict[str, tuple[int, ...]]) -> None:
+    """Refuse files that describe another network than the checkpoint's.
+
+    Orbax would say that the checkpoint cannot be read, which is in order.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        here, there = leaf.shape, saved.get(name)
+        if here == there:
+            continue
+        if there and here[:-1] == there[:-1] and name.startswith('classifier/'):
+            raise UserError(
+                f'{files.class_names} names {here[-1]} classes, the checkpoints have {there[-1]}; {REWRITE}'
+            )
+        if there and len(here) == 4 and here[:2] + here[3:] == there[:2] + there[3:]:
+            raise UserError(
+                f"{files.input_form} has images of {here[2]} channels, the checkpoints' network takes "
+                f'{there[2]}; {REWRITE}'
+            )
+        raise UserError(
+            f"{files.config} describes another network than the checkpoints' ({name} of the shape {here}, "
+            f'saved: {there}); {RESTORE}'
+        )
 
 
 def _choose_step(manager: ocp.CheckpointManager, files: Workdir, weights: str) -> int:

@@ -1,15 +1,25 @@
 """A command line that ends well: whatever is wrong becomes one line on stderr and the exit code 1."""
 
+import ast
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
+from metasemi_jax.command import signals
+from metasemi_jax.command.advice import advice_on_argument, did_you_mean
+from metasemi_jax.command.config_file import expand_home, load_config
+from metasemi_jax.command.installed_configs import find_config
+from metasemi_jax.command.machine import blame, missing_device, speak_any_encoding
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import replace_closed_streams
 
 HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
+PATIENCE_S = 60  # after a failure, with whatever threads of libraries are still at work
 
 
 def run_command(
@@ -31,20 +41,24 @@ def run_command(
       argument: what the one argument that is no flag names, which is then passed to `main`; None for none.
       many: any number of such arguments is passed, none included.
     """
-    if HELP & {*argv}:
-        print(f'{sys.modules["__main__"].__doc__}\n{values.main_module_help()}')
-        return
+    replace_closed_streams()
+    speak_any_encoding()
+    argv = _with_home(argv)
     # Orbax reports every file it writes at the level of INFO, and as ERROR, with a page each, what it also
     # raises.
     logging.set_verbosity(logging.FATAL)
     try:
+        if HELP & {*argv}:
+            _print_help(values, argv, default_config)
+            return
         if default_config is None:
             given = parse_flags(values, argv)
         else:
             given = parse_config_flags(values, config_first(argv, default_config))
         main(*(given if many else _one_or_none(given, argument, with_config=default_config is not None)))
     except UserError as error:
-        _fail(str(error))
+        # Who reads a file in vain, because JAX has no device for it, blames the file.
+        _fail(missing_device(error) or str(error))
     except BrokenPipeError:
         # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,28 +67,49 @@ def run_command(
     except (OSError, UnicodeError) as error:
         _fail(_one_line(error))
     except KeyboardInterrupt:
-        print('interrupted; nothing that was saved is lost', file=sys.stderr)
+        # In a program that is no command of ours; in one, `signals` has ended it.
+        print(f'SIGINT: {signals.LINE}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        # JAX's own class, which is not imported for the sake of a mistyped flag.
-        if 'RESOURCE_EXHAUSTED' not in str(error):
+        if not (line := blame(error)):
+            signals.end_within(PATIENCE_S)
             raise
-        _fail(
-            f'the device has not enough memory ({_one_line(error)[:200]}); use a smaller batch_size or model'
-        )
+        _fail(line)
 
 
 def config_first(argv: list[str], default_config: Path) -> list[str]:
-    """`argv` with one --config=FILE ahead of all flags, where ml_collections wants it, or the default's."""
-    config, rest = f'--config={default_config}', []
+    """`argv` with one --config=FILE ahead of all flags, where ml_collections wants it, or the default's.
+
+    A `--config.method.name=NAME` goes to the file's `get_config` too, where that takes a method: the recipe
+    is then that method's.
+    """
+    config, method, rest = str(default_config), '', []
     remaining = iter(argv[1:])
     for arg in remaining:
         name, _, value = arg.partition('=')
         if name in ('--config', '-config'):
-            config = f'--config={value or next(remaining, "")}'
-        else:
-            rest.append(arg)
-    return [argv[0], config, *rest]
+            config = value or next(remaining, '')
+            continue
+        rest.append(arg)
+        if name in ('--config.method.name', '-config.method.name'):
+            if not value:
+                rest += [value] if (value := next(remaining, '')) else []
+            method = value
+    if method and ':' not in config and _takes_method(config):
+        config += f':{method}'
+    return [argv[0], f'--config={config}', *rest]
+
+
+def _takes_method(config: str) -> bool:
+    try:
+        tree = ast.parse(find_config(config).read_bytes())
+    # A file that is missing or no Python is reported where it is loaded.
+    except (UserError, OSError, SyntaxError, ValueError):
+        return False
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == 'get_config'
+    ]
+    return any(function.args.args for function in functions)
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
@@ -95,32 +130,111 @@ def parse_config_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
     Raises:
       UserError: an unknown flag or field, a value of another type, a config file that is missing or fails.
     """
-    path = Path(argv[1].removeprefix('--config=').split(':')[0])
-    if not path.is_file():
-        raise UserError(
-            f'--config={path}: there is no such file (seen from {Path.cwd()}); name an experiment'
-        )
+    config = load_config(argv[1].removeprefix('--config='))
+    # ml_collections would execute the file, and loses where it failed.
+    values['config'].parser = _Loaded(config)
+    argv, emptied = _without_none(_joined(argv))
     # ml_collections takes the overrides of fields from here.
     sys.argv = argv
     try:
         rest = values(argv)[1:]
-        values['config'].value.lock()
+        with config.ignore_type():
+            config.update_from_flattened_dict(dict.fromkeys(emptied))
+        config.lock()
     except (AttributeError, KeyError) as error:
-        if 'get_config' in str(error):
-            raise UserError(f'--config={path} has no function get_config()') from error
+        # Its own suggestion knows the fields of one group alone.
+        field = re.sub(' Did you mean .*', '', _one_line(error))
         raise UserError(
-            f'unknown config field {_one_line(error)}; configs/default.py lists them all'
+            f'unknown config field {field}; configs/default.py lists them all{_similar(argv)}'
         ) from error
-    # A config file is Python, which may fail in any way; whichever it is, its user wants the one line.
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_one_line(error) + did_you_mean(error.flagname, _fields())) from error
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_one_line(error)) from error
+    # Whatever ml_collections makes of a value.
     except Exception as error:
         raise UserError(_one_line(error)) from error
+    expand_home(config)
+    sys.argv = [*argv, *(f'--config.{name}=None' for name in emptied)]
     return rest
+
+
+class _Loaded(flags.ArgumentParser):
+    """A parser of `--config` that returns a config whatever the name of the file."""
+
+    def __init__(self, config: Any):
+        self._config = config
+
+    def parse(self, argument: str) -> Any:
+        return self._config
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`argv` with `--config.FIELD VALUE` as `--config.FIELD=VALUE`."""
+    joined, remaining = [], iter(argv)
+    for arg in remaining:
+        field = _field_of(arg)
+        if field and '=' not in arg and field in _fields() and _fields()[field].kind is not bool:
+            arg = f'{arg}={next(remaining, "")}'
+        joined.append(arg)
+    return joined
+
+
+def _without_none(argv: list[str]) -> tuple[list[str], list[str]]:
+    """`argv` without `--config.FIELD=None`, and the fields that may be None and were named so."""
+    emptied = [
+        field
+        for arg in argv
+        if arg.endswith('=None') and (field := _field_of(arg)) in _fields() and _fields()[field].optional
+    ]
+    return [arg for arg in argv if not (arg.endswith('=None') and _field_of(arg) in emptied)], emptied
+
+
+def _field_of(arg: str) -> str:
+    """'seed' of '--config.seed=3', '' of any other argument."""
+    name = arg.partition('=')[0].removeprefix('-').removeprefix('-')
+    return name.removeprefix('config.') if arg.startswith('-') and name.startswith('config.') else ''
+
+
+def _fields() -> Mapping[str, Any]:
+    # Imported here: it imports JAX.
+    from metasemi_jax.config import FIELDS
+
+    return FIELDS
+
+
+def _similar(argv: list[str]) -> str:
+    """'; did you mean ...?' for the first of `argv` that names no field."""
+    unknown = next((field for arg in argv if (field := _field_of(arg)) and field not in _fields()), '')
+    return did_you_mean(unknown, _fields())
+
+
+def _with_home(argv: list[str]) -> list[str]:
+    """`argv` with `--flag=~/folder` as the shell would have expanded it in a word of its own."""
+    expanded = []
+    for arg in argv:
+        name, _, value = arg.partition('=')
+        if name.startswith('-') and (value == '~' or value.startswith('~/')):
+            arg = f'{name}={os.path.expanduser(value)}'
+        expanded.append(arg)
+    return expanded
+
+
+def _print_help(values: flags.FlagValues, argv: list[str], default_config: Path | None) -> None:
+    text = f'{sys.modules["__main__"].__doc__}\n{values.main_module_help() or values.get_help()}'
+    if default_config:
+        from metasemi_jax.command.help import config_help
+
+        config = config_first(argv, default_config)[1].removeprefix('--config=')
+        text = text.replace("(default: 'None')", f"(default: '{os.path.relpath(default_config)}')", 1)
+        text += f'\n\n{config_help(os.path.relpath(config))}'
+    print(text)
 
 
 def _one_or_none(given: list[str], argument: str | None, *, with_config: bool) -> list[str]:
     wanted = 0 if argument is None else 1
     if len(given) > wanted:
-        how = 'settings are given as --config.FIELD=VALUE' if with_config else '--help shows the flags'
+        how = advice_on_argument(given[wanted], _fields()) if with_config else '--help shows the flags'
         raise UserError(f"unexpected argument '{given[wanted]}'; {how}")
     if len(given) < wanted:
         raise UserError(f'name one {argument}')
@@ -137,4 +251,6 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(message: str) -> None:
-    sys.exit(f'error: {message}')
+    signals.end_within(PATIENCE_S)
+    # A name or a value in it may be of several lines.
+    sys.exit(f'error: {" ".join(message.splitlines())}')

@@ -1,12 +1,11 @@
 """JAX's persistent compilation cache: a second start of the same run compiles nothing."""
 
 import sys
-import tempfile
 from pathlib import Path
 
 import jax
 
-from metasemi_jax.user_cache import user_cache
+from metasemi_jax.files import check_writable, user_cache
 
 
 def enable_compilation_cache() -> None:
@@ -16,7 +15,7 @@ def enable_compilation_cache() -> None:
         folder = user_cache('xla')
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        check_writable(Path(folder))
     except OSError as error:
         print(f'no compilation cache: {folder} cannot be written ({error.strerror})', file=sys.stderr)
         jax.config.update('jax_enable_compilation_cache', False)

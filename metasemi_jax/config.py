@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from metasemi_jax.data.batches.augment import PAD_MODES
 from metasemi_jax.data.batches.rand_augment import VARIANTS
+from metasemi_jax.data.sources.tfds_sources import TFDS_DATASETS
 from metasemi_jax.ema import EMA_CONVENTIONS
 from metasemi_jax.errors import UserError
 from metasemi_jax.meta_gradient import ESTIMATORS
 from metasemi_jax.methods import META_MOVES, METHODS, method_options
 from metasemi_jax.optimizer import OPTIMIZERS, WEIGHT_DECAY_ON
+from metasemi_jax.progress import parse_duration
 
 # Where the data lie, and who decodes them, does not change a run: it may move between machines. What they are
 # is in its checkpoints.
@@ -27,6 +29,16 @@ LOCATIONS = (
 # What a stopped run may be told otherwise when it is started again.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
+# What time_budget settles: shares of total_steps in the recipe, numbers of steps in the run.
+BUDGETED = (
+    'total_steps',
+    'optimizer.warmup_steps',
+    'optimizer.milestones',
+    'method.rampup_steps',
+    'log_every',
+    'eval_every',
+    'checkpoint_every',
+)
 # 'auto': what is None is chosen when the run begins, see training/recipe.py; then 'chosen'.
 RECIPES = ('', 'auto', 'chosen')
 # What may be open. The options of networks and methods may always be None.
@@ -45,6 +57,23 @@ OPEN = (
 )
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
 DTYPES = ('auto', 'float32', 'bfloat16')
+MOST_IMAGES = 2**20  # of a step; a slip of the finger would otherwise be found when the memory is full
+INT32_MAX = 2**31 - 1
+FLOAT32_MIN, FLOAT32_MAX = 2.0**-126, 2.0**128  # beyond, the devices hold 0 and infinity
+# Fields of the data that only some data use: their values where they are not given, and those data.
+MEMORY_BUDGET = 8_000_000_000
+FILES, PREPARED = ('own_images', 'imagenet2012'), (*TFDS_DATASETS, 'imagenet2012')
+USED_BY = {
+    'data.path': ('', ('own_images',)),
+    'data.image_size': (0, FILES),
+    'data.memory_budget': (MEMORY_BUDGET, ('own_images', *TFDS_DATASETS)),
+    'data.num_workers': (None, ('own_images', *PREPARED)),
+    'data.data_dir': ('', PREPARED),
+    'data.manual_dir': ('', PREPARED),
+}
+
+
+_ABSENT = object()
 
 
 class Field(NamedTuple):
@@ -56,6 +85,7 @@ class Field(NamedTuple):
     optional: bool = False  # None is allowed
     many: bool = False  # a list
     absent: Any = None  # what it was in runs of versions that had no such field
+    wide: bool = False  # an int beyond int32 is allowed: the devices do not see it
 
 
 def _more_than_0(kind: type, **options: Any) -> Field:
@@ -82,8 +112,14 @@ def _one_of(choices: Iterable[str], **options: Any) -> Field:
 FIELDS = {
     'recipe': _one_of(RECIPES, absent=''),
     # NumPy takes larger seeds, but JAX keeps 32 bits of them.
-    'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32'),
+    'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32', wide=True),
     'total_steps': _more_than_0(int),
+    'time_budget': Field(
+        str,
+        lambda value: not value or parse_duration(value) is not None,
+        'be a time, as 90s, 10m or 1h30m',
+        absent='',
+    ),
     'batch_size': _more_than_0(int),
     'unlabeled_ratio': _more_than_0(int, absent=1),
     'dtype': _one_of(DTYPES),
@@ -95,7 +131,7 @@ FIELDS = {
     'data.manual_dir': Field(str),
     'data.path': Field(str),
     'data.image_size': _not_negative(int),
-    'data.memory_budget': _more_than_0(int),
+    'data.memory_budget': _more_than_0(int, wide=True),
     'data.num_labels': _not_negative(int),
     'data.num_validation': _not_negative(int),
     'data.include_labeled': Field(bool, absent=False),
@@ -111,6 +147,7 @@ FIELDS = {
     'data.mean': Field(float, math.isfinite, 'be numbers', many=True),
     'data.std': _more_than_0(float, many=True),
     'model.name': Field(str),
+    'model.init_from': Field(str, absent=''),
     'model.width': _more_than_0(int, optional=True),
     'model.depth': _more_than_0(int, optional=True),
     'model.dropout_rate': _share(optional=True),
@@ -217,13 +254,31 @@ def settled(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing_fields(old: Any, new: Any) -> list[str]:
-    """'field: old value there, new value here' for each field that differs, other than `MAY_DIFFER`."""
+    """'field: old value there, new value here' for each field that differs, other than `MAY_DIFFER`.
+
+    Runs of the same time budget have as many steps as their machines did in it.
+    """
     there, here = settled(flatten(old)), settled(flatten(new))
+    if there['time_budget'] and there['time_budget'] == here['time_budget']:
+        there, here = ({**fields, **dict.fromkeys(BUDGETED)} for fields in (there, here))
     return [
         f'{name}: {there.get(name, "absent")} there, {here.get(name, "absent")} here'
         for name in sorted((there.keys() | here.keys()) - {*MAY_DIFFER})
         if there.get(name, 'absent') != here.get(name, 'absent')
     ]
+
+
+def only_longer(old: Any, new: Any) -> bool:
+    """Whether `new` is `old` with more total_steps alone, and so begins with the steps of `old`."""
+    there, here = settled(flatten(old)), settled(flatten(new))
+    differing = {name for name in there.keys() | here.keys() if there.get(name) != here.get(name)}
+    return (
+        differing - {*MAY_DIFFER} == {'total_steps'}
+        and there['total_steps'] < here['total_steps']
+        and here['optimizer.schedule'] not in COSINES
+        and not here['time_budget']
+        and 'total_steps' not in method_options(here['method.name'])
+    )
 
 
 def agreed_settings(config: Any) -> str:
@@ -240,6 +295,7 @@ def check_config(config: Any) -> None:
     Raises:
       UserError: naming the first bad field, its value and what it may be.
     """
+    _check_plain(config)
     fields = flatten(config)
     unmatched = fields.keys() ^ FIELDS.keys()
     if '.py:' in str(fields.get('method.name')):
@@ -253,11 +309,68 @@ def check_config(config: Any) -> None:
             _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
+    _check_batch(fields)
+    _check_used(fields)
     _check_optimizer(fields)
     _check_method(fields)
     for name in ('data.crop_area', 'data.crop_aspect'):
         if len(fields[name]) != 2 or fields[name][0] > fields[name][1]:
             raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')
+
+
+def check_saved(config: dict[str, Any]) -> None:
+    """Refuse the nested settings of a file of any version where a field holds what it cannot.
+
+    Fields may be missing, or unknown here.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    fields = flatten(config)
+    for group in {name.split('.')[0] for name in FIELDS if '.' in name}:
+        if not isinstance(config.get(group, {}), dict):
+            raise UserError(f'{group}={config[group]!r} must be a group of fields')
+    for name, field in FIELDS.items():
+        value = config
+        for part in name.split('.'):
+            value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
+        if value is not _ABSENT:
+            _check_field(name, fields.get(name, value), field)
+
+
+def _check_plain(config: Any, prefix: str = '') -> None:
+    """Refuse what config.json cannot hold, as a config file may set it."""
+    for name, value in (config.to_dict() if hasattr(config, 'to_dict') else config).items():
+        if isinstance(value, dict):
+            _check_plain(value, f'{prefix}{name}.')
+            continue
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
+            # NumPy's float64 is a float.
+            if entry is not None and not isinstance(entry, (bool, int, float, str)):
+                what = f'{prefix}{name}={entry!r}'.splitlines()[0][:80]
+                raise UserError(
+                    f'{what} is of the type {type(entry).__name__}; a config holds numbers, texts, True, '
+                    'False, None and lists of them'
+                )
+
+
+def _check_batch(fields: dict[str, Any]) -> None:
+    """Refuse batches that no machine holds."""
+    images = (fields['batch_size'] or 1) * fields['unlabeled_ratio']
+    if images > MOST_IMAGES:
+        raise UserError(
+            f'batch_size={fields["batch_size"]} and unlabeled_ratio={fields["unlabeled_ratio"]} are '
+            f'{images:,} unlabeled images a step; at most {MOST_IMAGES:,} are possible'
+        )
+
+
+def _check_used(fields: dict[str, Any]) -> None:
+    """Refuse settings of other data: whoever gave them meant those."""
+    data = fields['data.name']
+    for name, (default, users) in USED_BY.items():
+        if fields[name] not in (default, None) and data not in users:
+            advice = 'add --config=configs/folder.py' if name == 'data.path' else 'leave it out'
+            raise UserError(f'{name}={fields[name]} is not used with data.name={data}; {advice}')
 
 
 def _check_optimizer(fields: dict[str, Any]) -> None:
@@ -298,3 +411,11 @@ def _check_field(name: str, value: Any, field: Field) -> None:
         raise UserError(f'{name}={value!r} must be {what}')
     if not all(map(field.holds, entries)):
         raise UserError(f'{name}={value} must {field.must}')
+    if field.kind is int and not field.wide and any(abs(entry) > INT32_MAX for entry in entries):
+        raise UserError(f'{name}={value} must be less than 2**31')
+    if field.kind is float and not all(_in_float32(entry) for entry in entries):
+        raise UserError(f'{name}={value} must be a number that float32 holds, from 1.2e-38 to 3.4e38, or 0')
+
+
+def _in_float32(value: float) -> bool:
+    return value == 0 or FLOAT32_MIN <= abs(value) < FLOAT32_MAX

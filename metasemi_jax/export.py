@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from absl import flags
 from jax import export as jax_export
 
-from metasemi_jax.classifier import WEIGHTS, WEIGHTS_HELP, Classifier, load_classifier, make_predict
+from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier, make_predict
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.flags import define_weights, define_workdir, naming_output, required_workdir
 from metasemi_jax.errors import UserError
-from metasemi_jax.workdir import naming_output, write_atomically, write_json
+from metasemi_jax.files import is_replaceable, write_atomically, write_json
+from metasemi_jax.workdir import Workdir, check_no_run_file, read_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -55,8 +57,8 @@ def main(argv: list[str]) -> None:
       argv: as `sys.argv`.
     """
     values = flags.FlagValues()
-    flags.DEFINE_string('workdir', None, 'Folder of the run, finished or not.', flag_values=values)
-    flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
+    define_workdir(values)
+    define_weights(values)
     flags.DEFINE_string(
         'output',
         None,
@@ -68,14 +70,13 @@ def main(argv: list[str]) -> None:
 
 
 def _export(*, workdir: str | None, weights: str, output: str | None) -> None:
-    if not workdir:
-        raise UserError('--workdir is missing; name the folder of a run')
+    workdir = required_workdir(workdir)
+    path = Path(output) if output else Workdir(workdir).path / 'classifier.jax_export'
+    names = path.with_suffix('.json')
+    with naming_output(path):
+        _check_output(path, names)
     classifier = load_classifier(workdir, weights=weights)
     print(classifier.description)
-    path = Path(output) if output else classifier.files.path / 'classifier.jax_export'
-    names = path.with_suffix('.json')
-    if path.is_dir() or path == names:
-        raise UserError(f'--output={output} is a folder or a .json file; name another file')
     content = export_classifier(classifier).serialize()
     with naming_output(path):
         write_atomically(path, content)
@@ -83,6 +84,41 @@ def _export(*, workdir: str | None, weights: str, output: str | None) -> None:
     print(
         f'written to {path} ({len(content):,} bytes, for {", ".join(PLATFORMS)}), the class names to {names}'
     )
+
+
+def _check_output(path: Path, names: Path) -> None:
+    """Refuse, before the work, to write over what is not an older export.
+
+    Raises:
+      UserError: naming what lies there.
+    """
+    if path.is_dir() or path == names:
+        raise UserError(f'--output={path} is a folder or a .json file; name another file')
+    for each in (path, names):
+        check_no_run_file(each)
+        if not is_replaceable(each):
+            raise UserError(
+                f'--output={path}: {each} is no regular file, and export writes two files side by side; name '
+                'another file'
+            )
+    for each, is_export in ((path, _is_function), (names, _is_description)):
+        if each.exists() and each.stat().st_size and not is_export(each):
+            raise UserError(f'--output={path}: {each} was not written by export; name another file')
+
+
+def _is_function(path: Path) -> bool:
+    try:
+        jax_export.deserialize(path.read_bytes())
+    except Exception:  # of every kind: flatbuffers checks nothing
+        return False
+    return True
+
+
+def _is_description(path: Path) -> bool:
+    try:
+        return {'class_names', 'image_shape', 'platforms', 'jax'} <= read_json(path, '').keys()
+    except UserError:
+        return False
 
 
 if __name__ == '__main__':

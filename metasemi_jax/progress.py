@@ -1,5 +1,8 @@
 """The progress line: rewritten in place in a terminal, appended in a log file."""
 
+import errno
+import os
+import re
 import shutil
 import sys
 import time
@@ -11,32 +14,45 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stdout
-        self._in_place = self._stream.isatty()
+        self.in_place = self._stream.isatty()
         self._open = False
 
     def show(self, line: str) -> None:
         """The newest state of affairs."""
-        if self._in_place:
+        if self.in_place:
             # A line that wraps could not be rewritten: cut it to the window.
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f'\r{line[:width]}\x1b[K')
+            self._write(f'\r{line[:width]}\x1b[K')
             self._open = True
         else:
-            self._stream.write(line + '\n')
-        self._stream.flush()
+            self._write(line + '\n')
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self.close()
-        self._stream.write(line + '\n')
-        self._stream.flush()
+        self._write(line + '\n')
 
     def close(self) -> None:
         """Leave the last line where it is and go below it."""
         if self._open:
-            self._stream.write('\n')
-            self._stream.flush()
+            self._write('\n')
             self._open = False
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError as error:
+            # The terminal was closed. The signal that says so comes later, or, after `disown`, never.
+            if not self._in_place or error.errno != errno.EIO:
+                raise
+            silence(self._stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Lead whatever is written to `stream` from now on, and its file descriptor, nowhere."""
+    with open(os.devnull, 'w') as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def duration(seconds: float) -> str:
@@ -47,6 +63,34 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f'{seconds // 60} min {seconds % 60:02d} s'
     return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of '90s', '10m', '1h30m' or '2d'; None where it is no such time, or none at all."""
+    parts = re.fullmatch(''.join(rf'(?:([\d.]+){unit})?' for unit in 'dhms'), text)
+    try:
+        numbers = [float(number or 0) for number in parts.groups()] if parts else []
+    except ValueError:  # '1.2.3m'
+        return None
+    return sum(n * unit for n, unit in zip(numbers, (86400, 3600, 60, 1), strict=False)) or None
+
+
+class Ticks:
+    """When to show progress between two logs: every few seconds in a terminal, ever more rarely in a file."""
+
+    def __init__(self, *, in_place: bool, seconds: float = 5.0):
+        """The first is due `seconds` from now."""
+        self._wait = seconds
+        self._growth = 1 if in_place else 2
+        self._next = time.perf_counter() + seconds
+
+    def due(self) -> bool:
+        """Whether to show it now; then the next wait begins."""
+        if time.perf_counter() < self._next:
+            return False
+        self._wait *= self._growth
+        self._next = time.perf_counter() + self._wait
+        return True
 
 
 class Pace:

@@ -3,6 +3,8 @@
 import statistics
 from typing import Any, NamedTuple
 
+from metasemi_jax.errors import UserError
+
 MEDIAN_OVER = 20
 WEIGHTS = {'': 'raw weights', 'ema_': 'EMA weights'}
 PROTOCOLS = {
@@ -60,6 +62,25 @@ def summarize(history: list[Evaluation]) -> dict[str, Any]:
         'selected_on': 'validation' if 'validation_error' in history[-1].errors else 'test',
     }
     return figures
+
+
+def check_results(results: dict[str, Any]) -> None:
+    """Refuse what is not of the form of `results.json`: `summarize`'s figures and the number of steps.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    names = [prefix + protocol for prefix in WEIGHTS for protocol in PROTOCOLS]
+    for name in names:
+        value = results.get(name, 0.0)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value <= 100:
+            raise UserError(f'{name}={value!r} must be a number of percent')
+    if not {'test_error_last', 'validation_error_last'} & results.keys():
+        raise UserError('it holds neither test_error_last nor validation_error_last')
+    steps = results.get('steps')
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise UserError(f'steps={steps!r} must be a number of steps')
 
 
 def reported_weights(figures: dict[str, Any], *, ema_decay: float, total_steps: int) -> str:

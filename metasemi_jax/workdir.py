@@ -1,23 +1,50 @@
-"""The files of a run: settings, split, class names, form of the images, figures, checkpoints."""
+"""The files of a run: settings, split, class names, form of the images, results, checkpoints.
 
+Every file that people may have edited, or a copy cut short, is read here by one function that checks it. What
+is wrong is named by file and field, with the way to get the file back.
+"""
+
+import contextlib
 import copy
-import fcntl
 import json
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from metasemi_jax.config import completed, differing_fields, flatten
+from metasemi_jax import files
+from metasemi_jax.config import check_saved, completed, differing_fields, flatten, only_longer
 from metasemi_jax.data.dataset import InputForm
-from metasemi_jax.data.splits import split_text
+from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
+from metasemi_jax.results import check_results
 
-# What `describe` lists is written again by each start of a run, and by that of a finished one that lacks it.
+# Each start of a run writes what `create` writes; a finished run is then gone through without training.
 REWRITE = 'start the command that trained this run again: it writes the file, and trains no finished run anew'
+RESTORE = 'no command can write it again: put back a copy, or use another --workdir'
+REDRAW = (
+    'delete labeled_ids.txt and validation_ids.txt, and start the command that trained this run again: it '
+    'draws the same split'
+)
+LOG = 'log.txt'  # what a run of a sweep has printed
+PREDICTED = '.predictions.json'  # which files `predict` has written, and their contents' hashes
+LONGEST_SIDE = 2**16  # pixels
+LARGEST = 1e30  # of a mean or deviation; float32 goes a little further
+KEPT = {
+    '.lock',
+    LOG,
+    PREDICTED,
+    'config.json',
+    'labeled_ids.txt',
+    'validation_ids.txt',
+    'class_names.json',
+    'input.json',
+    'metrics.jsonl',
+    'results.json',
+    'checkpoints',
+    'damaged_checkpoints',
+}
 
 
 class Workdir:
@@ -34,22 +61,24 @@ class Workdir:
         self.metrics = self.path / 'metrics.jsonl'
         self.results = self.path / 'results.json'
         self.checkpoints = self.path / 'checkpoints'
+        self.damaged_checkpoints = self.path / 'damaged_checkpoints'
 
     def check(self, config: Any) -> None:
         """Refuse a path that cannot hold this run; writes nothing that stays.
 
+        A run that was stopped before its first checkpoint may begin anew with another config.
+
         Raises:
           UserError: a file, a folder that cannot be written, or the run of another config.
         """
-        # A link that leads nowhere exists too, as something in the way.
-        nearest = next(p for p in (self.path, *self.path.parents) if p.exists() or p.is_symlink())
-        if not nearest.is_dir():
-            raise UserError(f'--workdir={self.path}: {nearest} is a file; name a folder')
         try:
-            tempfile.TemporaryFile(dir=nearest).close()
+            files.check_writable(self.path)
+        except NotADirectoryError as error:
+            raise UserError(f'--workdir={self.path}: {error.filename} is a file; name a folder') from error
         except OSError as error:
             raise UserError(
-                f'--workdir={self.path}: {nearest} cannot be written ({error.strerror}); name another folder'
+                f'--workdir={self.path}: {error.filename} cannot be written ({error.strerror}); '
+                'name another folder'
             ) from error
         if not self.config.exists():
             if self.results.exists() or self.checkpoints.exists():
@@ -57,33 +86,35 @@ class Workdir:
                     f'--workdir={self.path} holds a run without its config.json; put that back, '
                     'or name another folder'
                 )
-        elif fields := differing_fields(read_json(self.config), config):
+        elif self.is_trained() and (fields := differing_fields(begun := self.read_config(), config)):
+            if only_longer(begun, config):
+                return
             raise UserError(
                 f'--workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
-                'name another folder, or use the same settings to continue that run'
+                'name another folder, or use the same settings to continue that run; '
+                f'--config.model.init_from={self.path} begins a new run with its weights'
             )
 
     def with_choices_of_run(self, config: Any) -> Any:
         """`config` with what its recipe chose when this run began, where it is open; a new run's as it is."""
         if config.get('recipe') != 'auto' or not self.config.exists():
             return config
-        there, fields = flatten(completed(read_json(self.config))), flatten(config)
+        there, fields = flatten(completed(self.read_config())), flatten(config)
         open_fields = {name: there.get(name) for name, value in fields.items() if value is None}
         config = copy.deepcopy(config)
         config.update_from_flattened_dict(open_fields | {'recipe': there['recipe']})
         return config
 
-    @contextmanager
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Make the folder, and keep it to this process; the system lifts the lock of a killed one.
 
         Raises:
           UserError: another run is in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / '.lock').open('w') as file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(files.lock(self.path / '.lock'))
             except BlockingIOError as error:
                 raise UserError(
                     f'--workdir={self.path}: another run is in it; wait for its end, or name another folder'
@@ -102,13 +133,16 @@ class Workdir:
         """Write the files that describe the run, none for what is empty; the folder is `lock`ed."""
         # Before labeled_ids.txt: a run that finds that one draws no split.
         if validation_ids:
-            write_atomically(self.validation_ids, split_text(validation_ids))
+            files.write_atomically(self.validation_ids, split_text(validation_ids))
+        else:
+            # Of a start with other settings that trained nothing.
+            self.validation_ids.unlink(missing_ok=True)
         if class_names:
-            write_json(self.class_names, list(class_names))
+            files.write_json(self.class_names, list(class_names))
         if input_form:
-            write_json(self.input_form, input_form._asdict())
-        write_atomically(self.labeled_ids, split_text(labeled_ids))
-        write_json(self.config, config.to_dict())
+            files.write_json(self.input_form, input_form._asdict())
+        files.write_atomically(self.labeled_ids, split_text(labeled_ids))
+        files.write_json(self.config, config.to_dict())
 
     def check_shared(self, *, seconds: float = 60) -> None:
         """Refuse a folder that is another one on the first host, which has `create`d it.
@@ -131,7 +165,7 @@ class Workdir:
 
     def describe(self) -> str:
         """What a finished run left behind, for people."""
-        files = {
+        described = {
             self.results.name: 'these figures',
             self.metrics.name: 'every logged figure; also as TensorBoard events',
             f'{self.checkpoints.name}/': 'the latest two and the best',
@@ -139,22 +173,92 @@ class Workdir:
             self.labeled_ids.name: 'which images kept their label',
         }
         if self.validation_ids.exists():
-            files[self.validation_ids.name] = 'which labeled images were held out'
+            described[self.validation_ids.name] = 'which labeled images were held out'
         if self.class_names.exists():
-            files[self.class_names.name] = 'the classes, in the order of the outputs'
+            described[self.class_names.name] = 'the classes, in the order of the outputs'
         if self.input_form.exists():
-            files[self.input_form.name] = 'shape, mean and deviation of the images'
+            described[self.input_form.name] = 'shape, mean and deviation of the images'
         return '\n'.join(
-            [f'written to {self.path}', *(f'  {name:<18} {what}' for name, what in files.items())]
+            [f'written to {self.path}', *(f'  {name:<18} {what}' for name, what in described.items())]
         )
 
+    def saved_steps(self) -> list[int]:
+        """The steps of the complete checkpoints, ascending."""
+        # Orbax gives a checkpoint its number when it is complete.
+        saved = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return sorted(int(path.name) for path in saved if path.name.isdecimal())
+
+    def is_trained(self) -> bool:
+        """Whether there is anything that was trained, damaged checkpoints included."""
+        return self.results.exists() or self.damaged_checkpoints.exists() or bool(self.saved_steps())
+
+    def is_described(self) -> bool:
+        """Whether all that `create` writes for the other commands is there and can be read."""
+        try:
+            self.read_class_names()
+            self.read_input_form()
+        except UserError:
+            return False
+        return self.labeled_ids.exists()
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings, nested as in the file, of whatever version.
+
+        Raises:
+          UserError: the file is damaged, or a field holds what it cannot.
+        """
+        config = read_json(self.config, RESTORE)
+        with naming(self.config, RESTORE):
+            check_saved(config)
+        return config
+
     def read_labeled_ids(self) -> list[str] | None:
-        """The labeled images that this run began with, or None in a new run."""
+        """The labeled images that this run began with, or None in a new run.
+
+        Raises:
+          UserError: the file is damaged.
+        """
         return _read_ids(self.labeled_ids) if self.labeled_ids.exists() else None
 
     def read_validation_ids(self) -> list[str]:
-        """The images that this run held out, none in a new run."""
+        """The images that this run held out, none in a new run.
+
+        Raises:
+          UserError: the file is damaged.
+        """
         return _read_ids(self.validation_ids) if self.validation_ids.exists() else []
+
+    def read_split(self, sha256: str | None = None) -> Split | None:
+        """The images that this run began with, labeled and held out, or None in a new run.
+
+        Args:
+          sha256: of the labeled ids, as a checkpoint or `results.json` holds it; None: not to be compared.
+
+        Raises:
+          UserError: a file is damaged, or names other images than those of `sha256`.
+        """
+        labeled = self.read_labeled_ids()
+        if labeled is None:
+            return None
+        if sha256 not in (None, split_sha256(labeled)):
+            raise UserError(
+                f'{self.labeled_ids} is not the split that this run was trained on; put the old file back, '
+                f'or {REDRAW}'
+            )
+        return Split(labeled, self.read_validation_ids())
+
+    def begun_split(self, config: Any) -> Split | None:
+        """The split to go on with under `config`; None where it is to be drawn.
+
+        That is so in a new run, and in one that was begun with another config and has trained nothing.
+        """
+        if self.config.exists() and not self.is_trained():
+            try:
+                if differing_fields(self.read_config(), config):
+                    return None
+            except UserError:
+                return None
+        return self.read_split()
 
     def read_class_names(self) -> tuple[str, ...]:
         """The classes in the order of the outputs.
@@ -162,7 +266,14 @@ class Workdir:
         Raises:
           UserError: the file is missing or damaged.
         """
-        return tuple(map(str, self._read_described(self.class_names, list)))
+        names = self._read_described(self.class_names, list)
+        with naming(self.class_names, REWRITE):
+            for name in names:
+                if not isinstance(name, str) or names.count(name) > 1:
+                    raise UserError(f'{name!r} must be the name of a class, and of one alone')
+            if not names:
+                raise UserError('it names no class')
+        return tuple(names)
 
     def read_input_form(self) -> InputForm:
         """What images the run's network takes.
@@ -171,87 +282,113 @@ class Workdir:
           UserError: the file is missing or damaged.
         """
         value = self._read_described(self.input_form, dict)
-        try:
-            form = InputForm(*(tuple(value[name]) for name in InputForm._fields))
-            if len(form.image_shape) != 3 or {len(form.mean), len(form.std)} != {form.image_shape[-1]}:
-                raise ValueError(f'it holds {value}')
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f'{self.input_form} is damaged ({error}); {REWRITE}') from error
-        return form
+        with naming(self.input_form, REWRITE):
+            shape = _numbers(
+                value,
+                'image_shape',
+                lambda side: isinstance(side, int) and 1 <= side <= LONGEST_SIDE,
+                f'whole numbers from 1 to {LONGEST_SIDE}',
+            )
+            if len(shape) != 3:
+                raise UserError(f'image_shape={list(shape)} must be height, width and channels')
+            mean = _numbers(value, 'mean', lambda x: abs(x) < LARGEST, 'numbers')
+            std = _numbers(value, 'std', lambda x: 0 < x < LARGEST, 'numbers more than 0')
+            if {len(mean), len(std)} != {shape[-1]}:
+                raise UserError(f'mean and std must have a number for each of the {shape[-1]} channels')
+        return InputForm(shape, mean, std)
+
+    def read_results(self) -> dict[str, Any] | None:
+        """The metrics of a finished run, or None.
+
+        Raises:
+          UserError: the file is damaged, or a field holds what it cannot.
+        """
+        if not self.results.exists():
+            return None
+        remedy = f'delete it, and {REWRITE}'
+        results = read_json(self.results, remedy)
+        with naming(self.results, remedy):
+            check_results(results)
+        return results
 
     def _read_described(self, path: Path, kind: type) -> Any:
         if not path.exists():
             raise UserError(
                 f'{path} is missing, as in runs of older versions and imports without their images; {REWRITE}'
             )
-        return read_json(path, kind)
-
-    def read_results(self) -> dict | None:
-        """The figures of a finished run, or None."""
-        if not self.results.exists():
-            return None
-        results = read_json(self.results)
-        if 'steps' not in results:
-            raise UserError(f'{self.results} holds no results; delete it, or name another --workdir')
-        return results
+        return read_json(path, REWRITE, kind)
 
 
-def _read_ids(path: Path) -> list[str]:
-    return path.read_text(encoding='utf-8').splitlines()
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, remedy: str = RESTORE, kind: type = dict) -> Any:
     """Parse a file of ours.
 
+    Args:
+      remedy: how to get the file back, for messages.
+
     Raises:
-      UserError: it is not JSON, or holds another `kind` of value.
+      UserError: it cannot be read, is not JSON, or holds another `kind` of value.
     """
-    try:
-        value = json.loads(path.read_text(encoding='utf-8'))
+    text = _read_text(path, remedy)
+    with naming(path, remedy):
+        try:
+            value = json.loads(text)
+        # Of an int of thousands of digits, of a list in a list in a list ...
+        except (ValueError, RecursionError) as error:
+            raise UserError(str(error)) from error
         if not isinstance(value, kind):
-            raise ValueError(f'it holds a {type(value).__name__}')
-    # JSON's and Unicode's errors are ValueErrors too.
-    except ValueError as error:
-        raise UserError(f'{path} is damaged ({error}); restore it, or name another --workdir') from error
+            raise UserError(f'it holds a {type(value).__name__}')
     return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value`, readable, all or nothing."""
-    write_atomically(path, json.dumps(value, indent=2) + '\n')
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside `path`, then rename: a kill or a full disk leaves the old file whole."""
-    with open_atomically(path, 'wb') as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def naming_output(output: str | os.PathLike, kind: str = 'file') -> Iterator[None]:
-    """Make an OSError of writing what --output names (a `kind`: 'file' or 'folder') a UserError."""
+@contextlib.contextmanager
+def naming(path: Path, remedy: str) -> Iterator[None]:
+    """Put the file and how to get it back around a UserError that names a field of it."""
     try:
         yield
-    except OSError as error:
-        raise UserError(
-            f'--output={output} cannot be written ({error.strerror or error}); name another {kind}'
-        ) from error
+    except UserError as error:
+        # A value may be of several lines.
+        raise UserError(f'{path} is damaged ({" ".join(str(error).split())}); {remedy}') from error
 
 
-@contextmanager
-def open_atomically(path: Path, mode: str = 'w', **options: Any) -> Iterator[IO]:
-    """A file beside `path` to write, in UTF-8 where it is text; renamed at the end of the block.
+def check_no_run_file(output: str | os.PathLike) -> None:
+    """Refuse an `--output` in the place of a file that a run or a sweep keeps of itself, there or not yet.
 
-    A block that fails leaves no trace of it.
+    Raises:
+      UserError: naming the file.
     """
-    beside = path.with_name(f'.{path.name}.tmp')
-    if 'b' not in mode:
-        options = {'encoding': 'utf-8'} | options
-    try:
-        with beside.open(mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    path = Path(os.path.realpath(output))
+    for folder in path.parents:
+        first = path.relative_to(folder).parts[0]
+        in_run = (folder / 'config.json').is_file() and (first in KEPT or first.startswith('events.'))
+        if in_run or ((folder / 'sweep.json').is_file() and path == folder / 'sweep.json'):
+            raise UserError(f'--output={output} is a file of the run in {folder}; name another file')
+
+
+def _read_ids(path: Path) -> list[str]:
+    # Not `splitlines`: a file's name may hold characters that it takes for the end of a line.
+    ids = [line.removesuffix('\r') for line in _read_text(path, REDRAW).split('\n') if line]
+    with naming(path, REDRAW):
+        if len({*ids}) < len(ids):
+            raise UserError('it names an image twice')
+    return ids
+
+
+def _read_text(path: Path, remedy: str) -> str:
+    with naming(path, remedy):
+        # A pipe in its place would be waited for.
+        if not path.is_file():
+            raise UserError('it is no file')
+        try:
+            return path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise UserError(str(error)) from error
+
+
+def _numbers(value: dict[str, Any], name: str, holds: Callable[[Any], bool], must: str) -> tuple[Any, ...]:
+    numbers = value.get(name)
+    if not isinstance(numbers, list) or not all(
+        isinstance(number, int | float) and not isinstance(number, bool) and holds(number)
+        for number in numbers
+    ):
+        raise UserError(f'{name}={numbers!r} must be a list of {must}')
+    return tuple(numbers)

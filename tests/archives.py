@@ -1,5 +1,6 @@
 """Tiny archives in the real formats, which TFDS's builders are made to expect."""
 
+import gzip
 import hashlib
 import importlib
 import io
@@ -88,7 +89,65 @@ def write_cifar100(folder, *, train=200, test=100):
     return splits
 
 
-WRITERS = {'svhn_cropped': write_svhn, 'cifar10': write_cifar10, 'cifar100': write_cifar100}
+def write_mnist(folder, *, train=40, test=20, seed=6):
+    """The four `idx-ubyte.gz` files that MNIST and Fashion-MNIST have."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = {}
+    for split, prefix, count in (('train', 'train', train), ('test', 't10k', test)):
+        images = random_images(count, seed)[:, :28, :28, :1]
+        labels = cycled_labels(count, 10, seed)
+        for name, values in (('images-idx3', images[..., 0]), ('labels-idx1', labels)):
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, '>u4').tobytes()
+            # No time of writing: the same bytes, hence the same checksum, each time.
+            (folder / f'{prefix}-{name}-ubyte.gz').write_bytes(
+                gzip.compress(header + values.tobytes(), mtime=0)
+            )
+        splits[split] = images, labels
+        seed += 1
+    return splits
+
+
+def write_fashion_mnist(folder):
+    """As `write_mnist`, with other images."""
+    return write_mnist(folder, seed=8)
+
+
+STL10_CLASSES = ['airplane', 'bird', 'car', 'cat', 'deer', 'dog', 'horse', 'monkey', 'ship', 'truck']
+
+
+def write_stl10(folder, *, train=20, test=10, unlabeled=7):
+    """`stl10_binary.tar.gz`; the returned training images end with the unlabeled ones, of label -1.
+
+    Fold k holds the k-th half of the images, by turns: one of every class.
+    """
+    rng = np.random.default_rng(10)
+    parts = {'train': train, 'test': test, 'unlabeled': unlabeled}
+    images = {name: rng.integers(0, 256, (count, 96, 96, 3), np.uint8) for name, count in parts.items()}
+    labels = {name: (np.arange(parts[name]) % 10).astype(np.uint8) for name in ('train', 'test')}
+    # As published, and in this order: each channel column by column; labels from 1.
+    files = {}
+    for name in ('test', 'train'):
+        files[f'{name}_X.bin'] = images[name].transpose(0, 3, 2, 1).tobytes()
+        files[f'{name}_y.bin'] = (labels[name] + 1).tobytes()
+    files['unlabeled_X.bin'] = images['unlabeled'].transpose(0, 3, 2, 1).tobytes()
+    files['class_names.txt'] = '\n'.join([*STL10_CLASSES, '']).encode()
+    folds = [range(k % 2 * 10, k % 2 * 10 + 10) for k in range(10)]
+    files['fold_indices.txt'] = ''.join(' '.join(map(str, fold)) + ' \n' for fold in folds).encode()
+    write_tar(Path(folder) / 'stl10_binary.tar.gz', 'stl10_binary', files)
+    whole = np.concatenate([images['train'], images['unlabeled']])
+    known = np.concatenate([labels['train'].astype(np.int32), np.full(unlabeled, -1, np.int32)])
+    return {'train': (whole, known), 'test': (images['test'], labels['test'])}
+
+
+WRITERS = {
+    'svhn_cropped': write_svhn,
+    'cifar10': write_cifar10,
+    'cifar100': write_cifar100,
+    'mnist': write_mnist,
+    'fashion_mnist': write_fashion_mnist,
+    'stl10': write_stl10,
+}
 
 
 def cifar_bytes(images, *labels):

@@ -214,6 +214,8 @@ def _updates(params, plan, batch, settings, targets, weights, loss):
         at=settings['meta_at'],
     )
     moved_targets = project(targets - settings['meta_lr'] * by_targets)
+    # A row of zeros is no target, whatever weight would be good for it.
+    by_weights = np.where(targets.any(axis=1), by_weights, 0)
     return moved_targets, np.maximum(weights - settings['meta_lr'] * by_weights, 0)
 
 

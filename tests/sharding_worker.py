@@ -25,33 +25,43 @@ CLASSES = 4
 SIZE = 16
 
 
-class Job:
-    """Real steps of ConvLarge, narrow, with mix-up, dropout, crops and flips."""
+# A method with a state, one with a teacher, one whose targets meta moves; thresholds that a new net reaches.
+METHODS = {
+    'flexmatch': {'threshold': 0.3},
+    'mean_teacher': {},
+    'fixmatch': {'threshold': 0.3, 'meta': True},
+}
 
-    def __init__(self, dtype, *, num_devices, batch_size):
+
+class Job:
+    """Real steps of a narrow network, with dropout, crops and flips, and what the method adds."""
+
+    def __init__(self, dtype, *, num_devices, batch_size, name='metasemi', net='conv_large', **options):
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
         labels = rng.integers(0, CLASSES, 64).astype(np.int32)
         dataset = Dataset(images, labels, np.arange(64).astype(str), None, None, tuple('abcd'))
         self.mesh = make_mesh(jax.devices()[:num_devices])
+        model = create_model(net, CLASSES, dtype=dtype, width=4)
+        method = create_method(name, model, **options)
+        ema_decay = 0.9 if method.teacher else 0.0
         self.pipeline = resident_pipeline(
             dataset,
             np.arange(16),
             np.arange(16, 64),
             batch_size=batch_size,
             seed=0,
-            views=make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3),
+            unlabeled_ratio=2 if method.second_view == 'strong' else 1,
+            views=make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3, second=method.second_view),
         )
-        model = create_model('conv_large', CLASSES, dtype=dtype, width=4)
         tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
-        step = make_train_step(
-            create_method('metasemi', model, rampup_steps=0),
-            tx,
-            lr_schedule=lambda step: jnp.asarray(0.1),
-        )
+        step = make_train_step(method, tx, lr_schedule=lambda step: jnp.asarray(0.1), ema_decay=ema_decay)
         variables = init_variables(model, jax.random.key(0), (SIZE, SIZE, 3))
         variables = jax.tree.map(lambda x: np.asarray(x, dtype), variables)
-        self.state = place(TrainState.create(variables, tx), replicated(self.mesh))
+        state = TrainState.create(
+            variables, tx, with_ema=ema_decay > 0, method_state=jax.device_get(method.init(CLASSES, 48))
+        )
+        self.state = place(state, replicated(self.mesh))
         self.device_data = place(self.pipeline.device_data, replicated(self.mesh))
         self.run_steps = make_run_steps(step, self.pipeline.to_batch, max_steps=1, mesh=self.mesh)
 
@@ -64,11 +74,11 @@ class Job:
         return self.run_steps.lower(*self.args(self.pipeline.host_batches(0))).compile()
 
     def weights(self, compiled):
-        """{parameter or statistic: value} after `STEPS` steps."""
+        """{parameter, statistic, average or entry of the method's state: value} after `STEPS` steps."""
         batches = self.pipeline.host_batches(0)
         for _ in range(STEPS):
             self.state, _ = compiled(*self.args(batches))
-        variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
+        variables = {name: getattr(self.state, name) for name in ('params', 'batch_stats', 'ema', 'method')}
         return {
             jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(variables)
         }
@@ -91,18 +101,22 @@ def main(path):
     found = {}
     for dtype in (np.float64, np.float32):
         for n in (1, 2, 4, 8):
-            job = Job(dtype, num_devices=n, batch_size=8)
+            job = Job(dtype, num_devices=n, batch_size=8, rampup_steps=0)
             compiled = job.compile()
             name = f'{np.dtype(dtype).name}/{n}'
             found |= {f'{name}/weights{k}': v for k, v in job.weights(compiled).items()}
     # One image a device: the last of the programs above, and two more.
     texts = {8: compiled.as_text()}
     for n in (2, 4):
-        texts[n] = Job(np.float32, num_devices=n, batch_size=n).compile().as_text()
+        texts[n] = Job(np.float32, num_devices=n, batch_size=n, rampup_steps=0).compile().as_text()
     for n, text in texts.items():
         sent = collectives(text)
         found[f'collectives/{n}/operations'] = np.array([operation for operation, _ in sent])
         found[f'collectives/{n}/shapes'] = np.array([str(shape) for _, shape in sent])
+    for method, options in METHODS.items():
+        for n in (1, 8):
+            job = Job(np.float64, num_devices=n, batch_size=8, name=method, net='conv_small', **options)
+            found |= {f'{method}/{n}/weights{k}': v for k, v in job.weights(job.compile()).items()}
     np.savez(path, **found)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from metasemi_jax.training import compiler_options
-from metasemi_jax.training.compiler_options import step_compiler_options
+from metasemi_jax.training.compiler_options import deterministic_options, step_compiler_options
 
 here = pytest.mark.skipif(step_compiler_options() is None, reason='the options are for CPUs of x86-64')
 
@@ -52,3 +52,20 @@ def test_the_users_own_flag_stands(asked_anew, monkeypatch):
 def test_a_release_without_the_option_gets_the_defaults(asked_anew, monkeypatch):
     monkeypatch.setattr(compiler_options, '_X86', {'xla_cpu_no_such_option': '1'})
     assert step_compiler_options() is None
+
+
+def test_gpus_are_asked_for_kernels_that_give_the_same_bits(asked_anew, monkeypatch):
+    monkeypatch.delenv('XLA_FLAGS', raising=False)
+    assert deterministic_options() is None  # CPUs and TPUs have no others
+    # XLA refuses an option that it does not know, on whatever backend.
+    jax.jit(lambda: 0, compiler_options={'xla_gpu_exclude_nondeterministic_ops': True}).lower().compile()
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert (
+        step_compiler_options() == deterministic_options() == {'xla_gpu_exclude_nondeterministic_ops': True}
+    )
+
+
+def test_the_users_own_deterministic_kernels_stand(monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setenv('XLA_FLAGS', '--xla_gpu_deterministic_ops=true')
+    assert deterministic_options() is None

@@ -1,6 +1,7 @@
 import json
 
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import default, digits
@@ -30,13 +31,12 @@ def test_a_config_read_back_does_not_differ():
 
 def test_differing_fields_are_named_with_both_values():
     old = digits.get_config().to_dict()
-    del old['method']['meta']
+    del old['method']['meta']  # as in an older version: the method's own, which it is here too
     old['gone'] = 3
     old['optimizer']['milestones'] = (3, 4)
     new = changed(seed=4, optimizer__milestones=(1, 2))
     assert differing_fields(old, new) == [
         'gone: 3 there, absent here',
-        'method.meta: absent there, True here',
         'optimizer.milestones: [3, 4] there, [1, 2] here',
         'seed: 0 there, 4 here',
     ]
@@ -56,7 +56,6 @@ POSITIVE = [
     'eval_every',
     'eval_batch_size',
     'checkpoint_every',
-    'data.memory_budget',
     'model.depth',
     'method.mixup_gamma',
     'method.epsilon',
@@ -66,7 +65,6 @@ NOT_NEGATIVE = [
     'steps_per_call',
     'data.num_labels',
     'data.num_validation',
-    'data.image_size',
     'data.pad',
     'method.rampup_steps',
     'method.meta_lr',
@@ -131,7 +129,7 @@ def test_crops_and_schedules():
     refused(changed(data__crop_aspect=(1.2, 0.8)), r'the smaller one first$')
     refused(changed(data__crop_area=(0.1, 1.5)), r'^data.crop_area=.* must be more than 0 and at most 1$')
     refused(changed(data__num_workers=-1), r'^data.num_workers=-1 must not be negative$')
-    check_config(changed(data__num_workers=0))
+    check_config(changed(data__num_workers=0, data__name='own_images'))
     refused(changed(optimizer__schedule='step'), r'must be one of cosine, cosine_7_16, milestones$')
     for schedule in ('cosine', 'cosine_7_16'):
         config = changed(optimizer__schedule=schedule, optimizer__warmup_steps=2000)
@@ -200,3 +198,69 @@ def test_an_int_serves_as_a_float():
 
 def test_every_field_is_checked():
     assert FIELDS.keys() == flatten(default.get_config()).keys()
+
+
+def test_what_int32_and_float32_cannot_hold():
+    for name, field in FIELDS.items():
+        if field.kind is int and not field.wide:
+            value = (2**31,) if field.many else 2**31
+            refused(with_any(name, value), rf'^{name}=.*2147483648\]? must be less than 2\*\*31$')
+    for name, value in {'optimizer.lr': 1e39, 'method.mixup_gamma': 1e-39, 'method.meta_lr': 1e300}.items():
+        refused(
+            with_any(name, value), rf'^{name}=.* must be a number that float32 holds, from 1.2e-38 to 3.4'
+        )
+    check_config(changed(data__name='own_images', data__memory_budget=10**12, seed=2**32 - 1))
+
+
+def with_any(name, value):
+    nested = digits.get_config().to_dict()
+    *parents, last = name.split('.')
+    (nested[parents[0]] if parents else nested)[last] = value
+    return ml_collections.ConfigDict(nested)
+
+
+def test_batches_that_no_machine_holds():
+    refused(changed(batch_size=10**9), r'^batch_size=1000000000 and unlabeled_ratio=1 are 1,000,000,000 unla')
+    refused(changed(unlabeled_ratio=2**20), r'are 67,108,864 unlabeled images a step; at most 1,048,576 are')
+    check_config(changed(batch_size=2**20))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('optimizer.lr', np.float32(0.1), r'^optimizer.lr=.*0\.1.* is of the type float32; a config holds'),
+        ('seed', np.int64(3), 'is of the type int64'),
+        ('data.mean', (np.float32(1),), 'is of the type float32'),
+        ('data.std', np.ones(3), 'is of the type ndarray'),
+        ('model.width', len, r'^model.width=<built-in function len> is of the type builtin_function'),
+        ('data.name', b'digits', 'is of the type bytes'),
+        ('data.crop_area', {1, 2}, 'is of the type set'),
+        ('optimizer.milestones', ((1, 2), (3,)), 'is of the type tuple'),
+    ],
+)
+def test_what_a_config_file_cannot_hold(name, value, message):
+    refused(with_any(name, value), message)
+
+
+def test_a_numpy_float_that_is_one():
+    check_config(with_any('optimizer.lr', np.float64(0.1)))
+
+
+def test_settings_of_other_data_are_refused():
+    message = r'^data.path=mine is not used with data.name=digits; add --config=configs/folder.py$'
+    refused(changed(data__path='mine'), message)
+    refused(
+        changed(data__image_size=32), r'^data.image_size=32 is not used with data.name=digits; leave it out$'
+    )
+    for name, value in {
+        'data__data_dir': 'x',
+        'data__manual_dir': 'x',
+        'data__num_workers': 2,
+        'data__memory_budget': 1,
+    }.items():
+        refused(changed(**{name: value}), 'is not used with data.name=digits; leave it out$')
+    refused(changed(data__name='cifar10', data__path='x'), 'is not used with data.name=cifar10')
+    refused(changed(data__name='cifar10', data__image_size=8), 'is not used with data.name=cifar10')
+    check_config(changed(data__name='cifar10', data__data_dir='x', data__manual_dir='y'))
+    check_config(changed(data__name='own_images', data__path='x', data__image_size=8))
+    check_config(changed(data__name='imagenet2012', data__manual_dir='x', data__image_size=8))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
+from metasemi_jax.data.batches.augment import PAD_MODES, normalize, random_crop, random_flip
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (40, 6, 5, 3)).astype(np.uint8)
 
@@ -15,6 +15,26 @@ def windows(image, pad):
     padded[pad : pad + height, pad : pad + width] = image
     places = range(2 * pad + 1)
     return np.stack([padded[i : i + height, j : j + width] for i in places for j in places])
+
+
+def test_reflection_mirrors_at_the_border_pixels():
+    """A row 1 2 3, padded by 2: 3 2 | 1 2 3 | 2 1; five windows."""
+    row = np.array([1, 2, 3], np.uint8)
+    image = np.broadcast_to(row[None, None, :, None], (200, 3, 3, 1))
+    crops = np.asarray(random_crop(image, jax.random.key(0), pad=2, mode='reflect'))
+    rows = {tuple(crop[0, :, 0].tolist()) for crop in crops}
+    assert rows == {(3, 2, 1), (2, 1, 2), (1, 2, 3), (2, 3, 2), (3, 2, 1)}
+    assert (crops == crops[:, :1]).all()
+
+
+@pytest.mark.parametrize('mode', PAD_MODES)
+def test_every_crop_is_a_window_of_numpys_padding(mode):
+    crops = np.asarray(random_crop(IMAGES, jax.random.key(0), pad=3, mode=mode))
+    around = ((0, 0), (3, 3), (3, 3), (0, 0))
+    padded = np.pad(IMAGES, around, mode={'black': 'constant', 'reflect': 'reflect'}[mode])
+    for image, crop in zip(padded, crops, strict=True):
+        found = [image[i : i + 6, j : j + 5] for i in range(7) for j in range(7)]
+        assert any((window == crop).all() for window in found)
 
 
 @pytest.mark.parametrize('pad', [1, 2])

@@ -20,6 +20,8 @@ from archives import (
     tar_bytes,
     write_imagenet,
 )
+from configs import imagenet as imagenet_config
+from metasemi_jax.config import check_config
 from metasemi_jax.data.images.decode import decode_square
 from metasemi_jax.data.sources.imagenet import load_imagenet
 from metasemi_jax.data.sources.imagenet_subsets import subset_file
@@ -111,11 +113,7 @@ def test_the_second_load_reads_no_image_and_writes_nothing(prepared, monkeypatch
     root, _, data = prepared
     monkeypatch.setattr('metasemi_jax.data.sources.imagenet.index_records', None)
     before = contents(root)
-    again = (
-        load(root, manual_dir='nowhere')
-        if False
-        else load_imagenet(data_dir=str(root / 'tfds'), manual_dir='nowhere', image_size=28)
-    )
+    again = load_imagenet(data_dir=str(root / 'tfds'), manual_dir='nowhere', image_size=28)
     assert contents(root) == before
     np.testing.assert_array_equal(again.train_ids, data.train_ids)
     np.testing.assert_array_equal(again.test_labels, data.test_labels)
@@ -132,6 +130,19 @@ def test_the_lists_of_labeled_images(prepared, tmp_path):
     # A list of paths, as programs on unpacked archives have it.
     (tmp_path / 'paths.txt').write_text(''.join(f'{name.partition("_")[0]}/{name}\n' for name in named))
     assert read_split_file(str(tmp_path / 'paths.txt'), data.train_ids) == named
+
+
+def test_epochs_are_those_of_the_authors():
+    """600 of the unlabeled images; labels alone: 600 of the labeled ones, and the rate falls over these."""
+    metasemi, labeled_only = imagenet_config.get_config(), imagenet_config.get_config('supervised')
+    assert metasemi.total_steps == -(-600 * 1_153_051 // 512)
+    assert labeled_only.total_steps == 600 * (128_116 // 512) == 150_000
+    for config in (metasemi, labeled_only):
+        assert config.total_steps // config.eval_every == 600
+        assert config.optimizer.warmup_steps == 5 * config.eval_every
+        assert config.optimizer.schedule == 'cosine'
+        check_config(config)
+    assert metasemi.optimizer.lr == labeled_only.optimizer.lr
 
 
 def besides_locks(root):

@@ -1,7 +1,11 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from metasemi_jax.data.images.chunks import open_images
 from metasemi_jax.data.sources.own_images import load_own_images
 from metasemi_jax.errors import UserError
 from own_images import random_pixels, write_csv, write_folder, write_image
@@ -187,6 +191,13 @@ NPZ_ERRORS = {
     'two classes or more, not 1': {'y': np.minimum(Y, 0)},
     'needs both x_test and y_test; it holds x, y, x_test': {'x_test': X},
     'y_test holds the label -1; the lowest is 0': {'x_test': X, 'y_test': Y},
+    'y holds the label 1000000000000, and the 6 images of x have as many': {'y': np.where(Y == 1, 10**12, Y)},
+    'y holds the label 4294967297': {'y': np.where(Y == 1, 2**32 + 1, Y)},
+    'y_test holds the label 4294967297': {'x_test': X[:1], 'y_test': np.array([2**32 + 1])},
+    r'x of shape \[6, 3, 8, 8\] looks like \[N, C, H, W\].*save x.transpose\(0, 2, 3, 1\)': {
+        'x': X.transpose(0, 3, 1, 2)
+    },
+    r"holds x_tst, which means nothing here \(did you mean 'x_test'\?\); the arrays are x, y,": {'x_tst': X},
     'differ in shape': {'x_val': X[..., 0], 'y_val': np.abs(Y)},
     'cannot be read as an .npz file .*allow_pickle': {'x': X, 'class_names': np.array(['a', 1], object)},
 }
@@ -195,6 +206,30 @@ NPZ_ERRORS = {
 @pytest.mark.parametrize('message', NPZ_ERRORS)
 def test_a_bad_npz(tmp_path, message):
     refused(save(tmp_path / 'a.npz', **NPZ_ERRORS[message]), message)
+
+
+def write_npy_header(archive, name, shape):
+    """An array of this shape as its header says, and no values."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+    archive.writestr(f'{name}.npy', file.getvalue())
+
+
+@pytest.mark.parametrize('shape', [(-1, 8, 8, 3), (6, -8, 8, 3), (6, 8, 8, 0)])
+def test_an_npz_whose_header_lies(tmp_path, shape):
+    path = tmp_path / 'a.npz'
+    with zipfile.ZipFile(path, 'w') as archive:
+        write_npy_header(archive, 'x', shape)
+        write_npy_header(archive, 'y', (6,))
+    refused(path, r'x must be images \[N, H, W\] or \[N, H, W, C\], its shape is')
+    with pytest.raises(UserError, match=r'x must be images'):
+        open_images([str(path)], (8, 8, 3))
+
+
+def test_channels_first_in_predict(tmp_path):
+    np.savez(tmp_path / 'a.npz', x=X.transpose(0, 3, 1, 2))
+    with pytest.raises(UserError, match=r'looks like \[N, C, H, W\].*save x.transpose'):
+        open_images([str(tmp_path / 'a.npz')], (8, 8, 3))
 
 
 def test_a_damaged_or_large_npz(tmp_path):

@@ -103,9 +103,8 @@ def test_garbage_for_the_unlabeled_labels_changes_nothing_else():
 def test_the_two_batches_are_augmented_independently():
     everything = np.arange(40)
     dataset = numbered_dataset()
-    pipeline = resident_pipeline(
-        dataset, everything, everything, batch_size=40, seed=0, views=RAW._replace(pad=1)
-    )
+    views = make_views(pad=1, flip=False, **PIXELS)
+    pipeline = resident_pipeline(dataset, everything, everything, batch_size=40, seed=0, views=views)
     same = np.arange(40), np.arange(40)
     batch = pipeline.to_batch(pipeline.device_data, same, jax.random.key(0))
     alike = (np.asarray(batch.labeled_images) == np.asarray(batch.unlabeled_images)).all((1, 2, 3))

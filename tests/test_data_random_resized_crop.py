@@ -41,3 +41,15 @@ def test_a_single_pixel():
 
 def test_the_whole_image():
     np.testing.assert_array_equal(boxes(40, 40, CropRange((1, 1), (1, 1)), count=3), [(0, 0, 40, 40)] * 3)
+
+
+def test_a_hundred_draws_before_the_middle():
+    """Of ten it would nearly always be the middle."""
+    crop = CropRange((0.1, 1.0), (6.0, 6.0))
+    found = boxes(60, 600, crop, count=300)
+    # The largest box of this shape is 60×10, 1/60 of the area: none fits, and it is the middle.
+    np.testing.assert_array_equal(found, [(0, 295, 60, 305)] * 300)
+    crop = CropRange((0.01, 1.0), (6.0, 6.0))
+    # Areas up to 1/60 fit, 0.0067 of 0.99: half of the boxes come of a hundred draws, a fifteenth of ten.
+    middle = (boxes(60, 600, crop, count=300) == (0, 295, 60, 305)).all(axis=1).mean()
+    assert 0.35 < middle < 0.65

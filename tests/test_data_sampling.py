@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.data.sampling import sample_stream
+from metasemi_jax.data.splits import VALIDATION_STREAM
 
 
 def stream(pool, count, seed=(0, 0), start=0):
@@ -65,3 +66,13 @@ def test_what_a_caller_does_to_a_batch_stays_with_it():
     kept = first.copy()
     first[:] = 0
     np.testing.assert_array_equal(stream(10, 10), kept)
+
+
+def test_its_streams_begin_as_those_of_the_splits():
+    """NumPy pads seeds with zeros; `sample_stream` says so, and why it does no harm."""
+    seed = 11
+    assert stream(40, 40, (seed, 0)).tolist() == np.random.default_rng(seed).permutation(40).tolist()
+    held_out = np.random.default_rng([seed, VALIDATION_STREAM])
+    assert stream(40, 40, (seed, 1)).tolist() == held_out.permutation(40).tolist()
+    # The second epoch is nobody else's.
+    assert stream(40, 40, (seed, 0), 40).tolist() != np.random.default_rng(seed).permutation(40).tolist()

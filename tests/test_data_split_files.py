@@ -27,6 +27,21 @@ def test_the_official_program_names_positions(tmp_path, text):
     assert read(tmp_path, text, DIGITS_IDS) == ['0003', '0007', '0020']
 
 
+def test_a_label_after_the_name(tmp_path):
+    """As in lists for programs on unpacked archives."""
+    ids = [f'n01440764_{i}.JPEG' for i in range(4)]
+    text = 'n01440764/n01440764_3.JPEG 0\ntrain/n01440764/n01440764_1.JPEG\t0\n'
+    assert read(tmp_path, text, ids) == [ids[1], ids[3]]
+    with pytest.raises(UserError, match=r'does not hold: n01440764/n01440764_9.JPEG 0'):
+        read(tmp_path, 'n01440764/n01440764_9.JPEG 0\n', ids)
+
+
+def test_positions_are_of_the_training_split(tmp_path):
+    """Where there is another one beside it, as in STL-10."""
+    ids = [*TFDS_IDS, *(f'unlabelled_{i:06d}' for i in range(7))]
+    assert read(tmp_path, '3 5', ids) == ['train_00003', 'train_00005']
+
+
 def test_what_is_refused(tmp_path):
     for text, ids, message in (
         ('train_00003\nvalid_1\n', TFDS_IDS, 'names 1 images that the training set does not hold: valid_1$'),

@@ -4,7 +4,6 @@ import pytest
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import (
     class_balanced_split,
-    data_sha256,
     draw_split,
     split_positions,
     split_sha256,
@@ -159,13 +158,21 @@ def test_more_than_the_labels_can_spare():
 
 def test_a_named_split_needs_labels():
     data = small_dataset()
-    assert drawn(data, labeled_ids=['03', '01']).labeled == ['01', '03']
-    with pytest.raises(UserError, match=r"images without a label, the first '22'"):
+    assert drawn(data, labeled_ids=['10', '06', '01']).labeled == ['01', '06', '10']
+    with pytest.raises(UserError, match=r"1 images without a label, the first '22'; label them"):
         drawn(data, labeled_ids=['01', '22'])
 
 
-def test_the_sum_of_the_data_sees_every_change():
-    args = (['a', 'b', 'c'], ['b'], ['x', 'y'])
-    assert data_sha256(['c', 'a', 'b'], *args[1:]) == data_sha256(*args)
-    others = ((['a', 'b'], ['b'], ['x', 'y']), (args[0], [], args[2]), (*args[:2], ['y', 'x']))
-    assert len({data_sha256(*other) for other in (args, *others)}) == 4
+def test_a_named_split_needs_every_class():
+    data = small_dataset()
+    with pytest.raises(UserError, match=r'names no image of 2 of 3 classes \(b, c\); name one of each'):
+        drawn(data, labeled_ids=['01', '02'])
+    # A class that no training image is known to be of cannot be asked for.
+    assert drawn(data._replace(class_names=('a', 'b', 'c', 'd')), labeled_ids=['01', '06', '10']).labeled
+
+
+def test_more_labels_than_there_are_beside_unlabeled_images():
+    """The mistake that everybody makes once."""
+    for num_labels, message in ((24, r'8 labels of class 0, which has 6 images with one; use at most 12$'),):
+        with pytest.raises(UserError, match=message):
+            drawn(small_dataset(unlabeled=40), num_labels=num_labels)

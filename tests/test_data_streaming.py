@@ -19,7 +19,7 @@ from metasemi_jax.errors import UserError
 SIZE, COUNT = 8, 40
 VIEWS = make_views(pad=1, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3)
 CROP = HostCrop(CropRange((0.1, 1.0), (0.8, 1.25)), flip=True)
-LABELED, UNLABELED = np.arange(10), np.arange(10, COUNT)
+LABELED, UNLABELED, EVERYTHING = np.arange(10), np.arange(10, COUNT), np.arange(COUNT)
 
 
 @pytest.fixture(scope='module')
@@ -65,25 +65,71 @@ def numbers(images):
     return np.median(images, axis=(1, 2, 3)).astype(int)
 
 
-def test_the_batches_are_those_of_the_resident_pipeline(dataset):
+def flat(rows):
+    """Labeled images, their labels, unlabeled images, their labels, ids, and images of a second view."""
+    images, labels, ids = rows
+    return (images[0], labels[0], images[1], labels[1], ids, *images[2:])
+
+
+@pytest.mark.parametrize(
+    ('unlabeled', 'ratio', 'second', 'pad_mode'),
+    [
+        (UNLABELED, 1, None, 'black'),
+        (EVERYTHING, 2, None, 'reflect'),
+        (UNLABELED, 1, 'weak', 'black'),
+        (EVERYTHING, 3, 'weak', 'reflect'),
+        (EVERYTHING, 3, 'strong', 'reflect'),
+    ],
+)
+def test_the_batches_are_those_of_the_resident_pipeline(dataset, unlabeled, ratio, second, pad_mode):
+    """Whatever a method asks of the data, bit for bit, by one process and by two."""
+    views = make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3, pad_mode=pad_mode, second=second)
+    options = {'batch_size': 8, 'seed': 3, 'views': views, 'unlabeled_ratio': ratio}
     in_memory = dataset._replace(train_images=np.asarray(dataset.train_images))
-    resident = resident_pipeline(in_memory, LABELED, UNLABELED, batch_size=8, seed=3, views=VIEWS)
-    streaming = make(dataset)
+    resident = resident_pipeline(in_memory, LABELED, unlabeled, **options)
+    streaming = streaming_pipeline(dataset, LABELED, unlabeled, **options)
     assert jax.tree.leaves(streaming.device_data) == []
-    for step, (indices, rows) in enumerate(zip(resident.host_batches(0), sent(streaming, 4), strict=False)):
-        assert rows[0].dtype == rows[2].dtype == np.uint8
+    drawn = itertools.islice(resident.host_batches(2), 3)
+    for step, (indices, rows) in enumerate(zip(drawn, sent(streaming, 3, start=2), strict=True)):
+        assert rows[0][0].dtype == rows[0][1].dtype == np.uint8
         key = jax.random.key(step)
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            resident.to_batch(resident.device_data, indices, key),
-            streaming.to_batch((), rows, key),
-        )
+        batch = resident.to_batch(resident.device_data, indices, key)
+        jax.tree.map(np.testing.assert_array_equal, batch, streaming.to_batch((), rows, key))
+        assert batch.unlabeled_images.shape == (8 * ratio, SIZE, SIZE, 3)
+        assert (batch.strong_images is None) == (second is None)
+        if second:
+            assert batch.strong_images.shape == batch.unlabeled_images.shape
+            assert (batch.strong_images != batch.unlabeled_images).any()
+        # What a method remembers of an image it finds again by this number.
+        np.testing.assert_array_equal(unlabeled[batch.unlabeled_ids] % 5, batch.unlabeled_labels)
+    for make_pipeline, data in ((resident_pipeline, in_memory), (streaming_pipeline, dataset)):
+        whole = sent(make_pipeline(data, LABELED, unlabeled, **options), 2)
+        shares = [
+            sent(make_pipeline(data, LABELED, unlabeled, **options, process_index=i, process_count=2), 2)
+            for i in range(2)
+        ]
+        together = [
+            jax.tree.map(lambda *parts: np.concatenate(parts), *step) for step in zip(*shares, strict=True)
+        ]
+        assert_equal(together, whole)
+
+
+def test_a_second_view_from_disk_is_another_crop_of_the_same_images(dataset):
+    views = make_views(pad=0, flip=False, mean=(0.5,) * 3, std=(0.25,) * 3, second='weak')
+    pipeline = make(dataset, crop=CROP, views=views, unlabeled_ratio=2)
+    for rows in sent(pipeline, 3):
+        _, _, first, _, ids, second = flat(rows)
+        np.testing.assert_array_equal(numbers(first), UNLABELED[ids])
+        np.testing.assert_array_equal(numbers(second), UNLABELED[ids])
+        assert (first != second).any(axis=(1, 2, 3)).mean() > 0.2
+        batch = pipeline.to_batch((), rows, jax.random.key(0))
+        np.testing.assert_array_equal(batch.strong_images, views.normalize(second))
 
 
 @pytest.fixture(scope='module')
 def reference(dataset):
     """Ten steps, decoded in this process, cropped at random."""
-    return sent(make(dataset, crop=CROP), 10)
+    return [flat(rows) for rows in sent(make(dataset, crop=CROP), 10)]
 
 
 def test_every_image_of_a_pool_comes_once_an_epoch(reference):
@@ -112,13 +158,17 @@ def test_no_two_draws_are_augmented_alike(reference):
 def test_workers_change_nothing(dataset, reference, monkeypatch, workers):
     # Pieces of three rows: several elements a step, the last one shorter.
     monkeypatch.setattr(streamed_rows, 'ELEMENT_BYTES', 3 * SIZE * SIZE * 3)
-    assert_equal(sent(make(dataset, crop=CROP, num_workers=workers), 4, start=6), reference[6:])
+    rows = sent(make(dataset, crop=CROP, num_workers=workers), 4, start=6)
+    assert_equal([flat(of_step) for of_step in rows], reference[6:])
 
 
 @pytest.mark.parametrize('process_count', [2, 8])
 def test_the_shares_of_the_hosts_make_up_the_batch(dataset, reference, process_count):
     shares = [
-        sent(make(dataset, crop=CROP, process_index=i, process_count=process_count), 3, start=2)
+        [
+            flat(rows)
+            for rows in sent(make(dataset, crop=CROP, process_index=i, process_count=process_count), 3, 2)
+        ]
         for i in range(process_count)
     ]
     assert shares[0][0][0].shape == (8 // process_count, SIZE, SIZE, 3)
@@ -128,14 +178,14 @@ def test_the_shares_of_the_hosts_make_up_the_batch(dataset, reference, process_c
 
 def test_the_seed_decides(dataset, reference):
     (other,) = sent(make(dataset, crop=CROP, seed=4), 1)
-    assert (numbers(other[2]) != numbers(reference[0][2])).any()
+    assert (numbers(flat(other)[2]) != numbers(reference[0][2])).any()
 
 
 def test_no_unlabeled_images(dataset):
     none = np.zeros(0, np.int32)
     pipeline = streaming_pipeline(dataset, LABELED, none, batch_size=4, seed=0, views=VIEWS)
     (rows,) = sent(pipeline, 1)
-    assert [part.shape for part in rows] == [(4, SIZE, SIZE, 3), (4,), (0, SIZE, SIZE, 3), (0,)]
+    assert [part.shape for part in flat(rows)] == [(4, SIZE, SIZE, 3), (4,), (0, SIZE, SIZE, 3), (0,), (0,)]
     batch = pipeline.to_batch((), rows, jax.random.key(0))
     assert batch.unlabeled_images.shape == (0, SIZE, SIZE, 3)
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 import json
 import shutil
 import subprocess
@@ -11,23 +12,37 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 import archives
 from archives import WRITERS, expect_archives, hide_tensorflow
+from metasemi_jax.config import check_config
+from metasemi_jax.data.identity import data_sha256
+from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.sources import tfds_sources
 from metasemi_jax.data.sources.registry import load_dataset
-from metasemi_jax.data.sources.tfds_prepare import RECIPES
+from metasemi_jax.data.sources.stl10_folds import fold_file
+from metasemi_jax.data.sources.tfds_recipes import RECIPES
 from metasemi_jax.data.sources.tfds_store import data_root
+from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import class_balanced_split, split_positions
+from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
+from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from small_runs import ROOT, contents
 
-CONFIGS = {'svhn_cropped': 'svhn', 'cifar10': 'cifar10', 'cifar100': 'cifar100'}
+CONFIGS = {name: name for name in WRITERS} | {'svhn_cropped': 'svhn'}
 CLASSES = {
     'svhn_cropped': tuple('0123456789'),
     'cifar10': tuple(archives.CIFAR10_CLASSES),
     'cifar100': tuple(f'fine_{i}' for i in range(100)),
+    'mnist': tuple('0123456789'),
+    'fashion_mnist': (
+        *('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat'),
+        *('Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot'),
+    ),
+    'stl10': tuple(archives.STL10_CLASSES),
 }
 
 
@@ -66,12 +81,19 @@ def test_contents_are_the_archives_image_by_image(loaded):
         assert (loaded_images.dtype, loaded_labels.dtype) == (np.uint8, np.int32)
         np.testing.assert_array_equal(loaded_images, images)
         np.testing.assert_array_equal(loaded_labels, labels)
-        np.testing.assert_array_equal(np.bincount(loaded_labels), np.bincount(labels))
-    digits = RECIPES[name].id_digits
-    assert data.train_ids.tolist() == [f'train_{i:0{digits}d}' for i in range(len(data.train_images))]
+        np.testing.assert_array_equal(np.bincount(loaded_labels + 1), np.bincount(labels.astype(int) + 1))
+    assert data.train_ids.tolist() == expected_ids(name, splits)
+    assert data.train_ids.tolist() == sorted(data.train_ids)
     assert data.class_names == CLASSES[name]
     assert isinstance(data.train_images, np.memmap)
     assert not data.train_images.flags.writeable
+
+
+def expected_ids(name, splits):
+    digits, labels = RECIPES[name].id_digits, splits['train'][1]
+    count = np.count_nonzero(labels.astype(int) >= 0)
+    train = [f'train_{i:0{digits}d}' for i in range(count)]
+    return train + [f'unlabelled_{i:0{digits}d}' for i in range(len(labels) - count)]
 
 
 def test_what_is_prepared_is_tfds_own(loaded):
@@ -85,7 +107,15 @@ def test_what_is_prepared_is_tfds_own(loaded):
             download=False,
             decoders={'image': tfds.decode.SkipDecoding()},
         )
-        assert len(source) == len(splits[split][0])
+        images, labels = splits[split]
+        known = labels.astype(int) >= 0
+        assert len(source) == np.count_nonzero(known)
+        if not RECIPES[name].has_ids:
+            # By their pixels: TFDS does not say which image is which.
+            there = {np.asarray(Image.open(io.BytesIO(e['image']))).tobytes(): e['label'] for e in source}
+            expected = zip(images[known], labels[known], strict=True)
+            assert there == {image.tobytes(): label for image, label in expected}
+            continue
         stored = {example['id'].decode(): example for example in source}
         assert list(stored) != sorted(stored)  # TFDS shuffles by a hash; ours is ordered by id
         for i, label in enumerate(splits[split][1]):
@@ -105,6 +135,24 @@ def test_pools_are_disjoint_and_together_the_training_split(loaded):
     np.testing.assert_array_equal(np.bincount(data.train_labels[labeled]), np.ones(k))
 
 
+def test_from_disk_as_from_memory(loaded, monkeypatch):
+    """Where the budget says so, the images stay in the records: the same ones, under the same ids."""
+    name, _, data, data_dir = loaded
+    needed = data.train_images.nbytes + data.test_images.nbytes
+    for _ in range(2):
+        streamed = load_dataset(name, data_dir=str(data_dir), memory_budget=needed - 1)
+        assert isinstance(streamed.train_images, StoredImages)
+        assert streamed.image_shape == data.image_shape
+        for one, other in zip(streamed, data, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+        # The second time from the index alone.
+        monkeypatch.setattr(tfds_sources, 'decode', None)
+    assert isinstance(load_dataset(name, data_dir=str(data_dir), on_disk=True).train_images, StoredImages)
+    again = load_dataset(name, data_dir=str(data_dir), memory_budget=needed)
+    assert isinstance(again.train_images, np.memmap)
+    assert data_sha256(again, []) == data_sha256(streamed, [])
+
+
 def test_the_second_load_needs_the_cache_alone(loaded, monkeypatch):
     name, splits, _, data_dir = loaded
     shutil.rmtree(data_dir / name)
@@ -119,7 +167,7 @@ def test_the_second_load_needs_the_cache_alone(loaded, monkeypatch):
 def test_a_damaged_cache_is_made_again(loaded, capsys):
     name, splits, _, data_dir = loaded
     path = data_dir / 'metasemi_jax' / name / RECIPES[name].version / 'train_images.npy'
-    stale = path.parent.with_name(f'{path.parent.name}.incomplete')
+    stale = path.parent.with_name(f'.{path.parent.name}.incomplete')
     stale.mkdir()
     (stale / 'train_images.npy').write_text('what a kill left')
     for damage in (lambda content: content[:-1], lambda content: b'', lambda content: b'\x93NUMPZ'):
@@ -174,7 +222,43 @@ def test_recipes_are_of_the_stock_builders():
         'test_32x32.mat': 64275384,
         'cifar-10-binary.tar.gz': 170052171,
         'cifar-100-binary.tar.gz': 168513733,
+        'train-images-idx3-ubyte.gz': 26421880,
+        'train-labels-idx1-ubyte.gz': 29515,
+        't10k-images-idx3-ubyte.gz': 4422102,
+        't10k-labels-idx1-ubyte.gz': 5148,
+        'stl10_binary.tar.gz': 2640397119,
     }
+
+
+def test_mnist_and_fashion_mnist_in_folders_of_their_names(originals, expect, tmp_path):
+    """Their files are called alike."""
+    for name in ('mnist', 'fashion_mnist'):
+        expect(name, originals[name][0])
+        shutil.copytree(originals[name][0], tmp_path / 'originals' / name)
+        data = load_dataset(name, data_dir=str(tmp_path), manual_dir=str(tmp_path / 'originals'))
+        np.testing.assert_array_equal(data.test_images, originals[name][1]['test'][0])
+
+
+def test_the_folds_of_stl10(originals, expect, tmp_path):
+    folder, splits = originals['stl10']
+    expect('stl10', folder)
+    data = load_dataset('stl10', data_dir=str(tmp_path), manual_dir=str(folder))
+    labels = splits['train'][1]
+    for k in (0, 1, 9):
+        named = read_split_file(str(fold_file(f'fold_{k}.txt', data_dir=str(tmp_path))), data.train_ids)
+        assert named == [f'train_{i:06d}' for i in range(k % 2 * 10, k % 2 * 10 + 10)]
+        labeled, unlabeled = split_positions(data.train_ids, named)
+        assert labels[labeled].tolist() == list(range(10))
+        # The other folds and the images that have no label.
+        assert len(unlabeled) == 17
+    # Prepared by another program: the archive has them.
+    shutil.rmtree(tmp_path / 'metasemi_jax' / 'stl10' / 'folds')
+    with pytest.raises(
+        UserError, match=r'data.split_file=fold_3.txt: the folds of STL-10 are in stl10_binary'
+    ):
+        fold_file('fold_3.txt', data_dir=str(tmp_path))
+    path = fold_file('fold_3.txt', data_dir=str(tmp_path), manual_dir=str(folder))
+    assert path.read_text().split() == [str(i) for i in range(10, 20)]
 
 
 def test_the_default_folder_is_tfds_own(monkeypatch, tmp_path):
@@ -207,30 +291,48 @@ def test_loading_from_the_cache_imports_no_tfds(originals, expect, tmp_path):
     assert process.stderr == ''
 
 
+def real_config(name, folder, data_dir):
+    """The config with as many labels as the tiny archives allow."""
+    config = importlib.import_module(f'configs.{CONFIGS[name]}').get_config()
+    # STL-10's config names a fold, which has ten here.
+    num_labels = 100 if name == 'cifar100' else 10
+    fields = {'data.num_labels': num_labels, 'data.data_dir': str(data_dir), 'data.manual_dir': str(folder)}
+    config.update_from_flattened_dict(fields | {'batch_size': 4, 'eval_batch_size': 20, 'model.width': 2})
+    return config
+
+
 @pytest.mark.parametrize('name', WRITERS)
+def test_the_real_config_fits_its_data(name, originals, expect, tmp_path):
+    folder, splits = originals[name]
+    expect(name, folder)
+    config = real_config(name, folder, tmp_path)
+    check_config(config)
+    experiment = build_experiment(config, make_mesh())
+    num_labels, rest = config.data.num_labels, len(splits['train'][1]) - config.data.num_labels
+    counts = f'{num_labels} labeled, {rest} unlabeled, {len(splits["test"][1])} test images'
+    assert experiment.description.startswith(f'{name}: {counts} of {len(CLASSES[name])} classes; ')
+    assert len(experiment.split.labeled) == num_labels
+    known = set(np.flatnonzero(splits['train'][1].astype(int) >= 0))
+    assert {int(name.rpartition('_')[2]) for name in experiment.split.labeled} <= known
+
+
+@pytest.mark.usefixtures('quick_compilation')
+@pytest.mark.parametrize('name', ['svhn_cropped', 'stl10'])
 def test_two_steps_of_the_real_config(name, originals, expect, tmp_path, capfd):
     folder, splits = originals[name]
     expect(name, folder)
-    config = importlib.import_module(f'configs.{CONFIGS[name]}').get_config()
-    num_labels = 100 if name == 'cifar100' else 10
-    config.update_from_flattened_dict(
-        {
-            'total_steps': 2,
-            'batch_size': 4,
-            'eval_batch_size': 20,
-            'model.width': 4,
-            'data.num_labels': num_labels,
-            'data.data_dir': str(tmp_path / 'tfds'),
-            'data.manual_dir': str(folder),
-        }
-    )
+    config = real_config(name, folder, tmp_path / 'tfds')
+    config.total_steps = 2
+    if name == 'stl10':
+        # A step of ConvLarge at 96×96 pixels takes its time.
+        config.model.name = 'conv_small'
     results = train_and_evaluate(config, tmp_path / 'run')
     assert 0 <= results['test_error_last'] <= 100
     out, err = capfd.readouterr()
     assert err == ''
-    rest = len(splits['train'][1]) - num_labels
-    assert f'{name}: {num_labels} labeled, {rest} unlabeled, {len(splits["test"][1])} test images' in out
-    assert len((tmp_path / 'run' / 'labeled_ids.txt').read_text().split()) == num_labels
+    rest = len(splits['train'][1]) - 10
+    assert f'{name}: 10 labeled, {rest} unlabeled, {len(splits["test"][1])} test images' in out
+    assert len((tmp_path / 'run' / 'labeled_ids.txt').read_text().split()) == 10
     # The data may move: its folder is no setting of the run.
     config.data.data_dir = config.data.manual_dir = ''
     assert train_and_evaluate(config, tmp_path / 'run') == json.loads(

@@ -42,7 +42,23 @@ FILES = {
         168513733,
         'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
     ),
+    'mnist': (
+        'train-images-idx3-ubyte.gz',
+        9912422,
+        'https://storage.googleapis.com/cvdf-datasets/mnist/train-images-idx3-ubyte.gz',
+    ),
+    'fashion_mnist': (
+        'train-images-idx3-ubyte.gz',
+        26421880,
+        'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz',
+    ),
+    'stl10': (
+        'stl10_binary.tar.gz',
+        2640397119,
+        'http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz',
+    ),
 }
+LOCKS = {f'{version}.lock' for version in ('3.1.0', '3.0.2', '3.0.1', '1.0.0')}
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +96,7 @@ def fails(name, data_dir, manual_dir=''):
 
 def assert_nothing_half_written(data_dir):
     """Neither prepared files nor decoded ones, nor downloads; a lock and empty folders may be there."""
-    assert {path.name for path in data_dir.rglob('*') if path.is_file()} <= {'3.1.0.lock', '3.0.2.lock'}
+    assert {path.name for path in data_dir.rglob('*') if path.is_file()} <= LOCKS
     assert not [path for path in data_dir.rglob('*') if 'incomplete' in path.name or '.tmp.' in path.name]
 
 
@@ -384,7 +400,7 @@ def test_a_data_dir_that_may_not_be_read(tmp_path, no_network):
     assert 'cannot be used (Permission denied); check its permissions' in message
 
 
-@pytest.mark.parametrize('name', WRITERS)
+@pytest.mark.parametrize('name', ['svhn_cropped', 'stl10'])
 def test_the_command_says_it_in_one_line(name, tmp_path):
     """The real builder and the real sums: the archives are not there."""
     config = f'--config=configs/{"svhn" if name == "svhn_cropped" else name}.py'

@@ -1,6 +1,7 @@
 """What the pictures are made of: samples, embeddings, counts, logs, names, the page."""
 
 import io
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -8,12 +9,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metasemi_jax.visualize import fonts
+from metasemi_jax.visualize.calibration import (
+    Confidence,
+    Rescaled,
+    draw_reliability,
+    find_bins,
+    fit_temperature,
+    rescale,
+)
+from metasemi_jax.visualize.classes import ClassCounts, class_header, class_rows, draw_class_errors
 from metasemi_jax.visualize.confusion import confusion_counts, draw_confusion
 from metasemi_jax.visualize.curves import draw_curves, draw_pseudo_labels
 from metasemi_jax.visualize.embedding import embed, sample_sizes
-from metasemi_jax.visualize.html_report import Section, html_report
+from metasemi_jax.visualize.html_report import Section, Table, html_report
 from metasemi_jax.visualize.mistakes import Mistakes, draw_mistakes, most_confident_mistakes
-from metasemi_jax.visualize.style import COLOURS, DISTINCT, MARKERS, Picture, render, shown_name
+from metasemi_jax.visualize.page import undrawable
+from metasemi_jax.visualize.review import Review, Reviewed, choose_samples, draw_review
+from metasemi_jax.visualize.style import (
+    COLOURS,
+    DISTINCT,
+    MARKERS,
+    Picture,
+    fitted_name,
+    render,
+    shown_name,
+    wrapped_name,
+)
 from metasemi_jax.visualize.training_log import Series, read_training_log
 from metasemi_jax.visualize.tsne import Pool, TsneRow, draw_tsne
 
@@ -93,11 +115,153 @@ def test_mistakes_show_the_pixels_as_they_are():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     mistakes = Mistakes(images, np.array(['a.png', 'b.png']), [0, 1], [1, 0], np.array([0.9996, 0.5]), 7)
     drawing = draw_mistakes(mistakes, ['cat', '$d$'], name='run', split='test')
-    shown = drawing.figure.axes[0].images[0]
-    np.testing.assert_array_equal(shown.get_array(), images[0])
-    assert shown.get_interpolation() == 'nearest'
-    assert drawing.figure.axes[0].get_title() == 'true: cat\nnet: \\$d\\$, 99.9%'
+    axes = drawing.figure.axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), images[0])
+    assert axes.images[0].get_interpolation() == 'nearest'
+    words = [text.get_text() for text in axes.texts]
+    assert words[:4] == ['true: cat', 'net: \\$d\\$', '99.9%', 'a.png']
     assert drawing.caption.startswith('The 2 most confidently wrong of 7 wrongly classified test images')
+
+
+def overlaps(axes):
+    """Pairs of texts of a sheet that lie on each other."""
+    boxes = [text.get_window_extent() for text in axes.texts]
+    return [(a, b) for a, b in itertools.combinations(boxes, 2) if a.padded(-0.5).overlaps(b)]
+
+
+@pytest.mark.parametrize('letters', [2, 12, 30, 80])
+def test_words_of_any_length_keep_to_their_image(letters):
+    count = 10
+    images = np.zeros((count, 8, 8, 1), np.uint8)
+    classes = ['W' * letters, 'i' * letters]
+    ids = np.array([f'test/{"m" * letters}/{i:04d}.png' for i in range(count)])
+    mistakes = Mistakes(images, ids, [0] * count, [1] * count, np.full(count, 0.9), count)
+    axes = draw_mistakes(mistakes, classes, name='run', split='test').figure.axes[0]
+    assert not overlaps(axes)
+    # Both ends stay, and tell one from the other.
+    assert axes.texts[3].get_text().replace('\n', '').endswith('0.png')
+
+
+def test_samples_to_review_by_hand():
+    classes = np.array([1, 0, 1, 1, 1, 0])
+    confidence = np.array([0.5, 0.9, 0.7, 0.6, 0.8, 0.4])
+    first, second = choose_samples(classes, confidence)
+    assert (first.label, first.count, first.mean) == (0, 2, 0.65)
+    assert (first.most.tolist(), first.least.tolist()) == ([1], [5])
+    assert (second.most.tolist(), second.least.tolist()) == ([4, 2], [0, 3])
+    assert second.mean == pytest.approx(0.65)
+
+
+def test_of_too_many_classes_those_most_in_doubt_are_reviewed():
+    classes = np.arange(600) % 60
+    samples = choose_samples(classes, 1 - classes / 100)
+    assert [sample.label for sample in samples] == list(range(59, 9, -1))
+    assert all(len(sample.most) == 5 == len(sample.least) for sample in samples)
+    assert not any({*sample.most} & {*sample.least} for sample in samples)
+
+
+@pytest.mark.parametrize('known', [False, True])
+def test_sheets_of_unlabeled_images(known):
+    samples = choose_samples(np.arange(24) % 12, np.linspace(0.3, 0.9, 24))
+    images = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    labels = np.zeros(24, int) if known else np.full(24, -1)
+    shown = Reviewed(images, np.array([f'{i}.png' for i in range(24)]), labels, np.linspace(0.3, 0.9, 24))
+    sheets = draw_review(Review(samples, shown, 24, 30), [f'class{k}' for k in range(13)], name='run')
+    assert [sheet.title[-6:] for sheet in sheets] == ['1 of 2', '2 of 2']
+    axes = sheets[1].figure.axes[0]
+    assert [image.get_array()[0, 0, 0] for image in axes.images] == [22, 10, 23, 11]
+    words = [text.get_text() for text in axes.texts]
+    assert words[2:4] == ['class10', '2 images\nmean 73.0%'] or words[2] == 'class10'
+    assert ('is class0' in ' '.join(words)) == known == bool(axes.patches)
+    assert not overlaps(axes)
+    for sentence in ('among 24 of the 30 unlabeled', '1 of the 13 classes were given to none'):
+        assert sentence in sheets[0].caption
+    assert ('red frame' in sheets[0].caption) == known
+
+
+def test_bins_of_confidence_by_hand():
+    bins = find_bins(Confidence(np.array([0.92, 0.98, 0.5, 1.0]), np.array([True, False, True, True])))
+    assert bins.counts.tolist() == [0] * 7 + [1] + [0] * 5 + [1, 2]
+    assert bins.accuracy[[7, 13, 14]].tolist() == [1, 1, 0.5]
+    # (0.5 + 0.08 + 2 * 0.49) / 4
+    assert bins.error == pytest.approx(0.39)
+
+
+@pytest.mark.parametrize('temperature', [0.4, 1.0, 3.0])
+def test_the_temperature_that_was_put_in_is_found(temperature):
+    rng = np.random.default_rng(0)
+    right = rng.dirichlet(np.full(4, 0.4), 4000)
+    labels = np.array([rng.choice(4, p=row) for row in right])
+    # Predictions that are off by a temperature: dividing their logits by it mends them.
+    probs = rescale(right, 1 / temperature)
+    assert fit_temperature(probs, labels) == pytest.approx(temperature, rel=0.1)
+    np.testing.assert_allclose(rescale(probs, temperature), right, atol=1e-6)
+    assert (rescale(probs, temperature).argmax(axis=-1) == probs.argmax(axis=-1)).all()
+    assert fit_temperature(probs[:19], labels[:19]) is None
+
+
+def test_reliability_says_what_it_is_fitted_on():
+    confidence = Confidence(np.array([0.7, 0.7]), np.array([True, True]))
+    rescaled = Rescaled(0.5, 40, Confidence(np.array([0.9, 0.9]), np.array([True, True])))
+    caption = draw_reliability(confidence, rescaled, '', name='run', split='test').caption
+    assert 'is 70.0%, 100.0% are correct: the network is underconfident by 30.0 points' in caption
+    assert 'temperature 0.50, fitted on the 40 validation images' in caption
+    assert 'a mean of 90.0% and an error of 10.0 points' in caption
+    caption = draw_reliability(confidence, None, 'No temperature.', name='run', split='test').caption
+    assert caption.endswith('No temperature.')
+
+
+def test_counts_of_classes_by_hand():
+    counts = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
+    classes = ClassCounts(np.array([5, 1200, 0]), np.array([7, 0, 1]), counts)
+    assert class_header(classes, 'test') == (
+        '#', 'class', 'test error', 'wrong', 'labeled', 'unlabeled, predicted'
+    )  # fmt: skip
+    assert class_rows(classes, 'abc') == [
+        ('0', 'a', '25.0%', '1 of 4', '5', '7'),
+        ('1', 'b', '0.0%', '0 of 2', '1,200', '0'),
+        ('2', 'c', '–', '0 of 0', '0', '1'),
+    ]
+    assert class_rows(ClassCounts(np.array([5]), None, None), 'a') == [('0', 'a', '5')]
+    drawing = draw_class_errors(counts, classes.labeled, ['a', '$b$', 'c'], name='run', split='test')
+    axes = drawing.figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['a', '\\$b\\$']
+    assert [bar.get_width() for bar in axes.patches] == [25, 0]
+    assert '1 classes have no test image' in drawing.caption
+
+
+class FakeFont:
+    """Has the characters of `text`."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def get_char_index(self, code):
+        return int(chr(code) in self.text)
+
+
+def test_the_fewest_fonts_that_have_the_characters(monkeypatch):
+    installed = [('A', FakeFont('猫')), ('B', FakeFont('猫犬')), ('C', FakeFont('한'))]
+    monkeypatch.setattr(fonts, '_installed', lambda: installed)
+    fonts._fonts_for.cache_clear()
+    assert fonts.fonts_for('cat é →') == ((), frozenset())
+    assert fonts.fonts_for('猫 and 犬') == (('B',), frozenset())
+    assert fonts.fonts_for('한犬 न') == (('B', 'C'), frozenset('न'))
+    assert fonts.drawable_classes(['cat', '猫', 'न']) == ['cat', '猫', 'class 2']
+    assert fonts.legible('न.png') == '\ufffd.png'
+    line = undrawable(['cat', '猫', 'न'])
+    assert 'no font here has न: pictures show the numbers of 1 classes' in line
+    assert undrawable(['cat', '猫']) == ''
+    fonts._fonts_for.cache_clear()
+
+
+def test_names_in_any_script_are_drawn_or_numbered():
+    """Warnings are errors: Matplotlib would warn of each box."""
+    names = fonts.drawable_classes(['猫', 'ねずみ', '한국어', 'नौ', 'cat'])
+    assert names[-1] == 'cat'
+    with fonts.drawing_fonts(names):
+        picture = render(draw_confusion(np.eye(5, dtype=int), names, name='猫', split='test'))
+    assert len(picture.files) == 2
 
 
 def test_damaged_lines_of_the_log_are_skipped(tmp_path):
@@ -134,6 +298,24 @@ def test_the_gain_of_the_meta_update():
     np.testing.assert_array_equal(accuracy.lines[1].get_ydata(), [62.5, 50, 75])
     np.testing.assert_array_equal(gain.lines[0].get_ydata(), [12.5, -25, 25])
     assert 'raised the accuracy at 2 and lowered it at 1 of 3 points, by +4.17 percentage' in drawing.caption
+
+
+def test_a_method_that_keeps_some_of_its_targets():
+    series = {
+        'train/pseudo_label_accuracy_before': Series([1, 2], [0.5, 0.75]),
+        'train/pseudo_label_accuracy_kept': Series([2], [1.0]),
+        'train/pseudo_label_kept': Series([1, 2], [0.0, 0.25]),
+        'train/pseudo_label_weight': Series([1, 2], [0.0, 0.25]),
+    }
+    drawing = draw_pseudo_labels(series, 'run')
+    accuracy, share = drawing.figure.axes
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ['all', 'of those kept']
+    assert len(share.lines) == 1
+    np.testing.assert_array_equal(share.lines[0].get_ydata(), [0, 25])
+    assert 'At the end 25% of them were kept' in drawing.caption
+    assert 'makes no meta update' in drawing.caption
+    soft = series | {'train/pseudo_label_weight': Series([1, 2], [0.1, 0.2])}
+    assert len(draw_pseudo_labels(soft, 'run').figure.axes[1].lines) == 2
 
 
 def test_without_labels_or_pseudo_labels():
@@ -212,6 +394,9 @@ def test_names_for_a_figure():
     assert len(long) == 20
     assert long.startswith('unlabeled')
     assert long.endswith('0123.png')
+    assert [fitted_name(name, 1, 10) for name in ('', '7', 'no', '$')] == ['', '7', 'no', r'\$']
+    assert 5 < len(fitted_name('x' * 80, 1, 10)) < 20
+    assert wrapped_name('x' * 20, 1, 10, lines=2).count('\n') == 1
 
 
 class Page(HTMLParser):
@@ -235,7 +420,8 @@ class Page(HTMLParser):
 def test_the_page_escapes_and_refers_to_nothing_outside():
     odd = '<b>&"\'</script>{x}%s'
     picture = Picture(odd, odd, b'\x89PNG' + bytes(20), {})
-    section = Section(odd, [odd], [(odd, odd, odd)], [picture], [(odd, odd)])
+    table = Table(odd, [odd], [[odd]])
+    section = Section(odd, [odd], [table], [picture], [(odd, odd)])
     text = html_report(odd + '\udcff', [section])
     page = Page(text)
     assert page.text.count(odd) == 9

@@ -7,10 +7,12 @@ import threading
 
 import pytest
 
+from metasemi_jax.command.signals import ENDING, LINE
 from metasemi_jax.training.preemption import stop_on_signals
 
 WAITER = """
 import signal, sys, time
+from metasemi_jax.command.signals import ENDING, LINE
 from metasemi_jax.training.preemption import stop_on_signals
 # A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,7 +36,9 @@ def start(mode):
     return process
 
 
-@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_is_noted_and_gives_the_exit_code(number, code):
     process = start('leave')
     process.send_signal(number)
@@ -43,7 +47,7 @@ def test_a_signal_is_noted_and_gives_the_exit_code(number, code):
     assert process.returncode == code
 
 
-@pytest.mark.parametrize('first', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('first', [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize('second', [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_a_program_that_hangs(first, second):
     process = start('hang')
@@ -60,19 +64,23 @@ main_thread_only = pytest.mark.skipif(
 )
 
 
+def handlers():
+    return [signal.getsignal(number) for number in ENDING]
+
+
 @main_thread_only
 def test_handlers_are_put_back():
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = handlers()
     with stop_on_signals() as stop:
-        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+        assert handlers() == before
         stop.listen()
         assert signal.getsignal(signal.SIGTERM) != before[0]
         assert not stop
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert handlers() == before
     with contextlib.suppress(RuntimeError), stop_on_signals() as stop:
         stop.listen()
         raise RuntimeError
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert handlers() == before
 
 
 @main_thread_only
@@ -97,3 +105,31 @@ def test_outside_the_main_thread_nothing_is_changed():
     thread.start()
     thread.join()
     assert seen == [(None, before)]
+
+
+IN_A_COMMAND = """
+import time
+from metasemi_jax.command.start import begin
+begin()
+from metasemi_jax.training.preemption import stop_on_signals
+with stop_on_signals() as stop:
+    stop.listen()
+    print('ready', flush=True)
+    while not stop:
+        time.sleep(0.01)
+    print(stop.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_in_a_command_the_second_signal_ends_it_with_one_line():
+    """Whatever the main thread is at, and whichever the second one is."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', IN_A_COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == 'SIGHUP\n'
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, f'SIGINT: {LINE}\n')

@@ -9,7 +9,7 @@ from small_runs import ROOT, contents, read_log, run_main, tiny_config, tiny_fla
 
 BAD_FLAGS = {
     '--config.nope=1': "unknown config field 'nope'",
-    '--config.method.estimater=jvp': 'Did you mean "estimator"',
+    '--config.method.estimater=jvp': 'did you mean --config.method.estimator?',
     '--config.batch_size=many': 'invalid literal for int',
     '--config=configs/nope.py': 'there is no such file (seen from ',
     '--confg=configs/digits.py': "Unknown command line flag 'confg'",
@@ -35,11 +35,9 @@ def assert_one_clear_line(process, message):
 
 
 BAD_WORKDIRS = {
-    'config.json': (b'{"seed": ', 'is damaged'),
-    'config.json ': (b'null', 'is damaged (it holds a NoneType)'),
     'results.json': (b'[1]', 'is damaged (it holds a list)'),
-    'results.json ': (b'{}', 'holds no results'),
-    'labeled_ids.txt': (b'\xff\xfe', 'codec'),
+    'results.json ': (b'{}', 'neither test_error_last nor validation_error_last); delete it, and start'),
+    'labeled_ids.txt': (b'\xff\xfe', 'labeled_ids.txt is damaged ('),
     'labeled_ids.txt ': (b'0001\n', 'labeled_ids.txt names 1 images, data.num_labels=50'),
     'labeled_ids.txt  ': (b'', 'labeled_ids.txt names 0 images, data.num_labels=50'),
     'checkpoints': (b'a file', 'holds a run without its config.json'),

@@ -11,14 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from metasemi_jax.classifier import load_classifier
+from metasemi_jax.data.identity import _first_version
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
+from metasemi_jax.predict.run_data import load_run_data
 from metasemi_jax.training.experiment import build_experiment
+from metasemi_jax.training.experiment_data import choose_split, load_data
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recorder import Recorder
-from own_images import own_config, own_flags, random_pixels, write_csv, write_folder, write_image
-from small_runs import ROOT, assert_same_state, contents, read_log, read_state, run_main
+from own_images import own_config, own_flags, random_pixels, write_folder, write_image
+from small_runs import ROOT, assert_same_state, contents, make_run, read_log, read_state, run_main
 
 # Compiling is most of this file's time.
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -40,14 +45,6 @@ def documented(tmp_path_factory):
     }
     options = {'cwd': here, 'env': environment, 'capture_output': True, 'text': True, 'timeout': 500}
     subprocess.run(['bash', '-euo', 'pipefail', '-c', first], check=True, **options)
-    # What the sections on lists ask the reader for.
-    labeled = sorted(path.relative_to(here / 'mine').as_posix() for path in here.glob('mine/labeled/*/*.png'))
-    rows = [(name, name.split('/')[1] if i % 2 else '', '') for i, name in enumerate(labeled)]
-    write_csv(
-        here / 'mine' / 'list.csv', [*rows, ('test/3/0103.png', '3', 'test')], ('path', 'label', 'split')
-    )
-    x = np.stack([random_pixels(i) for i in range(12)])
-    np.savez(here / 'mine' / 'arrays.npz', x=x, y=np.array([0, 1, 0, 1, 0, 1, 0, 1, -1, -1, -1, -1]))
     process = subprocess.run(['bash', '-euo', 'pipefail', '-c', ''.join(rest)], **options)
     assert (process.returncode, process.stderr) == (0, '')
     return here, process.stdout
@@ -64,13 +61,15 @@ def test_the_documented_commands_train(documented):
         assert results['steps'] == 20
         assert ('test_error_last' in results) == ('ema_test_error_best' in results) == has_test_set
         assert ('validation_error_last' in results) == (not has_test_set)
-        assert results['num_held_out'] == (0 if has_test_set else 2)
+        assert results['num_held_out'] == (0 if has_test_set else 20)
         names = json.loads((here / 'runs' / name / 'class_names.json').read_text())
-        assert names == list('0123456789' if has_test_set else '01')
+        assert names == list('0123456789')
     ids = {name: (here / 'runs' / name / 'labeled_ids.txt').read_text().split() for name in runs}
     assert len(ids['mine']) == 100
     assert len(ids['reviewed']) == 120
     assert len(ids['ten']) == 10
+    assert sorted(ids['list']) == sorted(ids['reviewed'])
+    assert len(ids['arrays']) == 80
 
 
 def test_the_documented_commands_predict(documented):
@@ -113,7 +112,9 @@ def test_pools_and_counts(tmp_path):
     # Seven labels fill batches of sixteen, again and again.
     labeled, unlabeled = zip(*(next(experiment.pipeline.host_batches(s)) for s in range(30)), strict=True)
     labeled, unlabeled = np.concatenate(labeled), np.concatenate(unlabeled)
-    labels = np.asarray(experiment.pipeline.device_data[1])
+    _, labels, *pools = map(np.asarray, experiment.pipeline.device_data)
+    # The host sends places in the two pools.
+    labeled, unlabeled = pools[0][labeled], pools[1][unlabeled]
     assert len(set(labeled)) == 7
     assert len(set(unlabeled)) == 30
     assert (labels[labeled] >= 0).all()
@@ -176,6 +177,76 @@ def test_other_images_are_refused(interrupted):
     write_image(images / 'labeled' / 'cat' / 'other.png')
     with pytest.raises(UserError, match=r'the split names . images that the dataset does not hold'):
         train_and_evaluate(own_config(images), run)
+
+
+def test_changed_images_are_refused_by_training_and_predict(interrupted):
+    images, run = interrupted
+    before = contents(run)
+    image = images / 'unlabeled' / 'sub0' / '0.png'
+    content = image.read_bytes()
+    for changed in (random_pixels(999), random_pixels(998)[..., 0]):
+        Image.fromarray(changed).save(image)
+        with pytest.raises(UserError, match=r'have changed since .*: some were added, .*relabeled, replaced'):
+            train_and_evaluate(own_config(images), run)
+        with pytest.raises(UserError, match=r'have changed since .*relabeled or replaced'):
+            load_run_data(load_classifier(str(run)))
+    image.write_bytes(content)
+    assert not load_run_data(load_classifier(str(run))).changes
+    assert contents(run) == before
+
+
+def test_an_image_that_has_lost_its_label_is_refused(tmp_path):
+    """Of a run of an earlier version too, whose sum does not see it: -1 would train as the last class."""
+    x = np.stack([random_pixels(i) for i in range(12)])
+    y = np.array([0, 1, 0, 1, 0, 1, -1, -1, -1, -1, 0, 1])
+    np.savez(tmp_path / 'a.npz', x=x, y=y)
+    config = own_config(tmp_path / 'a.npz')
+    split = choose_split(config, load_data(config))
+    y[int(split.labeled[0])] = -1
+    np.savez(tmp_path / 'a.npz', x=x, y=y)
+    with pytest.raises(UserError, match=rf"1 images without a label, the first '{split.labeled[0]}'"):
+        choose_split(config, load_data(config), split)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """It recorded ids and class names alone."""
+    write_folder(tmp_path / 'mine', test=0)
+    config = own_config(tmp_path / 'mine')
+    workdir = make_run(tmp_path / 'run', config)
+    experiment = build_experiment(config, make_mesh())
+    old = _first_version(load_data(config), experiment.split.validation)
+    assert old != experiment.data_sha256
+    for recorded, same in ((old, True), (experiment.data_sha256, True), (old[::-1], False), (None, True)):
+        assert experiment.is_same_data(recorded) == same
+    classifier = load_classifier(str(workdir))
+    classifier.record['data_sha256'] = old
+    assert not load_run_data(classifier).changes
+
+
+def test_settings_that_the_images_do_not_allow(tmp_path):
+    """Each in one line, before anything is written."""
+    write_folder(tmp_path / 'mine')
+    split = tmp_path / 'split.txt'
+    split.write_text('labeled/cat/0.png\nlabeled/cat/1.png\n')
+    for options, message in (
+        (
+            {'data__num_labels': 20},
+            r'10 labels of class 0, which has 4 images with one; use at most 6',
+        ),
+        (
+            {'data__image_size': 100_000},
+            r"step's 8 images of 100000×100000×3 take .* bytes, and this",
+        ),
+        ({'data__pad': 20_000}, r'data.pad=20000: a crop of images of 8×8 could show nothing .*at most 7'),
+        ({'data__pad': 8}, r'at most 7'),
+        ({'data__split_file': str(split)}, r'names no image of 1 of 2 classes \(dog\)'),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            train_and_evaluate(own_config(tmp_path / 'mine', **options), tmp_path / 'run')
+        assert '\n' not in str(caught.value)
+    assert not (tmp_path / 'run').exists()
+    for mode in ('black', 'reflect'):
+        build_experiment(own_config(tmp_path / 'mine', data__pad=7, data__pad_mode=mode), make_mesh())
 
 
 def test_another_split_file_is_refused(interrupted, tmp_path):

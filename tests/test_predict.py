@@ -184,9 +184,40 @@ def test_images_that_have_moved(mine, tmp_path, capsys):
     assert 'cannot be had: --config.data.path=gone: there is no such folder' in line
     assert '--data_path=' in line
     assert run(f'--workdir={run_copy}', '--split=test', f'--data_path={moved}') is None
+    capsys.readouterr()
     write_image(moved / 'unlabeled' / 'new.png')
-    line = run(f'--workdir={run_copy}', '--unlabeled', f'--data_path={moved}')
-    assert line.startswith('error: the images have changed since')
+    assert run(f'--workdir={run_copy}', '--unlabeled', f'--data_path={moved}') is None
+    out = capsys.readouterr().out
+    assert f'the images have changed since {run_copy} was begun: unlabeled ones were added' in out
+    assert 'unlabeled/new.png' in {row['path'] for row in rows_of(run_copy / 'predictions_unlabeled.csv')}
+
+
+def test_images_that_were_reviewed_into_the_labeled_ones(mine, tmp_path, capsys):
+    images, workdir = mine
+    moved = shutil.copytree(images, tmp_path / 'moved')
+    flags = (f'--workdir={workdir}', f'--data_path={moved}', f'--output={tmp_path / "out.csv"}')
+    assert run(*flags, '--split=test') is None
+    before = rows_of(tmp_path / 'out.csv')
+    reviewed = sorted((moved / 'unlabeled').rglob('*.png'))[:3]
+    for i, path in enumerate(reviewed):
+        path.rename(moved / 'labeled' / 'cat' / f'new{i}.png')
+    capsys.readouterr()
+    assert run(*flags, '--split=test') is None
+    assert rows_of(tmp_path / 'out.csv') == before
+    assert '3 labeled images are new, and left out; its splits are what is left' in capsys.readouterr().out
+    assert run(*flags, '--unlabeled') is None
+    paths = {row['path'] for row in rows_of(tmp_path / 'out.csv')}
+    left = {path.relative_to(moved).as_posix() for path in (moved / 'unlabeled').rglob('*.png')}
+    assert paths == left
+    assert run(*flags, '--split=labeled') is None
+    assert len(rows_of(tmp_path / 'out.csv')) == 7
+    # Another class, or none of the images that were trained on: these are not the images of the run.
+    write_image(moved / 'labeled' / 'owl' / '0.png')
+    assert run(*flags, '--split=test').startswith('error: the images have changed since')
+    shutil.rmtree(moved / 'labeled' / 'owl')
+    for path in (moved / 'labeled').rglob('[0-9].png'):
+        path.rename(path.with_name(f'renamed{path.name}'))
+    assert run(*flags, '--split=test').startswith('error: the images have changed since')
     capsys.readouterr()
 
 
@@ -227,14 +258,14 @@ def test_bad_input_ends_in_one_line_and_nothing_is_written(mine, tmp_path, monke
 def test_an_older_result_survives_a_failure(mine, tmp_path):
     _, workdir = mine
     output = tmp_path / 'out.csv'
-    output.write_text('older')
+    output.write_text('path,predicted,probability,error\nolder')
     np.savez(tmp_path / 'a.npz', x=np.zeros((20, 8, 8, 3), np.uint8))
     content = bytearray((tmp_path / 'a.npz').read_bytes())
     content[600] ^= 255
     (tmp_path / 'a.npz').write_bytes(content)
     line = run(f'--workdir={workdir}', f'--output={output}', tmp_path / 'a.npz', '--batch_size=4')
     assert 'a.npz cannot be read as an .npz file' in line
-    assert output.read_text() == 'older'
+    assert output.read_text().endswith('older')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.npz', 'out.csv']
 
 
@@ -257,3 +288,12 @@ def test_as_a_user_types_it(mine, tmp_path):
     assert (wrong.returncode, wrong.stdout) == (1, '')
     assert wrong.stderr.count('\n') == 1
     assert 'holds no run (no config.json)' in wrong.stderr
+
+
+def test_what_loading_says_stays_out_of_the_rows(mine, capfd):
+    images, workdir = mine
+    (images / 'unlabeled' / 'a.heic').write_text('')
+    assert run(f'--workdir={workdir}', '--split=test', '--output=-') is None
+    out, err = capfd.readouterr()
+    assert out.startswith('path,predicted,')
+    assert 'left out 1 files that are not read as images (1 .heic; ' in err

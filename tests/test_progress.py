@@ -4,7 +4,7 @@ import types
 import pytest
 
 from metasemi_jax import progress
-from metasemi_jax.progress import Pace, ProgressLine, duration
+from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
 
 
 class Terminal(io.StringIO):
@@ -89,3 +89,16 @@ def test_pace_at_once_is_finite(monkeypatch):
     pace = Pace(5, 10, images_per_step=8)
     assert pace.images_per_second(5) == 0
     assert pace.seconds_to_go(5) == 0
+
+
+@pytest.mark.parametrize(('in_place', 'shown'), [(True, [5, 10, 15, 20, 25, 30]), (False, [5, 15])])
+def test_ticks_come_every_5_seconds_in_a_terminal_and_ever_more_rarely_in_a_file(
+    monkeypatch, in_place, shown
+):
+    clock = [0.0]
+    monkeypatch.setattr(progress, 'time', types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    ticks, seen = Ticks(in_place=in_place), []
+    for clock[0] in range(34):
+        if ticks.due():
+            seen.append(clock[0])
+    assert seen == shown

@@ -63,6 +63,25 @@ def test_the_number_of_devices_does_not_change_the_weights(found, dtype, toleran
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ('method', 'own'),
+    [('flexmatch', 'last_class'), ('mean_teacher', "['ema']['params']"), ('fixmatch', 'params')],
+)
+def test_nor_those_of_other_methods(found, method, own):
+    """A method with a state, one with a teacher, and MetaSemi's meta-gradient over FixMatch."""
+    alone = {
+        name.removeprefix(f'{method}/1/'): v for name, v in found.items() if name.startswith(f'{method}/1/')
+    }
+    assert any(own in name for name in alone)
+    for name, expected in alone.items():
+        error = np.abs(found[f'{method}/8/{name}'] - expected).max()
+        assert error <= 1e-9 * np.abs(expected).max(), (name, error)
+    if method == 'flexmatch':
+        # Images have their class by now.
+        assert (alone["weights['method']['last_class']"] >= 0).any()
+
+
+@pytest.mark.slow
 def test_only_gradients_and_statistics_are_sent(found):
     """One image a device, so the batch grows with the devices: what each sends must not."""
     sent = {n: sorted(found[f'collectives/{n}/shapes']) for n in (2, 4, 8)}

@@ -13,11 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from metasemi_jax.command.installed_configs import CONFIGS, find_config
 from metasemi_jax.errors import UserError
 from metasemi_jax.report import __main__ as report
 from metasemi_jax.sweep import __main__ as sweep
 from metasemi_jax.sweep.__main__ import plan, run_all
-from metasemi_jax.sweep.folder import check_record, run_folders, run_name, swept_fields, write_record
+from metasemi_jax.sweep.folder import (
+    check_record,
+    run_folders,
+    run_name,
+    sweep_lock,
+    swept_fields,
+    write_record,
+)
 from metasemi_jax.sweep.grid import parse_grid
 from metasemi_jax.training.preemption import StopRequest
 from metasemi_jax.workdir import read_json
@@ -126,6 +134,7 @@ def test_a_run_of_other_settings_in_the_way_is_refused_before_anything_starts(tm
     first = planned(tmp_path, [0])[0]
     first.files.path.mkdir()
     (first.files.path / 'config.json').write_text(json.dumps(tiny_config(batch_size=9).to_dict()))
+    (first.files.path / 'checkpoints' / '4').mkdir(parents=True)
     with pytest.raises(UserError, match='batch_size: 9 there, 8 here'):
         planned(tmp_path, [1, 0])
     with pytest.raises(UserError, match='holds a run; name another folder'):
@@ -246,3 +255,36 @@ def test_killed_twice_it_goes_on_to_the_end(tmp_path, start, capsys):
     assert lines[2].endswith(f' | {last_errors[0]:.1f} {last_errors[1]:.1f} |')
     meta = last_errors[2:]
     assert f'| {statistics.mean(meta):.2f} ± {statistics.stdev(meta):.2f} |' in lines[3]
+
+
+@loads_config
+def test_a_second_sweep_over_a_folder_is_refused_at_its_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [])
+    with sweep_lock(tmp_path), pytest.raises(SystemExit) as caught:
+        sweep.main(['sweep', f'--workdir={tmp_path}', '--config=digits', '--seeds=0'])
+    assert f'--workdir={tmp_path}: another sweep is at work in it; wait for its end' in caught.value.code
+    assert capsys.readouterr().out == ''
+    assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+
+
+@loads_config
+def test_configs_that_came_with_the_package_are_found_from_anywhere(tmp_path, monkeypatch):
+    """As after `pip install .`; a file below the current folder goes before."""
+    monkeypatch.chdir(tmp_path)
+    for given in ([], ['--config=svhn'], ['--config=configs/cifar10.py'], ['--config=cifar100:fixmatch']):
+        monkeypatch.setattr(sys, 'argv', [])
+        with pytest.raises(SystemExit) as caught:
+            sweep.main(['sweep', '--workdir=x', *given, '--grid=optimizer.rl=1'])
+        assert "unknown config field 'optimizer.rl'" in caught.value.code
+    assert {path.stem for path in CONFIGS.glob('*.py')} == {
+        path.stem for path in (ROOT / 'configs').glob('*.py')
+    }
+    # `configs` is no package outside the repository.
+    assert not [path for path in CONFIGS.glob('*.py') if 'from configs import' in path.read_text()]
+    assert find_config('svhn') == CONFIGS / 'svhn.py'
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'svhn.py').touch()
+    assert find_config('configs/svhn.py') == Path('configs/svhn.py')
+    for name in ('elsewhere/svhn.py', 'nope', ''):
+        with pytest.raises(UserError, match='or one of cifar10, cifar100, digits, '):
+            find_config(name)

@@ -1,6 +1,7 @@
 import pytest
 
 from metasemi_jax.errors import UserError
+from metasemi_jax.methods import METHODS
 from metasemi_jax.sweep.grid import parse_grid, parse_seeds, settings
 
 
@@ -34,6 +35,11 @@ def test_the_ablation_is_the_papers_two_by_two():
     ]
     assert len(settings(parse_grid('ablation;optimizer.lr=0.03,0.1,0.3'))) == 12
     assert settings({}) == [{}]
+
+
+def test_the_grid_of_methods_names_all():
+    assert settings(parse_grid('methods')) == [{'method.name': name} for name in METHODS]
+    assert parse_grid('method.name=fixmatch, uda') == {'method.name': ['fixmatch', 'uda']}
 
 
 @pytest.mark.parametrize(

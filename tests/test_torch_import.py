@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 import sys
 
 import jax
@@ -10,16 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from absl import flags as flags_module
+from ml_collections import config_flags
 
-from configs import svhn
+from configs import imagenet, svhn
 from metasemi_jax.classifier import load_classifier
+from metasemi_jax.cli import parse_config_flags
+from metasemi_jax.command.installed_configs import find_config
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.sources import registry as sources
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.torch_import import __main__ as torch_import
 from metasemi_jax.torch_import.__main__ import import_checkpoint, to_state_dict
-from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint
+from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint, rename_imagenet
 from metasemi_jax.torch_import.state_dict import parameter_keys
 from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest
 from metasemi_jax.training.experiment import build_experiment
@@ -167,6 +172,8 @@ def test_momentum_goes_to_its_parameter_and_is_zero_where_there_is_none(small):
         ({'step': 1201}, 'step 1201 is not within total_steps=1200'),
         ({'step': -1}, 'step -1 is not within'),
         ({'step': 'last'}, "'step' is no number: last"),
+        ({'step': float('inf')}, "'step' is no number: inf"),
+        ({'step': float('nan')}, "'step' is no number: nan"),
         ({'model': {}}, 'no mapping'),
         ({'optimizer': {'state': {}}}, "no state of PyTorch's SGD"),
         ({'optimizer': [1]}, "no state of PyTorch's SGD"),
@@ -238,6 +245,32 @@ def test_command_with_the_pinned_flags(small, tmp_path, monkeypatch, capsys):
     saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
     assert saved == json.loads(json.dumps(config.to_dict()))
     assert os.listdir(tmp_path / 'run' / 'checkpoints') == ['1200']
+
+
+@loads_a_config
+def test_the_line_to_continue_has_every_setting_however_it_was_written(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch_import, 'read_checkpoint', lambda path: official(small, 1200))
+    monkeypatch.setattr(sources, 'SOURCES', {})
+    flags = [
+        '--config.seed',
+        '3',
+        '--config',
+        'cifar10',
+        '--config.optimizer.milestones=(5, 7)',
+        '--noconfig.data.flip',
+    ]
+    assert run_command('model_best.pth', f'--workdir={tmp_path / "run"}', *flags) is None
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix('to continue: ')
+    given = shlex.split(command)[2:]
+    assert find_config(given[0].removeprefix('--config=')).name == 'cifar10.py'
+    assert {'--config.seed=3', '--config.optimizer.milestones=(5, 7)', '--config.data.flip=False'} < {*given}
+    # Given to a command, it makes the config that was saved.
+    values = flags_module.FlagValues()
+    config_flags.DEFINE_config_file('config', None, '', flag_values=values)
+    flags_module.DEFINE_string('workdir', None, '', flag_values=values)
+    parse_config_flags(values, ['main.py', *given])
+    saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert json.loads(json.dumps(values['config'].value.to_dict())) == saved
 
 
 @loads_a_config
@@ -323,3 +356,35 @@ def test_bfloat16_tensors_keep_their_dtype(small):
     tensors = {key: torch.tensor(value).bfloat16() for key, value in small.items()}
     bias = torch_import.convert_state_dict('conv_large', tensors)['params']['classifier']['bias']
     assert bias.dtype == jnp.bfloat16
+
+
+def imagenet_checkpoint(as_tensor=np.asarray):
+    """Other keys, epochs for steps, and the names that DataParallel gives; and the weights."""
+    arrays = random_state_dict('resnet18', num_classes=5, dtype=np.float32)
+    state_dict = {f'module.{key}': as_tensor(value) for key, value in arrays.items()}
+    momentum = {key: as_tensor(np.full_like(value, 0.25)) for key, value in state_dict.items()}
+    checkpoint = {'epoch': 300, 'arch': 'resnet18', 'state_dict': state_dict, 'best_acc1': 55.5}
+    return checkpoint | {'optimizer': optimizer_of(parameter_keys(state_dict), momentum)}, arrays
+
+
+def test_checkpoints_of_the_imagenet_program():
+    checkpoint, arrays = imagenet_checkpoint()
+    renamed = rename_imagenet(checkpoint)
+    # Half of the 1,351,232 steps of configs/imagenet.py.
+    assert (renamed['step'], renamed['best_acc']) == (675_616, 55.5)
+    assert rename_imagenet(checkpoint | {'epoch': 600})['step'] == imagenet.get_config().total_steps
+    assert rename_imagenet(checkpoint | {'epoch': 'last'})['step'] == 'last'
+    variables = to_state_dict('resnet18', torch_import.convert_state_dict('resnet18', renamed['model']))
+    for key in variables:
+        np.testing.assert_array_equal(variables[key], arrays[key])
+    trace = convert_momentum('resnet18', renamed['model'], renamed['optimizer'])
+    assert all((leaf == 0.25).all() for leaf in jax.tree.leaves(trace))
+
+
+def test_a_file_of_the_imagenet_program(tmp_path):
+    torch = pytest.importorskip('torch')
+    checkpoint, arrays = imagenet_checkpoint(torch.as_tensor)
+    torch.save(checkpoint | {'best_acc1': torch.tensor(55.5)}, tmp_path / 'checkpoint.pth.tar')
+    read = read_checkpoint(tmp_path / 'checkpoint.pth.tar')
+    assert (read['step'], float(read['best_acc'])) == (675_616, 55.5)
+    np.testing.assert_array_equal(read['model']['module.fc.weight'], arrays['fc.weight'])

@@ -14,12 +14,14 @@ from PIL import Image
 
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.visualize import __main__ as visualize
-from metasemi_jax.visualize.__main__ import run_names
+from metasemi_jax.visualize import look, review
+from metasemi_jax.visualize.run_names import run_names
 from own_images import own_config, write_image
 from small_runs import ROOT, contents, make_run, tiny_config
 from test_figures import Page
 
-FIGURES = ('tsne', 'curves', 'pseudo_labels', 'confusion', 'mistakes')
+LOOKS = ('confusion', 'class_errors', 'reliability', 'mistakes', 'unlabeled')
+FIGURES = ('tsne', 'curves', 'pseudo_labels', *LOOKS)
 ODD = ('$a_b$', '<b>&"')  # names of classes
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -47,9 +49,10 @@ def mine(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def few_mistakes(monkeypatch):
-    """Untrained nets make so many that drawing them takes most of the time."""
-    monkeypatch.setattr(visualize, 'MOST', 6)
+def few_images(monkeypatch):
+    """Drawing them takes most of the time."""
+    monkeypatch.setattr(look, 'MOST', 6)
+    monkeypatch.setattr(review, 'EACH', 1)
 
 
 def run(*args):
@@ -93,25 +96,33 @@ def test_a_finished_run(trained, capsys):
     assert f'{results["ema_test_error_best"]:.2f}% test images, EMA weights lowest of all' in text
     assert 'ema_decay 0.9' in text
     assert 'not finished' not in text
+    assert '50 labeled, 1,247 unlabeled, 500 test images. Finished on 20' in text
+    assert '# class test error wrong labeled unlabeled, predicted 0 0 ' in text
+    # The heading stands there once, not as the title of a section too.
+    assert [tag for tag in page.tags if tag in ('h1', 'h2')] == ['h1']
 
 
 def test_two_runs_one_above_the_other(trained, tmp_path, capsys):
-    workdir, _ = trained
+    workdir, results = trained
     other = make_run(tmp_path / 'run', tiny_config(method__meta=False, method__mixup=False))
     output = tmp_path / 'compared'
     assert run(workdir, other, '--num_points=40', f'--output={output}') is None
     names = {path.relative_to(output).as_posix() for path in output.rglob('*.png')}
-    both = ('confusion', 'mistakes')
     assert names == {
         'tsne.png',
         *(f'run/{name}.png' for name in FIGURES[1:]),
-        *(f'run_2/{name}.png' for name in both),
+        *(f'run_2/{name}.png' for name in LOOKS),
     }
     height, width = np.asarray(Image.open(output / 'tsne.png').convert('L')).shape
     assert height > 0.45 * width  # two rows of four panels
     text = text_of(output / 'report.html')
-    assert 'labeled only, ema_decay=0.0, total_steps=12' in text
-    assert 'MetaSemi, ema_decay=0.9, total_steps=6' in text
+    one, two = (
+        'metasemi, meta=True, mixup=True, mixup_gamma=1.0, ema_decay=0.9, …, step 6',
+        'metasemi, meta=False, mixup=False, ema_decay=0.0, total_steps=12, step 12 of 12, not finished',
+    )
+    error = f'{results["test_error_last"]:.2f}'
+    assert f'{one} 50 {error} {error} ' in text
+    assert re.search(rf'{re.escape(two)} 50 [\d.]+ – –', text)
     assert 'There are no training curves' in text
     assert f'{workdir} is named twice' in run(workdir, workdir)
     capsys.readouterr()
@@ -141,7 +152,10 @@ def test_other_weights_and_a_seed(mine, tmp_path, capsys):
     assert 'Confusion matrix of the labeled images' in text
     assert '(ema weights)' in text
     one, again, other = (contents(tmp_path / folder) for folder in ('one', 'again', 'other'))
-    named = [{path.name: content for path, content in files.items()} for files in (one, again, other)]
+    named = [
+        {path.name: re.sub(rb'Drawn on [^<]*', b'', content) for path, content in files.items()}
+        for files in (one, again, other)
+    ]
     for name in ('tsne.png', 'confusion.png', 'report.html'):
         assert named[0][name] == named[1][name]
     assert named[0]['tsne.png'] != named[2]['tsne.png']
@@ -193,15 +207,58 @@ def test_bad_input_ends_in_one_line_and_nothing_is_written(
     capsys.readouterr()
 
 
+@pytest.fixture
+def reviewed(mine, tmp_path):
+    """The run, its images moved and four unlabeled ones reviewed into labeled/."""
+    images = shutil.copytree(mine.parent / 'mine', tmp_path / 'mine')
+    for i in range(4):
+        (images / 'unlabeled' / f'{i}.png').rename(images / 'labeled' / ODD[0] / f'new{i}.png')
+    (images / 'labeled' / ODD[0] / '0.png').unlink()
+    return images
+
+
+def test_after_images_were_reviewed_as_the_guide_says(mine, reviewed, tmp_path, capsys):
+    held_out = (mine / 'validation_ids.txt').read_text().splitlines()
+    gone = 'validation' if f'labeled/{ODD[0]}/0.png' in held_out else 'labeled'
+    assert run(mine, f'--data_path={reviewed}', f'--output={tmp_path / "out"}', '--num_points=10') is None
+    line = next(line for line in capsys.readouterr().out.splitlines() if 'have changed' in line)
+    assert '4 labeled images are new, and left out; 1 of its ' in line
+    assert f'{gone} images are gone; its splits are what is left of them' in line
+    text = text_of(tmp_path / 'out' / 'report.html')
+    assert f'he images have changed since {mine}' in text
+    assert ' 8 unlabeled, ' in text
+
+
+def test_without_any_image_to_judge_by(mine, reviewed, tmp_path, capsys):
+    for name in (mine / 'validation_ids.txt').read_text().splitlines():
+        (reviewed / name).unlink(missing_ok=True)
+    assert run(mine, f'--data_path={reviewed}', f'--output={tmp_path / "out"}', '--num_points=10') is None
+    text = text_of(tmp_path / 'out' / 'report.html')
+    assert 'No test or validation image is left, so no error can be shown.' in text
+    names = {path.name for path in (tmp_path / 'out').glob('*.png')}
+    assert names == {'tsne.png', 'unlabeled.png'}
+    capsys.readouterr()
+
+
 def test_names_of_runs():
-    base = {'method.meta': True, 'method.mixup': True, 'data.name': 'digits', 'seed': 0, 'log_every': 1}
-    assert run_names([base], ['a']) == ['MetaSemi, digits, seed 0']
+    base = {'method.name': 'metasemi', 'data.name': 'digits', 'seed': 0, 'log_every': 1}
+    assert run_names([base], ['a']) == ['metasemi, digits, seed 0']
+    assert run_names([base | {'method.mixup': False}], ['a']) == ['metasemi, mixup=False, digits, seed 0']
+    # A run of a version with one method names none; None is the method's own value.
+    old = {name: value for name, value in base.items() if name != 'method.name'} | {'method.meta': True}
+    assert run_names([old], ['a']) == ['metasemi, digits, seed 0']
+    assert run_names([base, old], ['a', 'b']) == ['metasemi (a)', 'metasemi (b)']
     others = [base, base | {'method.meta': False, 'log_every': 2}]
-    assert run_names(others, ['a', 'b']) == ['MetaSemi', 'mix-up only']
-    assert run_names([base, base | {'seed': 1}], ['a', 'b']) == ['MetaSemi, seed=0', 'MetaSemi, seed=1']
-    assert run_names([base, base], ['a', 'b']) == ['MetaSemi (a)', 'MetaSemi (b)']
+    assert run_names(others, ['a', 'b']) == ['metasemi, meta=True', 'metasemi, meta=False']
+    assert run_names([base, base | {'seed': 1}], ['a', 'b']) == ['metasemi, seed=0', 'metasemi, seed=1']
+    # Options that another method does not have tell nothing.
+    fixmatch = base | {'method.name': 'fixmatch', 'method.threshold': 0.9}
+    assert run_names([base, fixmatch], ['a', 'b']) == ['metasemi', 'fixmatch']
+    two = [fixmatch, fixmatch | {'method.threshold': 0.8}, base]
+    assert run_names(two, 'abc') == ['fixmatch, threshold=0.9', 'fixmatch, threshold=0.8', 'metasemi']
+    assert run_names([base | {'method.name': 'my/own.py:sharp'}], ['a']) == ['own.py:sharp, digits, seed 0']
     many = base | {f'x{i}': i for i in range(9)}
-    assert run_names([base, many], ['a', 'b'])[1] == 'MetaSemi, x0=0, x1=1, x2=2, x3=3, …'
+    assert run_names([base, many], ['a', 'b'])[1] == 'metasemi, x0=0, x1=1, x2=2, x3=3, …'
 
 
 def test_as_a_user_types_it(tmp_path):

@@ -10,7 +10,8 @@ from configs import digits
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import split_sha256
 from metasemi_jax.errors import UserError
-from metasemi_jax.workdir import Workdir, read_json, write_atomically, write_json
+from metasemi_jax.files import write_atomically, write_json
+from metasemi_jax.workdir import Workdir, read_json
 
 IDS = ['0003', '0010']
 
@@ -68,6 +69,7 @@ def test_what_the_network_takes_is_read_back(tmp_path):
 
 def test_another_config_is_refused_with_the_fields(tmp_path):
     Workdir(tmp_path).create(digits.get_config(), IDS)
+    (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
     other = digits.get_config()
     other.seed, other.optimizer.lr = 3, 0.5
     before = everything(tmp_path)
@@ -100,6 +102,7 @@ def test_a_file_system_that_takes_no_files_is_refused():
 def test_damaged_json_is_named(tmp_path):
     path = tmp_path / 'config.json'
     path.write_text('{"seed": ')
+    (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
     refused(tmp_path, digits.get_config(), f'{path} is damaged')
 
 
@@ -131,7 +134,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path.write_text('old')
     program = (
         'import resource, signal, sys, pathlib\n'
-        'from metasemi_jax.workdir import write_atomically\n'
+        'from metasemi_jax.files import write_atomically\n'
         'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
         'resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n'
         'write_atomically(pathlib.Path(sys.argv[1]), "new" * 1000)\n'

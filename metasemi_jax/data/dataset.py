@@ -25,6 +25,11 @@ class Dataset(NamedTuple):
     test_ids: np.ndarray | None = None
     val_ids: np.ndarray | None = None
 
+    # Change with the training images, and with the validation and test images, the same wherever these lie;
+    # '' where ids say it all, as those of data that are verified by a checksum.
+    content: str = ''
+    judged_content: str = ''
+
     @property
     def num_classes(self) -> int:
         """K."""

@@ -13,7 +13,9 @@ def sample_stream(pool_size: int, seed: tuple[int, ...], *, start: int, count: i
 
     Args:
       pool_size: number of examples in the pool; 0 gives an empty batch.
-      seed: names the stream; streams of different seeds are independent.
+      seed: names the stream, with the epoch behind it. NumPy pads seeds with zeros, so epoch 0 of (s, 0) has
+        the generator of `default_rng(s)`, which draws the labeled split, and epoch 0 of (s, 1) that of the
+        validation split. This does no harm: a split draws a choice of images, this an order of those chosen.
       start: number of entries drawn before.
       count: number of entries to draw.
 

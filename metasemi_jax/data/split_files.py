@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
+from metasemi_jax.data.paths import user_path
 from metasemi_jax.errors import UserError, first_ten
 
 
@@ -12,9 +12,10 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
 
     It is either one id a line, as in the `labeled_ids.txt` of a run, or the official program's
     `label_indices.txt`: positions in the original training file, integers between any white space. Positions
-    are known where the ids hold them, zero-padded: svhn_cropped, cifar10 and cifar100 ('train_000123'),
-    digits ('0123') and .npz files ('000123'). The position is then the number in the id. Where the ids are
-    file names (imagenet2012), paths that end in them serve too.
+    are known where the ids hold them, zero-padded: those of TFDS datasets ('train_000123'), digits ('0123')
+    and .npz files ('000123'). The position is then the number in the id; of 'train_' where there are others
+    ('unlabelled_000123'). Where the ids are file names (imagenet2012), paths that end in them serve too, and
+    a label after a name or path is left out.
 
     Args:
       path: of the file.
@@ -28,7 +29,7 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
     """
     source = f'data.split_file={path}'
     try:
-        text = Path(path).expanduser().read_text(encoding='utf-8')
+        text = user_path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{source} cannot be read ({getattr(error, "strerror", None) or error})') from error
     names = [line for line in text.splitlines() if line.strip()]
@@ -36,11 +37,11 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
         raise UserError(f'{source} is empty; name one labeled image a line')
     known = {*ids}
     if not {*names} <= known:
-        bare = [name.strip().rpartition('/')[2] for name in names]
+        # ImageNet's ids are file names; programs that unpacked its archives list paths, some with labels.
+        bare = [name.split()[0].rpartition('/')[2] for name in names]
         if all(token.isdecimal() for token in text.split()):
             names = _by_position(source, [int(token) for token in text.split()], ids)
         elif {*bare} <= known:
-            # ImageNet's ids are file names; programs that unpacked its archives list paths.
             names = bare
     unknown = sorted({*names} - known)
     if unknown:
@@ -54,13 +55,14 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
 
 
 def _by_position(source: str, positions: list[int], ids: Sequence[str]) -> list[str]:
-    forms = [re.fullmatch(r'(?:[a-z]+_)?(\d+)', name) for name in ids]
+    in_train = [name for name in ids if name.startswith('train_')]
+    forms = [re.fullmatch(r'(?:[a-z]+_)?(\d+)', name) for name in in_train or ids]
     if not all(forms):
         raise UserError(
             f"{source} holds positions, but the ids of these images are no positions ('{ids[0]}' is one); "
             'name an id a line'
         )
-    id_at = {int(form[1]): str(name) for form, name in zip(forms, ids, strict=True)}
+    id_at = {int(form[1]): str(name) for form, name in zip(forms, in_train or ids, strict=True)}
     unknown = sorted({*positions} - id_at.keys())
     if unknown:
         raise UserError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, first_ten
 
 VALIDATION_STREAM = 1
 
@@ -43,6 +43,8 @@ def draw_split(
     ids, labels = np.asarray(dataset.train_ids), dataset.train_labels
     if labeled_ids is not None:
         labeled = sorted(labeled_ids)
+        check_labels(dataset, labeled)
+        _check_classes(dataset, labeled)
     elif num_labels:
         labeled = class_balanced_split(labels, ids, num_labels, num_classes=dataset.num_classes, seed=seed)
     else:
@@ -54,9 +56,6 @@ def draw_split(
             )
         return Split(labeled, [])
     positions, _ = split_positions(ids, labeled)
-    if (labels[positions] < 0).any():
-        name = ids[positions[labels[positions] < 0][0]]
-        raise UserError(f"the split names images without a label, the first '{name}'")
     count = num_validation
     if not count and dataset.test_images is None:
         count = max(1, round(len(labeled) / 5))
@@ -64,6 +63,29 @@ def draw_split(
         return Split(labeled, [])
     held_out = _hold_out(labels[positions], ids[positions], count, seed=seed)
     return Split(sorted({*labeled} - {*held_out}), held_out)
+
+
+def check_labels(dataset: Dataset, labeled: Sequence[str]) -> None:
+    """Refuse labeled ids of images that have no label (any more), or that `dataset` does not hold."""
+    positions, _ = split_positions(dataset.train_ids, labeled)
+    without = positions[dataset.train_labels[positions] < 0]
+    if len(without):
+        raise UserError(
+            f'the split names {len(without):,} images without a label, the first '
+            f"'{dataset.train_ids[without[0]]}'; label them, or name others"
+        )
+
+
+def _check_classes(dataset: Dataset, labeled: Sequence[str]) -> None:
+    """Refuse a split without any image of a class that could have one: the network would never predict it."""
+    positions, _ = split_positions(dataset.train_ids, labeled)
+    there = np.unique(dataset.train_labels[dataset.train_labels >= 0])
+    lacking = np.setdiff1d(there, dataset.train_labels[positions])
+    if len(lacking):
+        raise UserError(
+            f'the split names no image of {len(lacking):,} of {len(there):,} classes '
+            f'({first_ten([dataset.class_names[k] for k in lacking])}); name one of each'
+        )
 
 
 def _hold_out(labels: np.ndarray, ids: np.ndarray, count: int, *, seed: int) -> list[str]:
@@ -118,7 +140,7 @@ def class_balanced_split(
         if len(members) < per_class:
             raise UserError(
                 f'data.num_labels={num_labels} asks for {per_class} labels of class {label}, '
-                f'which has {len(members)} images; use at most {_most_labels(labels, num_classes)}'
+                f'which has {len(members)} images with one; use at most {_most_labels(labels, num_classes)}'
             )
         chosen.extend(rng.choice(members, per_class, replace=False).tolist())
     return sorted(chosen)
@@ -161,11 +183,5 @@ def split_sha256(labeled_ids: Sequence[str]) -> str:
     return hashlib.sha256(split_text(labeled_ids).encode()).hexdigest()
 
 
-def data_sha256(ids: Sequence[str], held_out: Sequence[str], class_names: Sequence[str]) -> str:
-    """SHA-256, in hex, of which images a run has: of all training ids, those held out, and the classes."""
-    parts = (sorted(ids), sorted(held_out), class_names)
-    return hashlib.sha256('\n\n'.join('\n'.join(part) for part in parts).encode()).hexdigest()
-
-
 def _most_labels(labels: np.ndarray, num_classes: int) -> int:
-    return num_classes * int(np.bincount(labels, minlength=num_classes).min())
+    return num_classes * int(np.bincount(labels[labels >= 0], minlength=num_classes).min())

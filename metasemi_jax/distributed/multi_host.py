@@ -94,6 +94,11 @@ def anywhere(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(_everyones(np.asarray(flag)).any())
 
 
+def of_first(value: np.ndarray) -> np.ndarray:
+    """What process 0 gives; all must ask."""
+    return value if jax.process_count() == 1 else _everyones(value)[0]
+
+
 @contextlib.contextmanager
 def naming_lost_peers() -> Iterator[None]:
     """Make what the devices report when another process is gone a UserError.

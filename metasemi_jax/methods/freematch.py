@@ -93,7 +93,9 @@ def fairness_term(logits: Array, weights: Array, state: dict[str, Array]) -> Arr
     share = weights / jnp.maximum(count, 1)
     classes = jax.nn.one_hot(jnp.argmax(probs, axis=-1), probs.shape[-1], dtype=probs.dtype)
     a = state['class_probs'] * _inverse(state['histogram'])
-    b = (share @ probs) * _inverse(share @ classes)
+    # By default accelerators multiply float32 in TF32 or bfloat16.
+    with jax.default_matmul_precision('highest'):
+        b = (share @ probs) * _inverse(share @ classes)
     a = a / jnp.sum(a)
     # The divisor is 0 where no image counts, and its gradient must not be NaN there.
     total = jnp.sum(b)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metasemi_jax.batch import Batch
 from metasemi_jax.meta_gradient import ESTIMATORS, update_pseudo_labels
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.method import Inputs, Targets
@@ -34,13 +33,6 @@ class Meta(NamedTuple):
     # predictions under squared error alone (MetaSemi), and 2-17% off for others.
     at_inner_step: bool = False
     inner_lr: float | None = None  # α of the inner step; None: the optimizer's learning rate
-
-
-def student_images(targets: Targets, batch: Batch) -> Array:
-    """What the student sees: the targets' own images, else the second view, else the weak one."""
-    if targets.images is not None:
-        return targets.images
-    return batch.unlabeled_images if batch.strong_images is None else batch.strong_images
 
 
 def labeled_loss(network: Network, inputs: Inputs) -> Callable[..., Array]:
@@ -79,7 +71,8 @@ def refine(
       'label_grad_norm' at θ (not where ∇L_l is taken at θ̃), and [n, K] 'moved_from', 'updated' and
       'meta_gradient' where labels moved.
     """
-    images = student_images(targets, inputs.batch)
+    images = targets.student_images(inputs.batch)
+    has_target = jnp.any(targets.labels > 0, axis=-1)
     old = {}
     if labels:
         old['labels'] = targets.labels
@@ -114,5 +107,7 @@ def refine(
         targets = targets._replace(labels=moved)
     if weights:
         step = jnp.asarray(meta.meta_lr, old['weights'].dtype) * gradient['weights']
+        # A row of zeros is no target: a weight would pull the prediction towards nothing.
+        step = jnp.where(has_target, step, jnp.zeros_like(step))
         targets = targets._replace(weights=jnp.maximum(old['weights'] - step, 0))
     return targets.add_aux(**aux)

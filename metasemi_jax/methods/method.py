@@ -42,9 +42,7 @@ class Targets(NamedTuple):
 
     labels: Array  # [n, K], soft or one-hot
     weights: Array | None = None  # [n], mask or weight; None: all 1
-    images: Array | None = (
-        None  # [n, H, W, C]; None: the second view, or the weak one where there is no second
-    )
+    images: Array | None = None  # [n, H, W, C]; None: the second view, or the weak one if there is no second
     labeled: tuple[Array, Array] | None = None  # images and soft labels in the place of the labeled batch
     state: Any = None  # the method's own after the step; None: as before
     initial: Array | None = None  # [n, K], before they were moved or selected; None: `labels`
@@ -53,6 +51,12 @@ class Targets(NamedTuple):
     def add_aux(self, **scalars: Array) -> 'Targets':
         """The same with more to log."""
         return self._replace(aux=(self.aux or {}) | scalars)
+
+    def student_images(self, batch: Batch) -> Array:
+        """What the student sees: the targets' own images, else the second view, else the weak one."""
+        if self.images is not None:
+            return self.images
+        return batch.unlabeled_images if batch.strong_images is None else batch.strong_images
 
 
 class Outcome(NamedTuple):

@@ -24,8 +24,13 @@ class SeparatePasses:
         self._network, self._variables = network, inputs.variables(params)
         self._labeled_key, self._unlabeled_key = _split(keys.dropout)
         self._every = batch_norm == 'every'
+        self._weak = None  # weak view and logits of the student's own pass over it
         self.inputs = _with_predictions(inputs, network, predict, keys.dropout, self._unlabeled_key)
         self.batch_stats = inputs.batch_stats
+        if predict == 'same_pass':
+            # Once, for the targets and with gradient: XLA does not merge passes that draw dropout masks.
+            self._weak = inputs.batch.unlabeled_images, self.forward(inputs.batch.unlabeled_images)
+            self.inputs = self.inputs._replace(weak_logits=jax.lax.stop_gradient(self._weak[1]))
 
     def labeled(self, images: Array) -> Array:
         """Logits, with gradient; the running statistics move."""
@@ -34,14 +39,16 @@ class SeparatePasses:
 
     def unlabeled(self, images: Array) -> Array:
         """Logits, with gradient; the running statistics move where every pass moves them."""
-        variables = self._variables | ({'batch_stats': self.batch_stats} if self._every else {})
-        logits, stats = self._network.train_logits(variables, images, self._unlabeled_key)
-        if self._every:
-            self.batch_stats = stats
+        if not self._every:
+            return self.forward(images)
+        variables = self._variables | {'batch_stats': self.batch_stats}
+        logits, self.batch_stats = self._network.train_logits(variables, images, self._unlabeled_key)
         return logits
 
     def forward(self, images: Array) -> Array:
         """`unlabeled`, and no statistic moves."""
+        if self._weak is not None and images is self._weak[0]:
+            return self._weak[1]
         return self._network.train_logits(self._variables, images, self._unlabeled_key)[0]
 
 
@@ -109,4 +116,5 @@ def _with_predictions(
         masks = unlabeled_key if predict == 'same_pass' else own_key
         return network.train_logits(variables, images, masks)[0]
 
-    return inputs._replace(predict=logits, weak_logits=logits(inputs.batch.unlabeled_images))
+    weak_logits = None if predict == 'same_pass' else logits(inputs.batch.unlabeled_images)
+    return inputs._replace(predict=logits, weak_logits=weak_logits)

@@ -17,29 +17,28 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from metasemi_jax.classifier import (
-    WEIGHTS,
-    WEIGHTS_HELP,
-    Classifier,
-    Predictions,
-    load_classifier,
-    predict_batches,
-)
+from metasemi_jax.classifier import Classifier, Predictions, load_classifier, predict_batches
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.flags import (
+    define_data_location,
+    define_weights,
+    define_workdir,
+    required_workdir,
+)
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.data.images.chunks import Chunk, ImageSource, array_source, open_images
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.predict.output import FIRST_COLUMNS, STDOUT, check_output, open_output
 from metasemi_jax.predict.run_data import SPLITS, load_run_data, split_images
 from metasemi_jax.progress import ProgressLine
 from metasemi_jax.training.experiment_data import evaluation_resize
-from metasemi_jax.workdir import naming_output, open_atomically
+from metasemi_jax.workdir import Workdir
 
 
 class Columns(NamedTuple):
@@ -53,7 +52,7 @@ class Columns(NamedTuple):
         """The first line."""
         label = ['label'] if self.labels else []
         every = [f'p({name})' for name in self.class_names] if self.every_class else []
-        return ['path', 'predicted', 'probability', *label, *every, 'error']
+        return [*FIRST_COLUMNS, *label, *every, 'error']
 
     def rows(self, chunk: Chunk, predictions: Predictions) -> Iterator[tuple[float, list[str]]]:
         """(probability of the predicted class, line) of each image; -1 for one that could not be read."""
@@ -124,7 +123,7 @@ def main(argv: list[str]) -> None:
 
 
 def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string('workdir', None, 'Folder of the run, finished or not.', flag_values=values)
+    define_workdir(values)
     flags.DEFINE_enum(
         'split',
         None,
@@ -135,7 +134,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         'unlabeled', False, 'Classify the unlabeled pool, the most confident first.', flag_values=values
     )
-    flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), WEIGHTS_HELP, flag_values=values)
+    define_weights(values)
     flags.DEFINE_boolean('all', False, 'Write the probability of every class.', flag_values=values)
     flags.DEFINE_string(
         'output',
@@ -151,15 +150,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         lower_bound=0,
         flag_values=values,
     )
-    flags.DEFINE_string(
-        'data_path',
-        '',
-        "Where the run's own images have moved to: the folder, .csv or .npz file. For a split.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        'data_dir', '', "Where the run's TFDS datasets have moved to. For a split.", flag_values=values
-    )
+    define_data_location(values)
 
 
 def _predict(
@@ -175,28 +166,39 @@ def _predict(
     data_path: str,
     data_dir: str,
 ) -> None:
-    split = _check_choice(images, workdir, split, unlabeled)
+    workdir = required_workdir(workdir)
+    split = _check_choice(images, split, unlabeled)
+    name = f'predictions_{split}.csv' if split else 'predictions.csv'
+    output = output or str(Workdir(workdir).path / name)
+    check_output(output)
     started = time.perf_counter()
     enable_compilation_cache()
     classifier = load_classifier(workdir, weights=weights)
     # With the rows on standard output, what people read goes where errors go.
-    people = sys.stderr if output == '-' else sys.stdout
+    people = sys.stderr if output in STDOUT else sys.stdout
     print(classifier.description, file=people)
     if split:
-        chosen = split_images(
-            classifier, load_run_data(classifier, data_path=data_path, data_dir=data_dir), split
-        )
+        # What loading has to say, too.
+        with contextlib.redirect_stdout(people):
+            data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+        if data.changes:
+            print(data.changes, file=people)
+        chosen = split_images(classifier, data, split)
         sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
     else:
         sources = open_images(
-            images, classifier.input_form.image_shape, resize=evaluation_resize(classifier.config)
+            images,
+            classifier.input_form.image_shape,
+            resize=evaluation_resize(classifier.config),
+            say=lambda line: print(line, file=people),
         )
-    name = f'predictions_{split}.csv' if split else 'predictions.csv'
-    output = output or str(classifier.files.path / name)
     columns = Columns(classifier.class_names, bool(split) and bool((chosen.labels >= 0).any()), all)
     tally = Tally()
     count = sum(source.count for source in sources)
-    with _open_output(output) as file, contextlib.closing(ProgressLine(people)) as progress:
+    with (
+        open_output(output, classifier.files.path) as file,
+        contextlib.closing(ProgressLine(people)) as progress,
+    ):
         size = min(batch_size or classifier.config.eval_batch_size, count)
         results = classify(classifier, sources, batch_size=size)
         begun = time.perf_counter()
@@ -208,20 +210,14 @@ def _predict(
         writer.writerows(row for _, row in rows)
         seconds = time.perf_counter() - begun
         if len(tally.failed) == count:
-            raise UserError(
-                f'none of the {count:,} images can be read: {first_ten(tally.failed)}; nothing was written'
-            )
+            raise UserError(f'none of the {count:,} images can be read: {first_ten(tally.failed)}')
     for line in _summary(tally, split, seconds, time.perf_counter() - started):
         print(line, file=people)
-    if output != '-':
+    if output not in STDOUT:
         print(f'written to {output}', file=people)
 
 
-def _check_choice(
-    images: Sequence[str], workdir: str | None, split: str | None, unlabeled: bool
-) -> str | None:
-    if not workdir:
-        raise UserError('--workdir is missing; name the folder of a run')
+def _check_choice(images: Sequence[str], split: str | None, unlabeled: bool) -> str | None:
     if unlabeled and split not in (None, 'unlabeled'):
         raise UserError(f'--unlabeled and --split={split} name two splits; choose one')
     split = 'unlabeled' if unlabeled else split
@@ -246,21 +242,6 @@ def _counted(
         for row in columns.rows(chunk, predictions):
             counter(count)
             yield row
-
-
-@contextlib.contextmanager
-def _open_output(output: str) -> Iterator[IO[str]]:
-    # A file name may hold bytes that are not UTF-8; they are written as they are.
-    options = {'newline': '', 'errors': 'surrogateescape'}
-    if output == '-':
-        with os.fdopen(os.dup(1), 'w', encoding='utf-8', **options) as file:
-            yield file
-        return
-    path = Path(output)
-    if path.is_dir():
-        raise UserError(f'--output={output} is a folder; name a file')
-    with naming_output(output), open_atomically(path, **options) as file:
-        yield file
 
 
 def _printable(name: str) -> str:

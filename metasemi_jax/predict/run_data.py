@@ -1,17 +1,30 @@
 """The images of a run's splits, for the commands that look at what it has learnt."""
 
 import copy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metasemi_jax.classifier import Classifier
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.splits import Split, data_sha256, split_positions
+from metasemi_jax.data.identity import changed_parts
+from metasemi_jax.data.sources.registry import OWN_IMAGES
+from metasemi_jax.data.splits import split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment_data import load_data
 
 SPLITS = ('test', 'validation', 'labeled', 'unlabeled')
+
+
+class RunData(NamedTuple):
+    """The images of a run as they are now."""
+
+    dataset: Dataset
+    labeled: np.ndarray  # int, positions in the training images; the labeled ones of the run
+    unlabeled: np.ndarray
+    held_out: np.ndarray
+    changes: str  # what was moved, added or removed since, one line for people; '' for nothing
 
 
 class SplitImages(NamedTuple):
@@ -23,8 +36,11 @@ class SplitImages(NamedTuple):
     ids: np.ndarray  # str [n]
 
 
-def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str = '') -> Dataset:
-    """The dataset that the run of `classifier` was trained on.
+def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str = '') -> RunData:
+    """The data that the run of `classifier` was trained on.
+
+    Files may have been moved, added or removed since, as when unlabeled images were reviewed into labeled/:
+    then the splits hold those that are left, and `changes` says so.
 
     Args:
       classifier: of `load_classifier`.
@@ -33,6 +49,7 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
     Raises:
       UserError: images that cannot be had, or are not those of the run any more.
     """
+    classifier.files.read_split(classifier.record.get('split_sha256'))
     config = copy.deepcopy(classifier.config)
     config.data.path = data_path or config.data.path
     config.data.data_dir = data_dir or config.data.data_dir
@@ -43,28 +60,59 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
             f'the images that {classifier.files.path} was trained on cannot be had: {error} (where they have '
             'moved, --data_path= or --data_dir= names the new place)'
         ) from error
-    held_out = classifier.files.read_validation_ids()
-    expected = classifier.record.get('data_sha256')
-    if expected not in (None, data_sha256(dataset.train_ids, held_out, dataset.class_names)):
-        raise UserError(
-            f'the images have changed since {classifier.files.path} was begun: some were added, removed or '
-            'renamed; put the old ones back, or name files and folders in the place of a split'
-        )
     if dataset.image_shape != classifier.input_form.image_shape:
         raise UserError(
             f'{classifier.files.path} takes images of {classifier.input_form.image_shape}, its data are of '
             f'{dataset.image_shape} now; put the old ones back'
         )
-    return dataset
+    return _run_data(classifier, config, dataset)
 
 
-def split_images(classifier: Classifier, dataset: Dataset, name: str) -> SplitImages:
+def _run_data(classifier: Classifier, config: Any, dataset: Dataset) -> RunData:
+    files = classifier.files
+    labeled, held_out = files.read_labeled_ids() or [], files.read_validation_ids()
+    changed = changed_parts(classifier.record.get('data_sha256'), dataset, held_out)
+    if not changed:
+        positions, unlabeled = split_positions(dataset.train_ids, labeled, held_out)
+        return RunData(dataset, positions, unlabeled, split_positions(dataset.train_ids, held_out)[0], '')
+    there = {*dataset.train_ids.tolist()}
+    kept, kept_held_out = ([name for name in ids if name in there] for ids in (labeled, held_out))
+    # A position says nothing of an image once others were added: only the names of files do. And where the
+    # names are the same, an image was replaced or has another label.
+    by_name = config.data.name == OWN_IMAGES and Path(config.data.path).suffix != '.npz'
+    reviewed = by_name and 'ids' in changed and 'judged' not in changed
+    if not (reviewed and kept and dataset.class_names == classifier.class_names):
+        raise UserError(
+            f'the images have changed since {files.path} was begun: some were added, removed, renamed, '
+            'relabeled or replaced; put the old ones back, or name files and folders in the place of a split'
+        )
+    positions, unlabeled = split_positions(dataset.train_ids, kept, kept_held_out)
+    new = np.zeros(len(unlabeled), bool)
+    if not (config.data.num_labels or config.data.split_file):
+        # The run had every label that there was: what else has one was given it since.
+        new = dataset.train_labels[unlabeled] >= 0
+    changes = [f'{count} labeled images are new, and left out' for count in [int(new.sum())] if count]
+    for kind, before, now in (('labeled', labeled, kept), ('validation', held_out, kept_held_out)):
+        if len(now) < len(before):
+            changes.append(f'{len(before) - len(now)} of its {len(before)} {kind} images are gone')
+    what = '; '.join(changes) or 'unlabeled ones were added, removed or renamed'
+    held_out_positions, _ = split_positions(dataset.train_ids, kept_held_out)
+    return RunData(
+        dataset,
+        positions,
+        unlabeled[~new],
+        held_out_positions,
+        f'the images have changed since {files.path} was begun: {what}; its splits are what is left of them',
+    )
+
+
+def split_images(classifier: Classifier, data: RunData, name: str) -> SplitImages:
     """The images of the split `name` of `SPLITS`, both training pools in the order of their ids.
 
     Raises:
       UserError: the run has no such images.
     """
-    found = find_split(classifier, dataset, name)
+    found = find_split(data, name)
     if found is None:
         raise UserError(
             f'{classifier.files.path} has no {name} images; choose another of {", ".join(SPLITS)}'
@@ -72,17 +120,15 @@ def split_images(classifier: Classifier, dataset: Dataset, name: str) -> SplitIm
     return found
 
 
-def find_split(classifier: Classifier, dataset: Dataset, name: str) -> SplitImages | None:
+def find_split(data: RunData, name: str) -> SplitImages | None:
     """`split_images`, or None where the run has no such images."""
-    split = Split(classifier.files.read_labeled_ids() or [], classifier.files.read_validation_ids())
+    dataset = data.dataset
     if name == 'test':
         found = _whole(dataset.test_images, dataset.test_labels, dataset.test_ids, 'test')
-    elif name == 'validation' and not split.validation:
+    elif name == 'validation' and not len(data.held_out):
         found = _whole(dataset.val_images, dataset.val_labels, dataset.val_ids, 'val')
     else:
-        labeled, unlabeled = split_positions(dataset.train_ids, split.labeled, split.validation)
-        held_out, _ = split_positions(dataset.train_ids, split.validation)
-        positions = {'labeled': labeled, 'unlabeled': unlabeled, 'validation': held_out}[name]
+        positions = {'labeled': data.labeled, 'unlabeled': data.unlabeled, 'validation': data.held_out}[name]
         labels, ids = dataset.train_labels[positions], dataset.train_ids[positions]
         found = SplitImages(dataset.train_images, positions, labels, ids)
     return found if found is not None and len(found.positions) else None

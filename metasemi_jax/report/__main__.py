@@ -7,7 +7,8 @@ Each argument is the folder of a run, or of a sweep (`python -m metasemi_jax.swe
 runs. Runs that differ in the seed alone make one row. Where they differ in another field they are refused,
 and the field is named, except for what the sweep varies or `--by` names: there each value makes a row.
 
-Runs that are not finished are listed and left out. Beside the paper's recipes stand the paper's figures.
+Runs that are not finished are listed and left out. A published figure stands
+beside a row of the same method, network and number of labels, with its program and network named.
 """
 
 import sys
@@ -16,11 +17,15 @@ from pathlib import Path
 from absl import flags
 
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.flags import naming_output
 from metasemi_jax.config import FIELDS
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import check_writable, write_atomically
+from metasemi_jax.report.figure import FORMATS
 from metasemi_jax.report.runs import find_runs, make_rows, read_runs
-from metasemi_jax.report.table import comma_separated, markdown, notes
-from metasemi_jax.workdir import write_atomically
+from metasemi_jax.report.table import FIRST_CELLS, comma_separated, markdown, notes
+
+SUFFIXES = ('md', 'csv', *FORMATS)
 
 
 def main(argv: list[str]) -> None:
@@ -59,7 +64,14 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
     if not runs:
         raise UserError(f'no run is finished: {", ".join(unfinished) or "there is none"}')
     rows = make_rows(runs, by)
+    output = Path(values['output'].value or (folders[0] if len(folders) == 1 else 'runs/report'))
+    _check_output(output)
     sentences = notes(rows)
+    sentences += [
+        f'{run.folder} warned at step {warned["step"]}: {warned["message"]}.'
+        for run in runs
+        for warned in run.results.get('warnings', [])
+    ]
     if unfinished:
         sentences.append(f'Not finished and left out: {", ".join(unfinished)}.')
     report = '\n'.join([markdown(rows), '', *sentences])
@@ -67,12 +79,29 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
     # Matplotlib takes a second to load.
     from metasemi_jax.report.figure import draw
 
-    output = Path(values['output'].value or (folders[0] if len(folders) == 1 else 'runs/report'))
     contents = {'md': report + '\n', 'csv': comma_separated(rows)} | draw(rows)
-    output.mkdir(parents=True, exist_ok=True)
-    for suffix, content in contents.items():
-        write_atomically(output / f'report.{suffix}', content)
+    with naming_output(output, 'folder'):
+        output.mkdir(parents=True, exist_ok=True)
+        for suffix, content in contents.items():
+            write_atomically(output / f'report.{suffix}', content)
     print(f'written to {output}: {", ".join(f"report.{suffix}" for suffix in contents)}')
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse, before the work, a folder that cannot be written, or holds somebody's own report.md.
+
+    Raises:
+      UserError: naming it.
+    """
+    with naming_output(folder, 'folder'):
+        check_writable(folder)
+        there = [path for end in SUFFIXES if (path := folder / f'report.{end}').exists()]
+        text = folder / 'report.md'
+        # The table tells whose the others are.
+        if there and not (text.is_file() and text.read_bytes().startswith(FIRST_CELLS)):
+            raise UserError(
+                f'--output={folder}: {there[0]} was not written by this command; name another folder'
+            )
 
 
 if __name__ == '__main__':

@@ -1,17 +1,15 @@
 """The rows of a report as bars."""
 
-import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from metasemi_jax.report.runs import Row, spread
 from metasemi_jax.report.table import columns, error_split, lines_of, notes
+from metasemi_jax.visualize.fonts import drawing_fonts
+from metasemi_jax.visualize.style import COLOURS, FORMATS, new_figure, plain, save, tidy
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7')
-FORMATS = ('png', 'pdf')
-ONE_SEED, PAPER = 'one seed', 'paper'
+ONE_SEED, PUBLISHED = 'one seed', 'published'
 
 
 class Bar(NamedTuple):
@@ -19,40 +17,45 @@ class Bar(NamedTuple):
 
     place: float  # its height in the picture
     errors: list[float]  # of the seeds, percent
-    paper: float | None  # the paper's
+    published: float | None
 
 
 def draw(rows: Sequence[Row]) -> dict[str, bytes]:
-    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the paper's figure."""
-    # Loaded for a picture alone; and without pyplot, which keeps every figure in memory.
-    from matplotlib.figure import Figure
+    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the published figure."""
+    with drawing_fonts(row.name for row in rows):
+        figure = _draw(rows)
+        return {name: save(figure, name) for name in FORMATS}
 
+
+def _draw(rows: Sequence[Row]) -> Any:
     protocols, lines = columns(rows), lines_of(rows)
     height = 2.2 + 0.2 * len(lines) * (len(protocols) + 1)
-    figure = Figure(figsize=(7.5, height), layout='constrained')
+    figure = new_figure(7.5, height)
     axes = figure.add_subplot()
     thickness = 0.8 / len(protocols)
     for number, (protocol, heading) in enumerate(protocols.items()):
         offset = (number - (len(protocols) - 1) / 2) * thickness
         bars = [
-            Bar(place + offset, row.figures[prefix + protocol], None if prefix else row.paper)
+            Bar(
+                place + offset,
+                row.figures[prefix + protocol],
+                None if prefix or not row.published else row.published.error,
+            )
             for place, (_, prefix, row) in enumerate(lines)
             if prefix + protocol in row.figures
         ]
         _draw_bars(axes, bars, 0.9 * thickness, COLOURS[number], heading)
         # Beside the figures of their own protocol.
         if protocol == 'test_error_best':
-            _draw_papers(axes, bars)
-    axes.set_yticks(range(len(lines)), [textwrap.fill(name, 30) for name, _, _ in lines])
+            _draw_published(axes, bars)
+    axes.set_yticks(range(len(lines)), [textwrap.fill(plain(name), 30) for name, _, _ in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)  # the first row on top
     axes.set_xlim(left=0)
     axes.set_xlabel(f'{error_split(rows)} error, %')
-    axes.grid(axis='x', color='0.9')
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
-    _add_legend(figure, axes, [*protocols.values(), ONE_SEED, PAPER])
-    figure.supxlabel(textwrap.fill(' '.join(notes(rows)), 105), fontsize='small', x=0.02, ha='left')
-    return {name: _render(figure, name) for name in FORMATS}
+    tidy(axes, 'x')
+    _add_legend(figure, axes, [*protocols.values(), ONE_SEED, PUBLISHED])
+    figure.supxlabel(textwrap.fill(plain(' '.join(notes(rows))), 105), fontsize='small', x=0.02, ha='left')
+    return figure
 
 
 def _draw_bars(axes: Any, bars: Sequence[Bar], thickness: float, colour: str, heading: str) -> None:
@@ -68,10 +71,11 @@ def _draw_bars(axes: Any, bars: Sequence[Bar], thickness: float, colour: str, he
         axes.scatter(*zip(*seeds, strict=True), zorder=3, label=ONE_SEED, **style)
 
 
-def _draw_papers(axes: Any, bars: Sequence[Bar]) -> None:
-    papers = [(bar.paper, bar.place) for bar in bars if bar.paper is not None]
-    if papers:
-        axes.scatter(*zip(*papers, strict=True), s=36, marker='D', color='black', zorder=4, label=PAPER)
+def _draw_published(axes: Any, bars: Sequence[Bar]) -> None:
+    published = [(bar.published, bar.place) for bar in bars if bar.published is not None]
+    if published:
+        style = {'s': 36, 'marker': 'D', 'color': 'black', 'zorder': 4}
+        axes.scatter(*zip(*published, strict=True), label=PUBLISHED, **style)
 
 
 def _add_legend(figure: Any, axes: Any, order: Iterable[str]) -> None:
@@ -82,9 +86,3 @@ def _add_legend(figure: Any, axes: Any, order: Iterable[str]) -> None:
     figure.legend(
         [by_label[label] for label in shown], shown, loc='outside upper center', ncols=3, frameon=False
     )
-
-
-def _render(figure: Any, name: str) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format=name, dpi=150)
-    return file.getvalue()

@@ -7,21 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import FIELDS, differing_fields, flatten
+from metasemi_jax.config import FIELDS, differing_fields, flatten, settled
 from metasemi_jax.errors import UserError
-from metasemi_jax.report.published import ABLATION, published
+from metasemi_jax.methods.titles import method_title
+from metasemi_jax.report.published import Published, published
 from metasemi_jax.results import PROTOCOLS, WEIGHTS
 from metasemi_jax.sweep.folder import is_sweep, run_folders, swept_fields
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import Workdir
 
-METHOD = ('method.meta', 'method.mixup')
+METHOD = ('method.name', 'method.meta', 'method.mixup', 'method.entropy_weight')  # what names a method
+# What a method's recipe brings along: rows of different methods may differ in it, and the notes name it.
+RECIPE = ('method.', 'optimizer.', 'unlabeled_ratio', 'ema_decay', 'ema_convention', 'data.strong')
 
 
 class FinishedRun(NamedTuple):
     """A run with its figures."""
 
     folder: Path
-    fields: dict[str, Any]  # of its config, flat
+    config: dict[str, Any]  # as it is written, flat
+    fields: dict[str, Any]  # the same, settled
     results: dict[str, Any]
     num_labels: int  # images, those held out included
 
@@ -40,8 +44,8 @@ class Row(NamedTuple):
     setting: dict[str, Any]  # the fields that may differ between rows
     seeds: list[int]  # ascending
     figures: dict[str, list[float]]  # percent by protocol, in the order of the seeds; 'test_error_last', ...
-    paper: float | None = None  # the paper's test error, percent
-    paper_all_labels: float | None = None  # and with all the labels there are
+    published: Published | None = None  # the figure of its method, network and number of labels
+    recipe: tuple[str, ...] = ()  # fields in which the methods of the table differ beside their own options
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -75,25 +79,23 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         if not files.config.exists():
             unfinished.append(f'{folder} (not begun)')
             continue
-        # A run of an older program may lack a field.
-        fields = dict.fromkeys(FIELDS) | flatten(read_json(files.config))
+        config = flatten(files.read_config())
+        fields = settled(config)
         results = files.read_results()
         if results is None:
-            unfinished.append(f'{folder} (saved at step {_saved_step(files)} of {fields["total_steps"]})')
+            saved = max(files.saved_steps(), default=0)
+            unfinished.append(f'{folder} (saved at step {saved} of {fields["total_steps"]})')
         else:
-            finished.append(FinishedRun(folder, fields, results, _num_labels(files, fields)))
+            finished.append(FinishedRun(folder, config, fields, results, _num_labels(files, fields, results)))
     return finished, unfinished
 
 
-def _num_labels(files: Workdir, fields: dict[str, Any]) -> int:
+def _num_labels(files: Workdir, fields: dict[str, Any], results: dict[str, Any]) -> int:
     # 0 stands for all that there are, or that data.split_file names.
-    return fields['data.num_labels'] or len(files.read_labeled_ids() or ()) + len(files.read_validation_ids())
-
-
-def _saved_step(files: Workdir) -> int:
-    # Orbax gives a checkpoint its number when it is complete.
-    saved = files.checkpoints.iterdir() if files.checkpoints.exists() else ()
-    return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+    if fields['data.num_labels']:
+        return fields['data.num_labels']
+    split = files.read_split(results.get('split_sha256'))
+    return len(split.labeled) + len(split.validation) if split else 0
 
 
 def make_rows(runs: Sequence[FinishedRun], by: Sequence[str]) -> list[Row]:
@@ -103,27 +105,54 @@ def make_rows(runs: Sequence[FinishedRun], by: Sequence[str]) -> list[Row]:
       UserError: runs that differ in another field than these and the seed, in their classes, or in nothing.
     """
     _refuse_differences(runs, by)
+    recipe = _recipe(runs, by)
     groups: dict[str, list[FinishedRun]] = {}
     for run in sorted(runs, key=lambda run: [_order(run.fields[name]) for name in (*reversed(by), 'seed')]):
         groups.setdefault(json.dumps([run.fields[name] for name in by]), []).append(run)
     differing = [name for name in by if len({json.dumps(run.fields[name]) for run in runs}) > 1]
-    return [_row(group, by, differing) for group in groups.values()]
+    return [_row(group, by, differing, recipe) for group in groups.values()]
 
 
 def _refuse_differences(runs: Sequence[FinishedRun], by: Sequence[str]) -> None:
-    def compared(run: FinishedRun) -> dict[str, Any]:
-        return {name: value for name, value in run.fields.items() if name not in {*by, 'seed'}}
+    firsts: dict[str, FinishedRun] = {}  # of each method, where methods make rows
+    for run in runs:
+        first = firsts.setdefault(run.fields['method.name'] if 'method.name' in by else '', run)
+        pairs = [(first, _differences(first, run, by))]
+        if first is run:
+            pairs.append((runs[0], _differences(runs[0], run, by, but=RECIPE)))
+        for other, differing in pairs:
+            if differing:
+                raise UserError(
+                    f'{run.folder} differs from {other.folder} in more than the seed '
+                    f'({"; ".join(differing)}); leave one of them out, or name the fields that shall make '
+                    'rows, as '
+                    f'--by={",".join([*by, differing[0].split(":")[0]])}'
+                )
+        if _class_names(run) != _class_names(runs[0]):
+            raise UserError(f'{run.folder} has other classes than {runs[0].folder}; leave one of them out')
 
-    first = runs[0]
-    for run in runs[1:]:
-        if differing := differing_fields(compared(first), compared(run)):
-            raise UserError(
-                f'{run.folder} differs from {first.folder} in more than the seed ({"; ".join(differing)}); '
-                'leave one of them out, or name the fields that shall make rows, as '
-                f'--by={",".join([*by, differing[0].split(":")[0]])}'
-            )
-        if _class_names(run) != _class_names(first):
-            raise UserError(f'{run.folder} has other classes than {first.folder}; leave one of them out')
+
+def _differences(
+    one: FinishedRun, other: FinishedRun, by: Sequence[str], but: tuple[str, ...] = ()
+) -> list[str]:
+    """Fields in which two runs differ, beside the seed, `by` and those that begin with one of `but`."""
+    # The name stays with the options: it says which of them count.
+    left_out = {'seed', *by} - {'method.name'}
+    fields = [
+        {name: run.config[name] for name in run.config.keys() - left_out if not name.startswith(but)}
+        for run in (one, other)
+    ]
+    return differing_fields(*fields)
+
+
+def _recipe(runs: Sequence[FinishedRun], by: Sequence[str]) -> tuple[str, ...]:
+    """The fields beside the methods' own options in which the recipes of the rows differ."""
+    if 'method.name' not in by:
+        return ()
+    names = [name for name in FIELDS if name.startswith(RECIPE) and not name.startswith('method.')]
+    return tuple(
+        name for name in names if name not in by and len({json.dumps(run.fields[name]) for run in runs}) > 1
+    )
 
 
 def _class_names(run: FinishedRun) -> tuple[str, ...] | None:
@@ -135,7 +164,9 @@ def _order(value: Any) -> tuple[bool, Any]:
     return (value is not None, 0 if value is None else value)
 
 
-def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -> Row:
+def _row(
+    runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str], recipe: tuple[str, ...]
+) -> Row:
     for one, other in itertools.pairwise(runs):
         if one.fields['seed'] == other.fields['seed']:
             raise UserError(
@@ -143,12 +174,10 @@ def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -
                 f'{one.fields["seed"]}; leave one of them out'
             )
     fields = runs[0].fields
-    ablation = ABLATION[bool(fields['method.meta']), bool(fields['method.mixup'])]
-    figures = published(fields, runs[0].num_labels)
     others = [f'{name}={fields[name]}' for name in differing if name not in METHOD]
     named = not others or any(name in METHOD for name in differing)
     return Row(
-        name=', '.join([ablation] * named + others),
+        name=', '.join([method_title(fields)] * named + others),
         setting={name: fields[name] for name in by},
         seeds=[run.fields['seed'] for run in runs],
         figures={
@@ -157,6 +186,6 @@ def _row(runs: list[FinishedRun], by: Sequence[str], differing: Sequence[str]) -
             for protocol in PROTOCOLS
             if all(prefix + protocol in run.results for run in runs)
         },
-        paper=figures and figures.errors.get(ablation),
-        paper_all_labels=figures and figures.all_labels,
+        published=published(fields, runs[0].num_labels),
+        recipe=recipe,
     )

@@ -5,9 +5,11 @@ import io
 import statistics
 from collections.abc import Sequence
 
-from metasemi_jax.report.published import CAVEAT
 from metasemi_jax.report.runs import Row, spread
 from metasemi_jax.results import MEDIAN_OVER, WEIGHTS
+
+# What the first line of the Markdown begins with.
+FIRST_CELLS = (b'| test error, %', b'| validation error, %')
 
 
 def error_split(rows: Sequence[Row]) -> str:
@@ -41,13 +43,13 @@ def lines_of(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
 def markdown(rows: Sequence[Row]) -> str:
     """The table: mean ± standard deviation in percent, and each seed."""
     split, protocols = error_split(rows), columns(rows)
-    paper = any(row.paper is not None for row in rows)
-    head = [f'{split} error, %', *protocols.values(), *['paper'] * paper, 'each seed, last step']
+    published = any(row.published for row in rows)
+    head = [f'{split} error, %', *protocols.values(), *['published'] * published, 'each seed, last step']
     table = [_line(head), '|' + '---|' * len(head)]
     for name, prefix, row in lines_of(rows):
         cells = [_mean_and_deviation(row.figures.get(prefix + protocol)) for protocol in protocols]
-        if paper:
-            cells.append('–' if prefix or row.paper is None else f'{row.paper:.2f}')
+        if published:
+            cells.append('–' if prefix or not row.published else f'{row.published.error:.2f}')
         each = ' '.join(f'{error:.1f}' for error in row.figures[f'{prefix}{split}_error_last'])
         table.append(_line([name, *cells, each]))
     return '\n'.join(table)
@@ -61,11 +63,25 @@ def notes(rows: Sequence[Row]) -> list[str]:
     several = any(len(row.seeds) > 1 for row in rows)
     what = 'Mean ± standard deviation (n - 1) over the seeds' if several else 'One seed alone:'
     sentences = [f'{what} {"; ".join([usual, *others])}.']
-    if any(row.paper is not None for row in rows):
-        all_labels = sorted({row.paper_all_labels for row in rows if row.paper_all_labels is not None})
+    if rows[0].recipe:
         sentences.append(
-            f'The paper\'s figures are {CAVEAT}: compare them with "best (selected on test)". '
-            f'With all labels it reports {", ".join(f"{error:.2f}" for error in all_labels)}.'
+            f'Each method has its own recipe: the rows differ in {", ".join(rows[0].recipe)} too.'
+        )
+    return [*sentences, *_sources(rows)]
+
+
+def _sources(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each source of published figures: program, network, and what they compare with."""
+    sentences = []
+    found = [row for row in rows if row.published]
+    for source in dict.fromkeys(row.published.source for row in found):
+        own = [row for row in found if row.published.source == source]
+        names = ', '.join(dict.fromkeys(row.name for row in own))
+        all_labels = sorted({row.published.all_labels for row in own} - {None})
+        sentences.append(
+            f'Published for {names}: {source.code}, {source.network}, {source.how}; compare with '
+            f'"{source.column}".'
+            + ''.join(f' With all labels it reports {error:.2f}.' for error in all_labels)
         )
     return sentences
 
@@ -77,7 +93,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     figures = [f'{protocol}_{figure}' for protocol in protocols for figure in ('mean', 'std')]
-    writer.writerow(['row', *settings, 'weights', 'n', 'seeds', *figures, 'paper'])
+    writer.writerow(['row', *settings, 'weights', 'n', 'seeds', *figures, 'published', 'published_source'])
     for _, prefix, row in lines_of(rows):
         cells = []
         for protocol in protocols:
@@ -86,9 +102,10 @@ def comma_separated(rows: Sequence[Row]) -> str:
         weights = WEIGHTS[prefix].split()[0]
         own = [row.setting[name] for name in settings]
         seeds = ' '.join(map(str, row.seeds))
-        writer.writerow(
-            [row.name, *own, weights, len(row.seeds), seeds, *cells, None if prefix else row.paper]
-        )
+        published = (None, None)
+        if row.published and not prefix:
+            published = row.published.error, f'{row.published.source.code}, {row.published.source.network}'
+        writer.writerow([row.name, *own, weights, len(row.seeds), seeds, *cells, *published])
     return text.getvalue()
 
 

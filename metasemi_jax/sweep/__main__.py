@@ -2,6 +2,11 @@
 
     python -m metasemi_jax.sweep --config=configs/digits.py --grid=ablation --workdir=runs/ablation
     python -m metasemi_jax.sweep --grid='optimizer.lr=0.03,0.1;method.estimator=jvp,exact' --workdir=runs/lr
+    python -m metasemi_jax.sweep --config=configs/cifar10.py --grid=method.name=fixmatch,flexmatch,metasemi \\
+        --workdir=runs/methods
+
+Where the grid names methods, each comes with its own recipe, as the config file has it; `--grid=methods`
+names all.
 
 `--config.FIELD=VALUE` changes a field of every run. Each run is a process of its own, as `python main.py`
 would be; what it prints goes to `log.txt` in its folder. One that fails does not stop the rest: the failures
@@ -16,30 +21,30 @@ SIGTERM stop the runs, which save; if the sweep is killed, they save and stop to
 import contextlib
 import copy
 import json
-import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
 
-from metasemi_jax.cli import run_command
+from metasemi_jax.cli import config_first, parse_config_flags, run_command
+from metasemi_jax.command.flags import define_workdir, required_workdir
 from metasemi_jax.config import check_config
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
-from metasemi_jax.sweep.folder import LOG, check_record, run_name, write_record
+from metasemi_jax.sweep.folder import check_record, run_name, sweep_lock, write_record
 from metasemi_jax.sweep.grid import GRIDS, parse_grid, parse_seeds, settings
 from metasemi_jax.training.preemption import StopRequest, stop_on_signals
-from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir import LOG, Workdir
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / 'configs' / 'digits.py'
+DEFAULT_CONFIG = Path('configs/digits.py')
 RUN = 'metasemi_jax.sweep.run'  # the module of a run's process
 POLL_S = 0.1
 
@@ -52,19 +57,34 @@ class Run(NamedTuple):
     files: Workdir
 
 
-def plan(config: Any, grid: dict[str, list[Any]], seeds: list[int], folder: Path) -> list[Run]:
+def plan(
+    config: Any,
+    grid: dict[str, list[Any]],
+    seeds: list[int],
+    folder: Path,
+    recipe: Callable[[str], Any] | None = None,
+) -> list[Run]:
     """Every run of the sweep, one seed after the other, so that the settings can be compared early.
+
+    Args:
+      config: of all runs.
+      grid: the fields that differ between them, with their values.
+      seeds: of each setting.
+      folder: of the sweep.
+      recipe: method name -> the config in the place of `config` for runs of a grid over methods.
 
     Raises:
       UserError: settings that no run can have, or a folder that holds something else. Nothing was written.
     """
     pairs = [(seed, setting) for seed in seeds for setting in settings(grid)]
     runs = []
+    recipes = {name: recipe(name) for name in grid.get('method.name', ()) if recipe}
     for number, (seed, setting) in enumerate(pairs, 1):
+        base = recipes.get(setting.get('method.name'), config)
         name = run_name(setting, seed)
         run = Run(
             f'[{number}/{len(pairs)}] {name}',
-            _with_fields(config, setting | {'seed': seed}),
+            _with_fields(base, setting | {'seed': seed}),
             Workdir(folder / name),
         )
         check_config(run.config)
@@ -198,6 +218,23 @@ def main(argv: list[str]) -> None:
     Args:
       argv: as `sys.argv`.
     """
+    values = _flags()
+    run_command(
+        lambda: _sweep(values, lambda method: _recipe(argv, method)),
+        argv,
+        default_config=DEFAULT_CONFIG,
+        values=values,
+    )
+
+
+def _recipe(argv: list[str], method: str) -> Any:
+    """The config of the command line with the recipe of another method."""
+    values = _flags()
+    parse_config_flags(values, config_first([*argv, f'--config.method.name={method}'], DEFAULT_CONFIG))
+    return values['config'].value
+
+
+def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         'config',
@@ -215,7 +252,7 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_list(
         'seeds', ['0', '1', '2', '3', '4'], 'Seeds of the runs of each setting.', flag_values=values
     )
-    flags.DEFINE_string('workdir', None, 'Folder of the runs, made if missing.', flag_values=values)
+    define_workdir(values, 'Folder of the runs, made if missing.')
     flags.DEFINE_integer(
         'jobs',
         1,
@@ -225,26 +262,23 @@ def main(argv: list[str]) -> None:
         lower_bound=1,
         flag_values=values,
     )
-    run_command(
-        lambda: _sweep(values), argv, default_config=Path(os.path.relpath(DEFAULT_CONFIG)), values=values
-    )
+    return values
 
 
-def _sweep(values: flags.FlagValues) -> None:
-    if not values['workdir'].value:
-        raise UserError('--workdir is missing; name the folder of the runs')
-    config, folder = values['config'].value, Path(values['workdir'].value).absolute()
+def _sweep(values: flags.FlagValues, recipe: Callable[[str], Any]) -> None:
+    workdir = required_workdir(values['workdir'].value, 'the folder of the runs')
+    config, folder = values['config'].value, Path(workdir).absolute()
     grid = parse_grid(values['grid'].value)
     check_config(config)
-    runs = plan(config, grid, parse_seeds(values['seeds'].value), folder)
-    write_record(folder, list(grid), config)
-    with stop_on_signals() as stop:
+    runs = plan(config, grid, parse_seeds(values['seeds'].value), folder, recipe)
+    with sweep_lock(folder), stop_on_signals() as stop:
+        write_record(folder, list(grid), config)
         stop.listen()
         failed = run_all(runs, values['jobs'].value, stop)
     finished = sum(run.files.results.exists() for run in runs)
     print(f'{finished} of {len(runs)} runs are finished')
     if finished:
-        print(f'the table: {shlex.join(["python", "-m", "metasemi_jax.report", values["workdir"].value])}')
+        print(f'the table: {shlex.join(["python", "-m", "metasemi_jax.report", workdir])}')
     for label, reason in failed.items():
         print(f'{label} failed: {reason}', file=sys.stderr)
     if stop and finished < len(runs):

@@ -1,15 +1,21 @@
 """The folder of a sweep: `sweep.json` says what it sweeps over, and each run has a folder in it."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from metasemi_jax.config import differing_fields, flatten
+from metasemi_jax import files
+from metasemi_jax.config import FIELDS, check_saved, differing_fields, flatten
 from metasemi_jax.errors import UserError
-from metasemi_jax.workdir import read_json, write_json
+from metasemi_jax.workdir import LOG, naming, read_json
 
 RECORD = 'sweep.json'
-LOG = 'log.txt'  # of a run: what it printed
+REWRITE = (
+    'delete it, and start the command of this sweep again: it writes the file, and trains no finished run '
+    'anew'
+)
 
 
 def run_name(setting: dict[str, Any], seed: int) -> str:
@@ -38,11 +44,21 @@ def swept_fields(folder: Path) -> list[str]:
     Raises:
       UserError: its record is damaged.
     """
-    record = read_json(folder / RECORD)
-    fields = record.get('fields')
-    if not isinstance(fields, list) or not isinstance(record.get('config'), dict):
-        raise UserError(f'{folder / RECORD} is damaged; start the sweep again in another --workdir')
-    return fields
+    return _read_record(folder)['fields']
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / RECORD, REWRITE)
+    with naming(folder / RECORD, REWRITE):
+        fields, config = record.get('fields'), record.get('config')
+        if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
+            raise UserError(f'fields={fields!r} must be a list of names')
+        if unknown := [name for name in fields if name not in FIELDS]:
+            raise UserError(f"fields: there is no setting '{unknown[0]}'")
+        if not isinstance(config, dict):
+            raise UserError(f'config={config!r} must hold the settings')
+        check_saved(config)
+    return record
 
 
 def check_record(folder: Path, fields: list[str], config: Any) -> None:
@@ -55,24 +71,43 @@ def check_record(folder: Path, fields: list[str], config: Any) -> None:
         raise UserError(f'--workdir={folder} holds a run; name another folder for the sweep')
     if not is_sweep(folder):
         return
-    begun = swept_fields(folder)
+    record = _read_record(folder)
+    begun = record['fields']
     if {*begun} != {*fields}:
         raise UserError(
             f'--workdir={folder} holds a sweep over {_names(begun)}, not over {_names(fields)}; '
             'name another folder'
         )
-    base = read_json(folder / RECORD)['config']
-    if differing := differing_fields(*(_without(each, {*fields, 'seed'}) for each in (base, config))):
+    saved = record['config']
+    if differing := differing_fields(*(_without(each, {*fields, 'seed'}) for each in (saved, config))):
         raise UserError(
             f'--workdir={folder} holds a sweep with another config ({"; ".join(differing)}); '
             'name another folder, or use the same settings to continue that sweep'
         )
 
 
+@contextlib.contextmanager
+def sweep_lock(folder: Path) -> Iterator[None]:
+    """Make the folder of a sweep, and keep it to this process: two would start each run twice.
+
+    Raises:
+      UserError: another sweep is at work in it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.lock(folder / '.lock'))
+        except BlockingIOError as error:
+            raise UserError(
+                f'--workdir={folder}: another sweep is at work in it; wait for its end, or name '
+                'another folder'
+            ) from error
+        yield
+
+
 def write_record(folder: Path, fields: list[str], config: Any) -> None:
     """Make `folder` that of a sweep of `config` over `fields`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECORD, {'fields': fields, 'config': config.to_dict()})
+    files.write_json(folder / RECORD, {'fields': fields, 'config': config.to_dict()})
 
 
 def _without(config: Any, names: set[str]) -> dict[str, Any]:

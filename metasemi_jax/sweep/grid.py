@@ -8,8 +8,12 @@ from typing import Any
 
 from metasemi_jax.config import FIELDS, Field
 from metasemi_jax.errors import UserError
+from metasemi_jax.methods import METHODS
 
-GRIDS = {'ablation': 'method.meta=False,True;method.mixup=False,True'}
+GRIDS = {
+    'ablation': 'method.meta=False,True;method.mixup=False,True',
+    'methods': f'method.name={",".join(METHODS)}',
+}
 # Not the commas within a list.
 _COMMA = re.compile(r',(?![^(\[]*[)\]])')
 

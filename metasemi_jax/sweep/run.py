@@ -36,7 +36,7 @@ def main(workdir: str) -> None:
 
     enable_compilation_cache()
     _wait_for(Workdir(workdir))
-    train_and_evaluate(config, workdir)
+    train_and_evaluate(config, workdir, log_images=True)
 
 
 def _stop_at_end_of_stdin() -> None:

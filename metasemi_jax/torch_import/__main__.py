@@ -6,9 +6,7 @@
 is `configs/svhn.py`. PyTorch is needed for reading the file, and for nothing else.
 """
 
-import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +20,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.flags import define_workdir, required_workdir
 from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import folder_atomically, write_json
 from metasemi_jax.models import MODELS
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint
 from metasemi_jax.torch_import.state_dict import Sizes, convert_state_dict, infer_sizes, to_state_dict
@@ -33,11 +33,11 @@ from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.training.experiment import build_optimizer
 from metasemi_jax.training.experiment_data import choose_split, input_form, load_data
-from metasemi_jax.workdir import Workdir, write_json
+from metasemi_jax.workdir import Workdir
 
 __all__ = ['convert_state_dict', 'import_checkpoint', 'main', 'to_state_dict']
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / 'configs' / 'svhn.py'
+DEFAULT_CONFIG = Path('configs/svhn.py')
 
 
 def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str | Path) -> list[str]:
@@ -120,7 +120,8 @@ def _check_width(config: Any, sizes: Sizes) -> None:
 def _step(value: Any, total_steps: int) -> int:
     try:
         step = int(value)
-    except (TypeError, ValueError) as error:
+    # OverflowError: of an infinite one.
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the checkpoint's 'step' is no number: {str(value)[:40]}") from error
     if not 0 <= step <= total_steps:
         raise UserError(
@@ -173,29 +174,25 @@ def _write(
     record: dict[str, Any],
     step: int,
 ) -> None:
-    """Everything beside `path`, then one rename: a run without its checkpoint would start from nothing."""
-    beside = Workdir(path.with_name(f'.{path.name}.importing'))
+    """All of the run or nothing: one without its checkpoint would start from nothing."""
     try:
-        shutil.rmtree(beside.path, ignore_errors=True)
-        beside.path.mkdir(parents=True)
-        if dataset:
-            pools = split_positions(dataset.train_ids, split.labeled, split.validation)
-            beside.create(
-                config,
-                split.labeled,
-                validation_ids=split.validation,
-                class_names=dataset.class_names,
-                input_form=input_form(config, dataset, np.concatenate(pools)),
-            )
-        else:
-            write_json(beside.config, config.to_dict())
-        with closing_checkpoints(open_checkpoints(beside.checkpoints)) as manager:
-            save_checkpoint(manager, state, record, step=step, error=None)
-        beside.path.replace(path)
+        with folder_atomically(path) as beside:
+            files = Workdir(beside)
+            if dataset:
+                pools = split_positions(dataset.train_ids, split.labeled, split.validation)
+                files.create(
+                    config,
+                    split.labeled,
+                    validation_ids=split.validation,
+                    class_names=dataset.class_names,
+                    input_form=input_form(config, dataset, np.concatenate(pools)),
+                )
+            else:
+                write_json(files.config, config.to_dict())
+            with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
+                save_checkpoint(manager, state, record, step=step, error=None)
     except OSError as error:
         raise UserError(f'--workdir={path} cannot be written ({error.strerror or error})') from error
-    finally:
-        shutil.rmtree(beside.path, ignore_errors=True)
 
 
 def _best_accuracy(checkpoint: Mapping[str, Any]) -> str:
@@ -224,25 +221,26 @@ def main(argv: list[str]) -> None:
     # Flags of its own, so that a program may import this module beside `main.py`.
     values = flags.FlagValues()
     flags.DEFINE_string('model', None, "The checkpoint's network.", flag_values=values)
-    flags.DEFINE_string('workdir', None, 'Folder of the run; a new one.', flag_values=values)
+    define_workdir(values, 'Folder of the run; a new one.')
     config_flags.DEFINE_config_file(
         'config', None, 'The run; --config.FIELD=VALUE changes one of its fields.', flag_values=values
     )
     run_command(
-        lambda file: _import(file, values, sys.argv),
+        lambda file: _import(file, values),
         argv,
-        default_config=Path(os.path.relpath(DEFAULT_CONFIG)),
+        default_config=DEFAULT_CONFIG,
         values=values,
         argument='checkpoint: ... torch_import model_best.pth --model=conv_large --workdir=runs/official',
     )
 
 
-def _import(file: str, values: flags.FlagValues, argv: list[str]) -> None:
-    config, workdir, model = values['config'].value, values['workdir'].value, values['model'].value
-    if not workdir:
-        raise UserError('--workdir is missing; name the folder of the run to make')
-    # The arguments that give main.py the same config.
-    overrides = [arg for arg in argv if arg.startswith(('--config=', '--config.'))]
+def _import(file: str, values: flags.FlagValues) -> None:
+    config, model = values['config'].value, values['model'].value
+    workdir = required_workdir(values['workdir'].value, 'the folder of the run to make')
+    # The arguments that give main.py the same config, however they were written here.
+    overrides = [f'--config={config_flags.get_config_filename(values["config"])}']
+    for field, value in config_flags.get_override_values(values['config']).items():
+        overrides.append(f'--config.{field}={value}')
     if model and model != config.model.name:
         config.model.name = model
         overrides.append(f'--config.model.name={model}')

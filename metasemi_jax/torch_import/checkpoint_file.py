@@ -1,5 +1,6 @@
 """Checkpoints of the authors' PyTorch program: reading the file, and the optimizer's momentum."""
 
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -11,9 +12,15 @@ import numpy as np
 from metasemi_jax.errors import UserError
 from metasemi_jax.torch_import.state_dict import convert_state_dict, parameter_keys
 
+IMAGENET_KEYS = {'epoch': 'step', 'state_dict': 'model', 'best_acc1': 'best_acc'}
+IMAGENET_UNLABELED, IMAGENET_BATCH = 1_153_051, 512  # images of an epoch, and of a step
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a `.pth` file of the authors' program: a dict with `step`, `model`, `best_acc`, `optimizer`.
+
+    Their ImageNet program names these `epoch`, `state_dict`, `best_acc1`, `optimizer`, and counts epochs of
+    the unlabeled images. Returned are the names above, and steps.
 
     Weights only: tensors, numbers, strings and containers of them. A pickle that would call anything else is
     refused, and not run.
@@ -36,6 +43,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # of every kind: PyTorch reports what the unpickler met
         raise UserError(f'{path} {_refusal(str(error))}') from error
+    if isinstance(checkpoint, Mapping) and {'epoch', 'state_dict'} <= checkpoint.keys():
+        checkpoint = rename_imagenet(checkpoint)
     for key in ('step', 'model'):
         if not isinstance(checkpoint, Mapping) or key not in checkpoint:
             raise UserError(f"{path} has no '{key}': it is no checkpoint of the authors' program")
@@ -75,6 +84,15 @@ def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -
         return convert_state_dict(name, momentum)['params']
     except UserError as error:
         raise UserError(f"the checkpoint's momentum does not fit its model: {error}") from error
+
+
+def rename_imagenet(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of the ImageNet program with the keys of the others, and steps for its epochs."""
+    renamed = {IMAGENET_KEYS.get(key, key): value for key, value in checkpoint.items()}
+    epochs = renamed['step']
+    if isinstance(epochs, int | float) and math.isfinite(epochs):
+        renamed['step'] = math.ceil(epochs * IMAGENET_UNLABELED / IMAGENET_BATCH)
+    return renamed
 
 
 def _refusal(message: str) -> str:

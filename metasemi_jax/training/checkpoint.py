@@ -4,24 +4,33 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import itertools
 import json
 import logging
 import math
+import os
 import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from metasemi_jax.distributed.multi_host import anywhere
+from metasemi_jax.distributed.multi_host import anywhere, failing_together, is_first
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_atomically
 from metasemi_jax.train_step import TrainState
+
+# Of the machine or the user, not of the file.
+_PASSING = (
+    r'too many open files|cannot allocate memory|out of memory|resource.exhausted|permission.denied|'
+    r'input/output error|stale file handle|start new thread'
+)
 
 
 class Restored(NamedTuple):
@@ -45,16 +54,10 @@ def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.Checkpoint
 
     _silence_orphans()
 
-    # Sorted ascending and the last one kept, hence the minus.
-    def goodness(metrics: dict[str, float]) -> float:
-        return -metrics['error']
-
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(2), preservation_policy.BestN(get_metric_fn=goodness, n=1)]
-        ),
-        # Without it the metrics are not written, and the next process takes the best for any other.
-        best_fn=goodness,
+        preservation_policy=_LatestAndBest(),
+        # Orbax writes metrics only where it is set; without them a resumed process cannot find the best.
+        best_fn=lambda metrics: -metrics['error'],
         cleanup_tmp_directories=not read_only,
         create=not read_only,
     )
@@ -100,13 +103,66 @@ def _unwritten(manager: ocp.CheckpointManager) -> Iterator[None]:
         ) from error
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse checkpoints that this process may not read; they are as good as before.
+
+    Args:
+      folder: of the checkpoints; what a run is about to write or to delete there is left out.
+
+    Raises:
+      UserError: naming the first file, or the folder.
+    """
+    if not folder.exists():
+        return
+    try:
+        for step in folder.iterdir():
+            for path in _files_below(step) if step.name.isdecimal() else ():
+                with contextlib.suppress(FileNotFoundError):
+                    path.open('rb').close()
+    except OSError as error:
+        raise UserError(
+            f'{error.filename or folder} cannot be read ({error.strerror or error}); nothing was moved or '
+            'lost: mend that, or start as the user who trained this run'
+        ) from error
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    # `rglob` passes over a folder that it may not list.
+    def listed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=listed):
+        yield from (Path(parent, name) for name in names)
+
+
+class _LatestAndBest:
+    """Orbax's `PreservationPolicy`: the latest two, the best, and what a stop has just saved.
+
+    A stop's own checkpoint counts among neither, so that a run which was stopped ends with the checkpoints of
+    an undisturbed one.
+    """
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether to keep each of `checkpoints`, which are in the order of their steps."""
+        del context
+        if not checkpoints:
+            return []
+        # Checkpoints of older versions and of imports have no such mark.
+        metrics = {info.step: info.metrics or {} for info in checkpoints}
+        scheduled = [step for step, values in metrics.items() if values.get('scheduled', True)]
+        best = _best({step: values.get('error', math.inf) for step, values in metrics.items()})
+        kept = {checkpoints[-1].step, *scheduled[-2:], best}
+        return [info.step in kept for info in checkpoints]
+
+
 def steps_without_listing(folder: Path) -> list[int]:
     """Steps whose checkpoint has damaged metrics; one of them is enough for Orbax to open none."""
     damaged = []
     for path in folder.glob('*/metrics/metrics'):
         try:
             float(json.loads(path.read_bytes())['error'])
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError, IsADirectoryError):
             damaged.append(int(path.parts[-3]))
     return sorted(damaged)
 
@@ -131,6 +187,7 @@ def save_checkpoint(
     *,
     step: int,
     error: float | None,
+    scheduled: bool = True,
 ) -> None:
     """Start a save of `step` in the background, once the one before it is done.
 
@@ -141,20 +198,50 @@ def save_checkpoint(
       step: names the checkpoint; saving a step twice writes it once.
       error: percent, decides which checkpoint is the best, the latest of equals; None where this step was not
         evaluated.
+      scheduled: whether an undisturbed run saves this step too; False is kept only while it is the latest.
 
     Raises:
       UserError: this save or the one before it could not be written.
     """
     if step in manager.all_steps():
         return
-    # A NumPy or JAX scalar among the metrics would fail in the background thread and lose the checkpoint. A
-    # step that was not evaluated, as on SIGTERM, is never the best.
-    metrics = {'error': math.inf if error is None else float(error)}
-    signed = {'sha256': _sha256(state, record), 'record': record}
-    items = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), record=ocp.args.JsonSave(signed))
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(_tree(state)), record=ocp.args.JsonSave(_signed(state, record))
+    )
     # What a save meets in the background is raised by the next.
     with _unwritten(manager):
-        manager.save(step, args=items, metrics=metrics)
+        manager.save(step, args=items, metrics=_metrics(error, scheduled))
+
+
+def amend_checkpoint(
+    manager: ocp.CheckpointManager, state: TrainState, record: dict[str, Any], *, step: int, error: float
+) -> None:
+    """Write beside the saved `state` of `step` what became known of it later; its arrays stay untouched.
+
+    For a step that was saved before its evaluation, which an undisturbed run evaluates first. The arguments
+    are those of `save_checkpoint`.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    folder = Path(manager.directory) / str(step)
+    with failing_together(), _unwritten(manager):
+        if is_first():
+            # The metrics first: a run that is killed between the two evaluates again, and writes both.
+            write_atomically(folder / 'metrics' / 'metrics', json.dumps(_metrics(error, scheduled=True)))
+            write_atomically(folder / 'record' / 'metadata', json.dumps(_signed(state, record)))
+    # Orbax remembers the metrics that it read first.
+    manager.reload()
+
+
+def _metrics(error: float | None, scheduled: bool) -> dict[str, float]:
+    # A NumPy or JAX scalar among them would fail in the background thread and lose the checkpoint. A step
+    # that was not evaluated, as on SIGTERM, is never the best.
+    return {'error': math.inf if error is None else float(error), 'scheduled': float(scheduled)}
+
+
+def _signed(state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
+    return {'sha256': _sha256(state, record), 'record': record}
 
 
 def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restored | None:
@@ -176,6 +263,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
             restored = _restore(manager, step, target)
         except Exception as error:  # Orbax raises whatever the layer below met
             _raise_lost_peer(error)
+            _raise_passing(manager, step, error)
             damaged[step] = _reason(error)
         # All processes go on from the same one.
         if not anywhere(restored is None):
@@ -197,10 +285,13 @@ def best_step(manager: ocp.CheckpointManager) -> int | None:
       UserError: their errors cannot be read.
     """
     try:
-        errors = {step: manager.metrics(step)['error'] for step in sorted(manager.all_steps(), reverse=True)}
+        return _best({step: manager.metrics(step)['error'] for step in manager.all_steps()})
     except Exception as error:  # as above
         raise UserError(f'the errors beside {manager.directory} cannot be read ({_reason(error)})') from error
-    evaluated = [step for step, error in errors.items() if math.isfinite(error)]
+
+
+def _best(errors: Mapping[int, float]) -> int | None:
+    evaluated = [step for step in sorted(errors, reverse=True) if math.isfinite(errors[step])]
     return min(evaluated, key=errors.get, default=None)
 
 
@@ -218,15 +309,45 @@ def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -
         target |= _saved_method(Path(manager.directory) / str(step) / 'state', target['step'].sharding)
         return Restored(*_restore(manager, step, target), {})
     except Exception as error:  # as above
-        raise UserError(
-            f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
-            'put back a good copy, or start the training again: it goes on from the one before'
-        ) from error
+        raise _unreadable(manager, step, error) from error
+
+
+def saved_shapes(manager: ocp.CheckpointManager, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters in the checkpoint of `step`: {'block1/conv/kernel': (3, 3, 1, 64), ...}.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        saved = _saved_tree(Path(manager.directory) / str(step) / 'state')['params']
+    except Exception as error:  # as above
+        raise _unreadable(manager, step, error) from error
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(saved)
+    }
+
+
+def _unreadable(manager: ocp.CheckpointManager, step: int, error: Exception) -> UserError:
+    return UserError(
+        f'the checkpoint {manager.directory / str(step)} cannot be read ({_reason(error)}); '
+        'put back a good copy, or start the training again: it goes on from the one before'
+    )
 
 
 def _raise_lost_peer(error: Exception) -> None:
     if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
         raise error
+
+
+def _raise_passing(manager: ocp.CheckpointManager, step: int, error: Exception) -> None:
+    """Refuse to call damaged what another process, or this one later, can read."""
+    if isinstance(error, MemoryError) or (found := re.search(_PASSING, str(error), re.IGNORECASE)):
+        reason = 'out of memory' if isinstance(error, MemoryError) else found[0]
+        raise UserError(
+            f'the checkpoint {manager.directory / str(step)} cannot be read now ({reason}); nothing was '
+            'moved or lost: mend that, and the same command goes on'
+        ) from error
 
 
 def _restore(
@@ -248,8 +369,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 
 def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(folder).item_metadata.tree
+    saved = _saved_tree(folder)
     if 'method' not in saved:
         return {}
 
@@ -259,15 +379,21 @@ def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, An
     return {'method': jax.tree.map(on_sharding, saved['method'])}
 
 
+def _saved_tree(folder: Path) -> dict[str, Any]:
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.metadata(folder).item_metadata.tree
+
+
 @functools.cache
 def _silence_orphans() -> None:
     # Of a checkpoint that cannot be read or written, Orbax raises the first failure; nobody waits for the
     # others, and each would write a page to stderr.
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
     hook = sys.unraisablehook
 
     def quiet(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != 'Event loop is closed':
+        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != 'Event loop is closed':
             hook(unraisable)
 
     sys.unraisablehook = quiet

@@ -11,16 +11,18 @@ import jax
 # the faster ones. See docs/performance.md.
 _OPTION = 'xla_cpu_experimental_ynn_fusion_type'
 _X86 = {_OPTION: 'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
+# Without it cuDNN may sum a convolution's gradient by atomic additions, in another order each time.
+_DETERMINISTIC = 'xla_gpu_exclude_nondeterministic_ops'
 
 
 @functools.cache
-def step_compiler_options() -> dict[str, str] | None:
+def step_compiler_options() -> dict[str, str | bool] | None:
     """`compiler_options` for `jax.jit` of the training step; None where the defaults or XLA_FLAGS stand.
 
     They change how fast the step is, and its rounding.
     """
     if jax.default_backend() != 'cpu' or platform.machine() != 'x86_64':
-        return None
+        return deterministic_options()
     if _OPTION in os.environ.get('XLA_FLAGS', ''):
         return None
     try:
@@ -29,3 +31,14 @@ def step_compiler_options() -> dict[str, str] | None:
         # Another release of XLA, in which this experimental option is gone; a test tells us.
         return None
     return _X86
+
+
+def deterministic_options() -> dict[str, bool] | None:
+    """`compiler_options` for a program that gives the same bits each time; None where it does anyway.
+
+    XLA still chooses kernels by their speed, so two compilations may round differently. The compilation cache
+    keeps one choice for a machine; `XLA_FLAGS=--xla_gpu_deterministic_ops=true` makes it without measuring.
+    """
+    if jax.default_backend() != 'gpu' or 'xla_gpu_deterministic_ops' in os.environ.get('XLA_FLAGS', ''):
+        return None
+    return {_DETERMINISTIC: True}

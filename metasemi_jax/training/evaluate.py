@@ -13,6 +13,7 @@ from metasemi_jax import metrics
 from metasemi_jax.distributed.sharding import place, process_rows, replicated, split_axis
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.metrics import Metrics, mean_of
+from metasemi_jax.training.compiler_options import deterministic_options
 
 Array = jax.Array
 
@@ -89,7 +90,7 @@ def make_evaluate(
       The function; one compilation serves raw and EMA weights, every batch and every evaluation.
     """
 
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    @functools.partial(jax.jit, out_shardings=replicated(mesh), compiler_options=deterministic_options())
     def batch_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:
         labels = data.labels[i]
         logits = model.apply(variables, normalize(data.images[i]), train=False)

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.batches.resident import Pipeline
 from metasemi_jax.data.dataset import InputForm
-from metasemi_jax.data.splits import Split, data_sha256, split_sha256
+from metasemi_jax.data.identity import data_sha256, is_same_data
+from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import Method, as_network, create_method, method_options
 from metasemi_jax.models import create_model, init_variables, variable_shapes
@@ -38,8 +39,12 @@ from metasemi_jax.training.experiment_data import (
     place_eval_images,
     training_pools,
 )
+from metasemi_jax.training.image_log import Examples, example_images
 from metasemi_jax.training.multi_step import StepFn
+from metasemi_jax.training.probe import make_probe, place_probe_data
 from metasemi_jax.training.recipe import sentence
+
+Array = jax.Array
 
 
 class Experiment(NamedTuple):
@@ -49,15 +54,20 @@ class Experiment(NamedTuple):
     chosen: str  # one line for people; '' where nothing was chosen
     state: TrainState  # before the first step, on the host
     pipeline: Pipeline
+    model: nn.Module
     make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
     # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
+    probe: Callable[[dict], dict[str, float]]  # variables -> figures of a few training images, see `probe`
     split: Split
     split_sha256: str  # of the labeled ids
-    data_sha256: str  # of all ids, those held out, and the classes
+    data_sha256: str  # of all images, their labels and the classes
+    is_same_data: Callable[[str | None], bool]  # whether a `data_sha256` of any version is of these data
     class_names: tuple[str, ...]
     input_form: InputForm  # of the images, for whoever uses the network without the data
     description: str  # one line for people
+    predict: Callable[[dict, Array], Array]  # (variables, uint8 [n, H, W, C]) -> probabilities [n, K]
+    examples: Callable[[], dict[str, Examples]]  # some images of the run, to look at
 
 
 def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Experiment:
@@ -92,7 +102,10 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
         for name, pair in held_out.items()
     }
-    evaluate = make_evaluate(model, functools.partial(normalize, mean=form.mean, std=form.std), mesh)
+    to_input = functools.partial(normalize, mean=form.mean, std=form.std)
+    evaluate = make_evaluate(model, to_input, mesh)
+    probe = make_probe(model, to_input, mesh)
+    probe_data = place_probe_data(dataset.train_images, dataset.train_labels, labeled, drawn, mesh)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
@@ -112,11 +125,14 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
             )
         ),
         pipeline=build_pipeline(config, dataset, labeled, drawn, form, method.second_view),
+        model=model,
         make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
+        probe=lambda variables: probe(variables, probe_data),
         split=split,
         split_sha256=split_sha256(split.labeled),
-        data_sha256=data_sha256(dataset.train_ids, split.validation, dataset.class_names),
+        data_sha256=data_sha256(dataset, split.validation),
+        is_same_data=lambda recorded: is_same_data(recorded, dataset, split.validation),
         class_names=dataset.class_names,
         input_form=form,
         description=(
@@ -125,6 +141,18 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
             f'{"×".join(map(str, dataset.image_shape))} pixels'
             f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
         ),
+        predict=lambda variables, images: jax.nn.softmax(
+            model.apply(variables, to_input(images), train=False)
+        ),
+        examples=example_images(dataset, split, unlabeled),
+    )
+
+
+def rescheduled(experiment: Experiment, config: Any) -> Experiment:
+    """The same experiment with the numbers of steps of `config`, which is otherwise its own."""
+    method, tx = build_method(config, experiment.model), build_optimizer(config)
+    return experiment._replace(
+        config=config, make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor)
     )
 
 
@@ -134,7 +162,8 @@ def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
     if dtype == 'auto':
         dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     dtype = jnp.dtype(dtype)
-    options = {name: value for name, value in config.model.items() if name != 'name' and value is not None}
+    own = {name: value for name, value in config.model.items() if name not in ('name', 'init_from')}
+    options = {name: value for name, value in own.items() if value is not None}
     return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
 
 

@@ -1,5 +1,6 @@
 """The data of a config: images, their split, the pipeline that feeds the step, and what it is judged by."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,31 @@ from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.data.images.random_resized_crop import CropRange
 from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.memory import machine_memory
 from metasemi_jax.data.sources.imagenet_subsets import SUBSETS, subset_file
 from metasemi_jax.data.sources.registry import IMAGENET, Dataset, load_dataset
+from metasemi_jax.data.sources.stl10_folds import FOLDS, fold_file
+from metasemi_jax.data.sources.stl10_folds import NAME as STL10
 from metasemi_jax.data.split_files import read_split_file
-from metasemi_jax.data.splits import Split, draw_split, split_positions
+from metasemi_jax.data.splits import Split, check_labels, draw_split, split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
 
 # ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
 EVALUATION_RESIZE = 256 / 224
+FLOAT_BYTES = 4  # of a pixel's channel in the step
 
 
 def load_data(config: Any) -> Dataset:
-    """The dataset that `config.data` names."""
+    """The dataset that `config.data` names.
+
+    Raises:
+      UserError: data that cannot be had, or images too large for a batch of them.
+    """
     data = config.data
-    return load_dataset(
+    # Before anything is read: the system would kill the program without a word.
+    _check_batch_bytes(config, (data.image_size, data.image_size, 3))
+    dataset = load_dataset(
         data.name,
         data_dir=data.data_dir,
         manual_dir=data.manual_dir,
@@ -39,6 +50,32 @@ def load_data(config: Any) -> Dataset:
         resize=evaluation_resize(config),
         on_disk=data.crop == 'resized',
     )
+    _check_batch_bytes(config, dataset.image_shape)
+    return dataset
+
+
+def _check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
+    count = (1 + config.unlabeled_ratio) * config.batch_size
+    needed, there = FLOAT_BYTES * count * math.prod(image_shape), machine_memory()
+    if needed > there:
+        raise UserError(
+            f"one step's {count:,} images of {_times(image_shape)} take {needed:,} bytes, and this machine "
+            f'has {there:,}; use a smaller data.image_size={config.data.image_size} or '
+            f'batch_size={config.batch_size}'
+        )
+
+
+def _check_pad(config: Any, image_shape: tuple[int, ...]) -> None:
+    most = min(image_shape[:2]) - 1
+    if config.data.crop == 'pad' and config.data.pad > most:
+        raise UserError(
+            f'data.pad={config.data.pad}: a crop of images of {_times(image_shape[:2])} could show nothing '
+            f'of them; use at most {most}'
+        )
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return '×'.join(map(str, sizes))
 
 
 def evaluation_resize(config: Any) -> int:
@@ -73,6 +110,7 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
             f'data.split_file={data.split_file} is not the split that this --workdir began with; name '
             'that file, or another --workdir'
         )
+    check_labels(dataset, [*begun.labeled, *begun.validation])
     count = len(begun.labeled) + len(begun.validation)
     if data.num_labels not in (0, count) or not begun.labeled:
         raise UserError(
@@ -125,6 +163,7 @@ def build_pipeline(
       UserError: a way of cropping that the images do not allow.
     """
     data = config.data
+    _check_pad(config, dataset.image_shape)
     common = {
         'batch_size': config.batch_size,
         'unlabeled_ratio': config.unlabeled_ratio,
@@ -184,4 +223,6 @@ def on_disk(images: Any) -> bool:
 def _split_file(data: Any) -> str:
     if data.name == IMAGENET and data.split_file in SUBSETS and not Path(data.split_file).exists():
         return str(subset_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
+    if data.name == STL10 and data.split_file in FOLDS and not Path(data.split_file).exists():
+        return str(fold_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
     return data.split_file

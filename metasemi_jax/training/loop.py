@@ -1,45 +1,55 @@
 """The loop: train, log, evaluate, save, stop and continue."""
 
 import contextlib
+import functools
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.config import agreed_settings, check_config
-from metasemi_jax.data.splits import Split
-from metasemi_jax.distributed.multi_host import check_same, failing_together, is_first, naming_lost_peers
+from metasemi_jax.distributed.multi_host import (
+    check_same,
+    failing_together,
+    is_first,
+    naming_lost_peers,
+    of_first,
+)
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
+from metasemi_jax.files import write_json
 from metasemi_jax.progress import Pace, ProgressLine, duration
 from metasemi_jax.results import reported_weights, summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
-from metasemi_jax.training.experiment import Experiment, build_experiment
-from metasemi_jax.training.multi_step import (
-    call_ends,
-    default_steps_per_call,
-    make_run_steps,
-    place_host_batches,
-)
+from metasemi_jax.training.experiment import Experiment, build_experiment, rescheduled
+from metasemi_jax.training.image_log import first_rows, prediction_sheets, view_sheets
+from metasemi_jax.training.initial_weights import begin_from
+from metasemi_jax.training.multi_step import call_ends, place_host_batches
 from metasemi_jax.training.preemption import StopRequest, stop_on_signals
+from metasemi_jax.training.prepared import prepare
 from metasemi_jax.training.recorder import NEW_RUN, Recorder
 from metasemi_jax.training.resume import open_and_restore
 from metasemi_jax.training.run_log import RunLog
-from metasemi_jax.workdir import Workdir, write_json
+from metasemi_jax.training.time_budget import begun_plan, keep_plan, plan, recipe_of, seconds_of, with_plan
+from metasemi_jax.training.trial import measure
+from metasemi_jax.workdir import Workdir
 
 MAX_ROLLBACKS = 3
 
 
-def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -> dict[str, Any]:
     """Train as `config` says, into `workdir`; continue there if a run was begun, report it if it is done.
 
     Args:
       config: a ConfigDict with the fields of `configs/default.py`.
       workdir: folder of the run, made if it is missing.
+      log_images: write a few images to TensorBoard too, at the start and at the end; for one process.
 
     Returns:
       The contents of `results.json`.
@@ -51,28 +61,34 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     """
     started = time.perf_counter()
     with naming_lost_peers():
-        return _train_and_evaluate(config, Workdir(workdir), started)
+        return _train_and_evaluate(config, Workdir(workdir), started, log_images)
 
 
-def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str, Any]:
+def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images: bool) -> dict[str, Any]:
     with failing_together():
         config = files.with_choices_of_run(config)
         check_config(config)
+        # A run that began under a time budget has its number of steps from then.
+        planned = begun_plan(files, config)
+        config = with_plan(config, planned) if planned else config
     check_same('settings', agreed_settings(config))
     with failing_together():
         files.check(config)
         results = files.read_results()
-        # Without input.json a finished run goes through the motions, to get one.
-        finished = results is not None and files.input_form.exists()
+        # A finished run that lacks a file, or has a damaged one, goes through the motions, to get it back; a
+        # longer one goes on.
+        longer = results is not None and results['steps'] < config.total_steps
+        finished = results is not None and files.is_described() and not longer
     check_same('--workdir', str(finished))
     with failing_together():
         if not finished:
             mesh = make_mesh()
-            labeled_ids = files.read_labeled_ids()
-            split = None if labeled_ids is None else Split(labeled_ids, files.read_validation_ids())
-            experiment = build_experiment(config, mesh, split)
+            experiment = build_experiment(config, mesh, files.begun_split(config))
             config = experiment.config
             check_batch_size(config.batch_size, mesh.size)
+            if config.model.init_from and not files.saved_steps():
+                experiment, note = begin_from(experiment, config.model.init_from)
+                print(note)
     if finished:
         print(f'{files.path}: this run is finished\n{table(results)}')
         return results
@@ -82,6 +98,14 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
         with failing_together():
             if is_first():
                 stack.enter_context(files.lock())
+        if config.time_budget and not planned:
+            config = _fix_total_steps(config, files, experiment, mesh, started)
+            experiment = rescheduled(experiment, config)
+        with failing_together():
+            if is_first():
+                if longer:
+                    # Its figures are of fewer steps than config.json is about to name.
+                    files.results.rename(files.path / f'results_{results["steps"]}.json')
                 files.create(
                     config,
                     experiment.split.labeled,
@@ -94,10 +118,11 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
         print(experiment.description)
         if experiment.chosen:
             print(experiment.chosen)
-        figures = _run(config, files, experiment, mesh, started)
+        figures = _run(config, files, experiment, mesh, started, log_images)
         results = figures | {
             'seed': config.seed,
             'steps': config.total_steps,
+            **({'time_budget': config.time_budget} if config.time_budget else {}),
             'split_sha256': experiment.split_sha256,
             'num_held_out': len(experiment.split.validation),
             'reported_weights': reported_weights(
@@ -110,13 +135,36 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float) -> dict[str
     return results
 
 
-def _run(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> dict[str, Any]:
+def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> Any:
+    """Find how many steps the time budget has room for, and keep that; returns the config with them.
+
+    Raises:
+      UserError: the budget is too short.
+    """
+    budget = seconds_of(config)
+    print(f'time_budget={config.time_budget}: compiling, and timing some steps ...', flush=True)
+    costs = measure(config, experiment, mesh, files.path, budget)
+    left = float(of_first(np.asarray(budget - (time.perf_counter() - started))))
+    run = plan(recipe_of(config), costs, left)
+    with failing_together():
+        if is_first():
+            keep_plan(files, config, run, costs)
+    print(
+        f'{run["total_steps"]:,} steps in the {duration(left)} left, of {costs.step:.3g} s each; '
+        f'an evaluation ({costs.evaluation:.2g} s) every {run["eval_every"]:,}'
+    )
+    return with_plan(config, run)
+
+
+def _run(
+    config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float, log_images: bool
+) -> dict[str, Any]:
     """Train to the end; where the numbers diverge, from the last checkpoint again, if the config says so."""
     rollbacks = 0
     with stop_on_signals() as stop:
         while True:
             try:
-                return _run_once(config, files, experiment, mesh, started, rollbacks, stop)
+                return _run_once(config, files, experiment, mesh, started, rollbacks, stop, log_images)
             except DivergedError as error:
                 if config.on_nonfinite != 'rollback' or stop:
                     raise
@@ -136,6 +184,7 @@ def _run_once(
     started: float,
     rollbacks: int,
     stop: StopRequest,
+    log_images: bool,
 ) -> dict[str, Any]:
     """Restore, train what is left, and sum up."""
     with contextlib.ExitStack() as stack:
@@ -150,6 +199,7 @@ def _run_once(
             stack.enter_context(contextlib.closing(ProgressLine())),
             Pace(start, config.total_steps, images_per_step=(1 + config.unlabeled_ratio) * config.batch_size),
             total_steps=config.total_steps,
+            num_classes=len(experiment.class_names),
             split_sha256=experiment.split_sha256,
             data_sha256=experiment.data_sha256,
             started=started,
@@ -160,10 +210,12 @@ def _run_once(
         evaluation_due = start == config.total_steps or (start and start % config.eval_every == 0)
         if evaluation_due and not recorder.evaluated(start):
             # It was stopped by a signal before it could, or imported.
-            recorder.evaluate(start, state, experiment.evaluate)
+            lowest = recorder.evaluate(start, state, experiment.evaluate, experiment.probe)
+            if lowest or start == config.total_steps or start % config.checkpoint_every == 0:
+                recorder.amend(start, state)
         # Closed: its worker processes end.
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
-        stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop)
+        stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop, log_images)
     if stopped_at < config.total_steps:
         print(
             f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
@@ -171,6 +223,7 @@ def _run_once(
         raise SystemExit(stop.exit_code)
     return summarize(recorder.history) | {
         'rollbacks': recorder.rollbacks,
+        'warnings': [warned._asdict() for warned in recorder.warnings],
         'wall_time_s': round(recorder.seconds, 1),
     }
 
@@ -183,23 +236,31 @@ def _loop(
     state: TrainState,
     recorder: Recorder,
     stop: StopRequest,
+    log_images: bool,
 ) -> int:
     """Train to the end, or until `stop`; returns the last step done, which is saved."""
-    pipeline = experiment.pipeline
     start = step = int(state.step)
-    streaming = not jax.tree.leaves(pipeline.device_data)
-    max_steps = min(config.steps_per_call or default_steps_per_call(streaming=streaming), config.total_steps)
-    train_step = experiment.make_train_step(0.5**recorder.rollbacks)
-    run_steps = make_run_steps(train_step, pipeline.to_batch, max_steps=max_steps, mesh=mesh)
-    device_data = place(pipeline.device_data, replicated(mesh))
-    # Folded with the step inside the step, never changed: resuming needs no key in flight.
-    key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(config.seed)
+    prepared = prepare(config, experiment, mesh, lr_factor=0.5**recorder.rollbacks)
+    run_steps, device_data, key, max_steps = prepared
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
-    sums = None
+    log_images = log_images and jax.process_count() == 1
+    if log_images and start == 0:
+        # The stream goes on with this very batch.
+        first = next(host_batches)
+        host_batches = itertools.chain([first], host_batches)
+        shown_rows = first_rows(first)
+    sums = place(recorder.window, replicated(mesh)) if recorder.window else None
     for end in call_ends(start, config.total_steps, max_steps, cadences):
         previous = sums
         with jax.transfer_guard('disallow'):
             batches, count = place_host_batches(host_batches, end - step, max_steps, mesh)
+            if step == start:
+                recorder.compiling()
+                run_steps = run_steps.lower(state, device_data, batches, count, key).compile()
+                # Until here a signal has its usual effect, at once: there is nothing new to save, and
+                # compiling would keep it waiting.
+                stop.listen()
+                recorder.compiled(start)
             state, call_sums = run_steps(state, device_data, batches, count, key)
             sums = call_sums if sums is None else metrics.add(sums, call_sums)
             # Waiting for the call *before* this one keeps the device busy and the queue short; without it a
@@ -207,21 +268,32 @@ def _loop(
             jax.block_until_ready(previous)
         if step == start:
             recorder.first_call_done(end, sums)
-            # Until here a signal has its usual effect, at once: there is nothing new to save, and compiling
-            # would keep it waiting.
-            stop.listen()
+            if log_images and start == 0:
+                form, to_batch = experiment.input_form, experiment.pipeline.to_batch
+                recorder.show_images(0, view_sheets(to_batch, device_data, shown_rows, form, key))
         step, stopping = end, stop.reached()
         last = step == config.total_steps
-        if not (stopping or last or any(step % cadence == 0 for cadence in cadences)):
+        due = last or any(step % cadence == 0 for cadence in cadences)
+        if not (stopping or due):
+            recorder.tick(step)
             continue
-        recorder.log(step, sums)
-        sums = None
+        if due:
+            # A stop in between leaves the window open: the run goes on with its sums.
+            recorder.log(step, sums)
+            sums = None
         # A stop does not wait for an evaluation; the run makes up for it when it goes on.
         evaluating = last or (step % config.eval_every == 0 and not stopping)
-        lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate)
-        if stopping or last or lowest or step % config.checkpoint_every == 0:
-            recorder.save(step, state)
-        recorder.show(step)
+        lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate, experiment.probe)
+        if last and log_images:
+            variables = {'params': state.params, 'batch_stats': state.batch_stats}
+            predict = functools.partial(jax.jit(experiment.predict), variables)
+            sheets = prediction_sheets(predict, experiment.examples(), experiment.class_names)
+            recorder.show_images(step, sheets)
+        scheduled = last or lowest or step % config.checkpoint_every == 0
+        if stopping or scheduled:
+            recorder.save(step, state, sums=sums, scheduled=scheduled)
+        if due:
+            recorder.show(step)
         if stopping:
             break
     return step

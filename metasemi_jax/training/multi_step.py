@@ -79,12 +79,14 @@ def make_run_steps(
 def call_ends(start: int, total: int, max_steps: int, cadences: Sequence[int]) -> Iterator[int]:
     """The step after each call, from `start` to `total`: at most `max_steps` on, and never past a cadence.
 
-    With 3 steps a call and a log every 4: 0 -> 3, 4, 7, 8, ...
+    The first call does one step, which tells the pace at once. With 3 steps a call and a log every 4: 0 -> 1,
+    4, 7, 8, ...
     """
-    step = start
+    step, most = start, 1
     while step < total:
         borders = [(step // cadence + 1) * cadence for cadence in cadences]
-        step = min(step + max_steps, total, *borders)
+        step = min(step + most, total, *borders)
+        most = max_steps
         yield step
 
 

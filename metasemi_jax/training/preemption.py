@@ -1,13 +1,16 @@
-"""SIGTERM and Ctrl-C as a request that the loop answers between two steps."""
+"""A signal, as Ctrl-C or SIGTERM, as a request that the loop answers between two steps."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+from metasemi_jax.command import signals
 
 
 class StopRequest:
@@ -16,27 +19,37 @@ class StopRequest:
     def __init__(self):
         self.signal: signal.Signals | None = None
         self._previous = {}
+        self._listening = False
         self._calls = 0
 
     def listen(self) -> None:
-        """Note SIGTERM and SIGINT instead of dying of them; a second one has its usual effect.
+        """Note the signals that would end the program; a second one has its usual effect.
 
-        Outside the main thread, where Python allows no handlers, signals keep the effect they have. With
-        several processes JAX itself notes SIGTERM, in all of them, and Ctrl-C is handed on as one.
+        Elsewhere than in a command, handlers are set, and where Python allows none, outside the main thread,
+        signals keep the effect they have. With several processes JAX itself notes SIGTERM, in all of them,
+        and every other signal is handed on as one.
         """
-        if self._previous or threading.current_thread() is not threading.main_thread():
+        if self._listening:
             return
-        if _several_processes():
-            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._hand_on)
+        several = _several_processes()
+        receive = self._hand_on if several else self._note
+        if signals.watching():
+            signals.hand_next_to(receive)
+        elif threading.current_thread() is threading.main_thread():
+            for number in signals.ENDING:
+                ignored = number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN
+                if not ignored and not (several and number == signal.SIGTERM):
+                    self._previous[number] = signal.signal(number, receive)
+        else:
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
+        self._listening = True
 
     def ignore(self) -> None:
         """Give signals back the effect that they had before `listen`."""
-        while self._previous:
-            number, handler = self._previous.popitem()
-            signal.signal(number, handler)
+        if self._listening and signals.watching():
+            signals.hand_next_to(None)
+        self._put_back()
+        self._listening = False
 
     def reached(self) -> bool:
         """Whether to stop after this call of the step; to be asked once at every call.
@@ -52,19 +65,24 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def _note(self, number: int, frame) -> None:
+    def _note(self, number: int, frame: Any = None) -> None:
         del frame
         self.signal = signal.Signals(number)
-        self.ignore()
+        self._put_back()
 
-    def _hand_on(self, number: int, frame) -> None:
+    def _hand_on(self, number: int, frame: Any = None) -> None:
         del number, frame
-        self.ignore()
+        self._put_back()
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _put_back(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
 
     @property
     def name(self) -> str:
-        """'SIGTERM' or 'SIGINT'."""
+        """'SIGTERM', 'SIGINT', ..."""
         return self.signal.name
 
     @property

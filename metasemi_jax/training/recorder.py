@@ -2,18 +2,22 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from metasemi_jax import metrics
 from metasemi_jax.errors import DivergedError, UserError
 from metasemi_jax.metrics import Metrics, all_finite
-from metasemi_jax.progress import Pace, ProgressLine, duration
+from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
 from metasemi_jax.results import Evaluation
 from metasemi_jax.train_step import TrainState
-from metasemi_jax.training.checkpoint import save_checkpoint
+from metasemi_jax.training.checkpoint import amend_checkpoint, save_checkpoint
 from metasemi_jax.training.run_log import RunLog
+from metasemi_jax.training.watch import Look, Warned, new_warnings
 
 NEW_RUN = 'Start again in a new --workdir with a lower optimizer.lr'
 
@@ -29,6 +33,7 @@ class Recorder:
         pace: Pace,
         *,
         total_steps: int,
+        num_classes: int,
         split_sha256: str,
         data_sha256: str,
         started: float,
@@ -40,6 +45,7 @@ class Recorder:
         Args:
           manager, log, progress, pace: where things go.
           total_steps: of the whole run.
+          num_classes: K.
           split_sha256, data_sha256: kept in every checkpoint.
           started: a `time.perf_counter()`.
           record: of the checkpoint that the run goes on from.
@@ -47,14 +53,21 @@ class Recorder:
             learning rate.
         """
         self._manager, self._log, self._progress, self._pace = manager, log, progress, pace
-        self._total_steps = total_steps
+        self._total_steps, self._num_classes = total_steps, num_classes
         self._identity = {'split_sha256': split_sha256, 'data_sha256': data_sha256}
         self._started = started
-        self._loss = self._speed = math.nan
-        self._seconds_before = record['seconds'] if record else 0.0
-        self.history = [Evaluation(*row) for row in record['history']] if record else []
-        # An imported checkpoint has none.
-        self.rollbacks = max(rollbacks, record.get('rollbacks', 0) if record else 0)
+        self._speed = math.nan
+        self._ticks = Ticks(in_place=progress.in_place)
+        record = record or {}
+        # Imported checkpoints and those of older versions lack some of it.
+        self._loss = record.get('loss', math.nan)
+        self._seconds_before = record.get('seconds', 0.0)
+        self.history = [Evaluation(*row) for row in record.get('history', [])]
+        self.looks = [Look(*row) for row in record.get('looks', [])]
+        self.warnings = [Warned(*row) for row in record.get('warnings', [])]
+        self.rollbacks = max(rollbacks, record.get('rollbacks', 0))
+        # Of the window that a stop cut in two: its sums so far, on the host.
+        self.window = {name: np.float32(pair) for name, pair in record.get('window', {}).items()}
 
     @property
     def seconds(self) -> float:
@@ -65,11 +78,26 @@ class Recorder:
         """A line for people, that stays."""
         self._progress.say(line)
 
-    def first_call_done(self, step: int, sums: Metrics) -> None:
-        """Say how long the start took, and measure the pace from here on: this call compiled."""
-        metrics.compute(sums)
-        self.say(f'first step after {time.perf_counter() - self._started:.1f} s, compilation included')
+    def compiling(self) -> None:
+        """Say that nothing will move for a while."""
+        self.say('compiling the training step ...')
+        self._compiling_since = time.perf_counter()
+
+    def compiled(self, step: int) -> None:
+        """Measure the pace of the first call, which begins now after `step`."""
+        self._compiling = time.perf_counter() - self._compiling_since
         self._pace.restart(step)
+
+    def first_call_done(self, step: int, sums: Metrics) -> None:
+        """Say how long the start and the first call took, and what that promises; waits for the device."""
+        jax.block_until_ready(sums)
+        self.say(
+            f'first step after {time.perf_counter() - self._started:.1f} s, {self._compiling:.1f} s of them '
+            f'for compiling; at its pace {duration(self._pace.seconds_to_go(step))} to go'
+        )
+        # The first call is slower than the others.
+        self._pace.restart(step)
+        self._ticks = Ticks(in_place=self._progress.in_place)
 
     def log(self, step: int, sums: Metrics) -> None:
         """Write out the means since the last log; waits for the device.
@@ -84,23 +112,40 @@ class Recorder:
         self._write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': speed})
         self._loss, self._speed = means['loss'], speed
 
+    def tick(self, step: int) -> None:
+        """Between two logs, renew the progress line once in a while; never waits for the device."""
+        if self._ticks.due():
+            self._speed = self._pace.images_per_second(step)
+            self._show(step)
+
     def show(self, step: int) -> None:
         """Renew the progress line, and leave what was done since `log` out of the pace."""
-        errors = self.history[-1].errors if self.history else {}
+        self._show(step)
+        self._pace.resume(step)
+
+    def _show(self, step: int) -> None:
+        loss = '' if math.isnan(self._loss) else f'  loss {self._loss:.4f}'
+        # The speed comes last: a narrow terminal cuts it off first.
+        self._progress.show(
+            f'step {step}/{self._total_steps}{loss}{self._last_errors(step)}  '
+            f'{duration(self._pace.seconds_to_go(step))} to go  {self._speed:,.0f} images/s'
+        )
+
+    def _last_errors(self, step: int) -> str:
+        if not self.history:
+            return ''
+        evaluated, errors = self.history[-1]
         shown = ''
         for name in ('validation_error', 'test_error'):
             if name in errors:
                 shown += f'  {name.replace("_", " ")} {errors[name]:.2f}%'
             if f'ema_{name}' in errors:
                 shown += f' (EMA {errors[f"ema_{name}"]:.2f}%)'
-        # The speed comes last: a narrow terminal cuts it off first.
-        self._progress.show(
-            f'step {step}/{self._total_steps}  loss {self._loss:.4f}{shown}  '
-            f'{duration(self._pace.seconds_to_go(step))} to go  {self._speed:,.0f} images/s'
-        )
-        self._pace.resume(step)
+        return shown if evaluated == step else f'{shown} at step {evaluated}'
 
-    def evaluate(self, step: int, state: TrainState, evaluate: Any) -> bool:
+    def evaluate(
+        self, step: int, state: TrainState, evaluate: Any, probe: Callable[[dict], dict[str, float]]
+    ) -> bool:
         """Evaluate raw and EMA weights; returns whether the error that selects is the lowest so far.
 
         An equal one counts as lower: of several steps, the best is the latest.
@@ -113,34 +158,69 @@ class Recorder:
             for split, figures in evaluate(variables).items():
                 scalars |= {f'{split}/{prefix}{name}': value for name, value in figures.items()}
                 errors[f'{prefix}{split}_error'] = figures['error']
-        self._write(step, scalars)
         self.history.append(Evaluation(step, errors))
+        seen = probe(weights[''])
+        self._write(step, scalars | {f'probe/{name}': value for name, value in seen.items()})
+        self.looks.append(Look(step, self._loss, **seen))
+        for warned in new_warnings(
+            self.looks, known=self.warnings, total_steps=self._total_steps, num_classes=self._num_classes
+        ):
+            self.warnings.append(warned)
+            self.say(f'warning at step {step}: {warned.message}')
         lowest = min(evaluation.selection_error for evaluation in self.history)
         return self.history[-1].selection_error == lowest
+
+    def show_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Hand uint8 [H, W, 3] images to TensorBoard, by tag."""
+        self._writing(lambda: self._log.write_images(step, images))
 
     def evaluated(self, step: int) -> bool:
         """Whether `step` is the last one that was evaluated."""
         return bool(self.history) and self.history[-1].step == step
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(
+        self, step: int, state: TrainState, *, sums: Metrics | None = None, scheduled: bool = True
+    ) -> None:
         """Start to write a checkpoint.
+
+        Args:
+          step: steps done.
+          state: after them.
+          sums: of the window that a stop cuts in two.
+          scheduled: whether an undisturbed run saves here too.
 
         Raises:
           DivergedError: the state is no longer finite; then nothing is written.
         """
         if not all_finite(state):
             raise self._diverged('a parameter or statistic is not finite', step)
-        record = {
+        error = self.history[-1].selection_error if self.evaluated(step) else None
+        record = self._record({} if sums is None else jax.device_get(sums))
+        save_checkpoint(self._manager, state, record, step=step, error=error, scheduled=scheduled)
+
+    def amend(self, step: int, state: TrainState) -> None:
+        """Write the evaluation of `step` into its checkpoint, which was saved before."""
+        error = self.history[-1].selection_error
+        amend_checkpoint(self._manager, state, self._record({}), step=step, error=error)
+
+    def _record(self, window: dict[str, np.ndarray]) -> dict[str, Any]:
+        return {
             'history': [list(evaluation) for evaluation in self.history],
+            'looks': [list(look) for look in self.looks],
+            'warnings': [list(warned) for warned in self.warnings],
+            # Python's floats hold every float32 exactly.
+            'window': {name: pair.tolist() for name, pair in window.items()},
+            'loss': self._loss,
             'seconds': self.seconds,
             'rollbacks': self.rollbacks,
         } | self._identity
-        error = self.history[-1].selection_error if self.evaluated(step) else None
-        save_checkpoint(self._manager, state, record, step=step, error=error)
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
+        self._writing(lambda: self._log.write(step, scalars))
+
+    def _writing(self, write: Callable[[], None]) -> None:
         try:
-            self._log.write(step, scalars)
+            write()
         except OSError as error:
             raise UserError(
                 f'metrics.jsonl cannot be written ({error.strerror or error}); {self._last_saved()}: make '

@@ -14,6 +14,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import (
     Restored,
+    check_readable,
     damaged_folder,
     open_checkpoints,
     restore_newest,
@@ -34,6 +35,8 @@ def open_and_restore(
     Raises:
       UserError: no checkpoint can be read, or it was trained on another split or other images.
     """
+    with failing_together():
+        check_readable(folder)
     _set_aside(folder, dict.fromkeys(steps_without_listing(folder), 'its metrics are damaged'))
     manager = open_checkpoints(folder)
     # A copy: the loop donates the arrays, and a rollback may begin with them once more.
@@ -78,8 +81,8 @@ def _check_same_data(restored: Restored, experiment: Experiment, folder: Path) -
             f'labeled_ids.txt beside {folder} is not the split that this run was trained on; '
             'put the old file back, or use another --workdir'
         )
-    if restored.record.get('data_sha256') not in (None, experiment.data_sha256):
+    if not experiment.is_same_data(restored.record.get('data_sha256')):
         raise UserError(
-            f'the images have changed since {folder} was begun: some were added, removed, renamed '
-            'or held out; put the old ones back, or use another --workdir'
+            f'the images have changed since {folder} was begun: some were added, removed, renamed, '
+            'relabeled, replaced or held out; put the old ones back, or use another --workdir'
         )

@@ -1,17 +1,23 @@
 """Where a run's figures go: metrics.jsonl and TensorBoard."""
 
 import contextlib
+import io
 import json
 import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from PIL import Image
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.workdir import write_atomically
+from metasemi_jax.files import write_atomically
 
 
 class RunLog:
@@ -57,6 +63,17 @@ class RunLog:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._add_event(step, summary=Summary(value=values))
 
+    def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """One event of uint8 [H, W, 3] images by tag, for TensorBoard alone.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        if not self._writes or not images:
+            return
+        values = [Summary.Value(tag=tag, image=_image_summary(pixels)) for tag, pixels in images.items()]
+        self._add_event(step, summary=Summary(value=values))
+
     def close(self) -> None:
         """Close the files."""
         if not self._writes:
@@ -71,18 +88,48 @@ class RunLog:
         self._events.flush()
 
 
-def _drop_after(metrics_file: Path, step: int) -> None:
-    """Cut the lines of steps that a resumed run will do again, and what a kill left half-written."""
+def _image_summary(pixels: np.ndarray) -> Summary.Image:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'png')
+    height, width, channels = pixels.shape
+    return Summary.Image(
+        height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue()
+    )
+
+
+def read_lines(metrics_file: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Each line of metrics.jsonl with what it says: 'step', an int, and finite numbers by their names.
+
+    The second is None where a line is damaged, or another program's.
+    """
     if not metrics_file.exists():
         return
-    kept = {}
+    if not metrics_file.is_file():
+        raise UserError(f'{metrics_file} is no file; move it away')
     for line in metrics_file.read_bytes().splitlines(keepends=True):
         try:
             entry = json.loads(line)
-            if line.endswith(b'\n') and entry['step'] <= step:
-                # Killed between an evaluation and its checkpoint, a run evaluates that step again.
-                kept[entry['step'], *entry] = line
         # JSON's and Unicode's errors are ValueErrors too.
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError):
+            yield line, None
             continue
-    write_atomically(metrics_file, b''.join(kept.values()))
+        step = entry.get('step') if isinstance(entry, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
+            yield line, None
+            continue
+        yield line, {name: value for name, value in entry.items() if name == 'step' or _is_finite(value)}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _drop_after(metrics_file: Path, step: int) -> None:
+    """Cut the lines of steps that a resumed run will do again, and what a kill left half-written."""
+    kept = {}
+    for line, entry in read_lines(metrics_file):
+        if entry and line.endswith(b'\n') and entry['step'] <= step:
+            # Killed between an evaluation and its checkpoint, a run evaluates that step again.
+            kept[entry['step'], *entry] = line
+    if metrics_file.exists():
+        write_atomically(metrics_file, b''.join(kept.values()))

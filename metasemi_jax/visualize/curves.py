@@ -1,9 +1,21 @@
-"""A run over time: losses, errors, learning rate; and what the meta update does to the pseudo-labels."""
+"""A run over time: losses, errors, learning rate; and how good the targets of the unlabeled images are."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from metasemi_jax.visualize.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, Drawing, new_figure, thousands
+from metasemi_jax.visualize.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PINK,
+    PURPLE,
+    RED,
+    Drawing,
+    new_figure,
+    thousands,
+    tidy,
+)
 from metasemi_jax.visualize.training_log import Series
 
 FEW = 40  # points of a line that are marked
@@ -16,7 +28,7 @@ class Line(NamedTuple):
     series: Series
     label: str
     colour: str
-    style: str = '-'
+    style: Any = '-'  # as Matplotlib takes it
 
 
 LOSSES = {
@@ -24,6 +36,7 @@ LOSSES = {
     'train/classification_loss': ('classification', BLUE, '--'),
     'train/consistency_loss': ('consistency', RED, '-.'),
     'train/label_loss': ('labeled images', GREEN, ':'),
+    'train/extra_loss': ("the method's own", PURPLE, (0, (1, 1))),
 }
 ERRORS = {
     'test/error': ('test', BLUE, '-'),
@@ -31,7 +44,13 @@ ERRORS = {
     'validation/error': ('validation', GREEN, '-.'),
     'validation/ema_error': ('validation, EMA weights', PINK, ':'),
 }
-BEFORE_AFTER = {'before': ('before the meta update', ORANGE, '--'), 'after': ('after it', BLUE, '-')}
+TARGETS = {'before': ('all', BLUE, '-')}
+UPDATED = {'before': ('before the meta update', ORANGE, '--'), 'after': ('after it', BLUE, '-')}
+KEPT = {'train/pseudo_label_accuracy_kept': ('of those kept', GREEN, '-.')}
+SHARES = {
+    'train/pseudo_label_kept': ('kept', GREEN, '-'),
+    'train/pseudo_label_weight': ('mean weight', BLACK, ':'),
+}
 
 
 def draw_curves(series: dict[str, Series], name: str) -> Drawing | None:
@@ -64,19 +83,31 @@ def draw_curves(series: dict[str, Series], name: str) -> Drawing | None:
 
 
 def draw_pseudo_labels(series: dict[str, Series], name: str) -> Drawing | None:
-    """Accuracy of the pseudo-labels before and after the meta update, the gain, their entropy.
+    """How good the targets of the unlabeled images are, by what the method logs of them.
 
-    Without the labels of the unlabeled images entropy alone is drawn; None where there are no pseudo-labels.
+    Accuracy (where labels are known), of the kept ones too where the method drops some; its gain by the meta
+    update where there is one; the share that is kept; entropy. None where nothing of this was logged.
     """
+    updates = any(f'train/pseudo_label_{kind}_after' in series for kind in ('accuracy', 'entropy'))
     accuracy, entropy = (
-        _lines(series, {f'train/pseudo_label_{kind}_{when}': look for when, look in BEFORE_AFTER.items()})
+        _lines(
+            series,
+            {
+                f'train/pseudo_label_{kind}_{when}': look
+                for when, look in (UPDATED if updates else TARGETS).items()
+            },
+        )
         for kind in ('accuracy', 'entropy')
     )
-    accuracy = [line._replace(series=_percent(line.series)) for line in accuracy]
-    gain = _gain(accuracy)
+    gain = _gain([line._replace(series=_percent(line.series)) for line in accuracy])
+    accuracy = [line._replace(series=_percent(line.series)) for line in accuracy + _lines(series, KEPT)]
+    shares = [line._replace(series=_percent(line.series)) for line in _lines(series, SHARES)]
+    if len(shares) == 2 and shares[0].series == shares[1].series:
+        shares = shares[:1]  # Weights of 0 and 1: their mean is the share.
     panels = [
         (accuracy, 'accuracy of the pseudo-labels, %'),
         ([gain] if gain else [], 'gain by the update, percentage points'),
+        (shares, 'pseudo-labels that are kept, %' if len(shares) == 1 else 'share, mean weight, %'),
         (entropy, 'entropy of the pseudo-labels, nats'),
     ]
     panels = [panel for panel in panels if panel[0]]
@@ -87,11 +118,14 @@ def draw_pseudo_labels(series: dict[str, Series], name: str) -> Drawing | None:
         _draw_lines(axes, lines, label)
         if lines == [gain]:
             axes.axhline(0, color='0.6', linewidth=0.8, zorder=1)
-    return Drawing('Pseudo-labels', figure, _pseudo_label_caption(name, accuracy, entropy, gain))
+        elif lines is shares:
+            axes.set_ylim(0, 103)
+    caption = _pseudo_label_caption(name, accuracy, shares, gain, updates=updates)
+    return Drawing('Pseudo-labels', figure, caption)
 
 
 def _pseudo_label_caption(
-    name: str, accuracy: Sequence[Line], entropy: Sequence[Line], gain: Line | None
+    name: str, accuracy: Sequence[Line], shares: Sequence[Line], gain: Line | None, *, updates: bool
 ) -> str:
     sentences = [f'Pseudo-labels of the unlabeled images in the batches of training: {name}.']
     sentences.append('Means over the steps since the one logged before.')
@@ -102,15 +136,16 @@ def _pseudo_label_caption(
             f'The meta update raised the accuracy at {up} and lowered it at {down} of {len(steps)} points, '
             f'by {sum(gains) / len(gains):+.2f} percentage points in the mean.'
         )
-    elif accuracy or entropy:
-        if len(entropy) < 2:
-            sentences.append('This run makes no meta update.')
-        if not accuracy:
-            sentences.append('Their accuracy is not known: the unlabeled images have no labels.')
+    elif not updates:
+        sentences.append('This run makes no meta update.')
+    if shares and shares[0].label == 'kept':
+        sentences.append(f'At the end {shares[0].series.values[-1]:.0f}% of them were kept to learn from.')
+    if not accuracy:
+        sentences.append('Their accuracy is not known: the unlabeled images have no labels.')
     return ' '.join(sentences)
 
 
-def _lines(series: dict[str, Series], looks: dict[str, tuple[str, str, str]]) -> list[Line]:
+def _lines(series: dict[str, Series], looks: dict[str, tuple[str, str, Any]]) -> list[Line]:
     return [
         Line(series[name], label, colour, style)
         for name, (label, colour, style) in looks.items()
@@ -146,9 +181,7 @@ def _draw_lines(axes: Any, lines: Sequence[Line], label: str) -> None:
         )
     axes.set(xlabel='step', ylabel=label)
     thousands(axes.xaxis)
-    axes.grid(color='0.92')
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
+    tidy(axes, 'both')
     if len(lines) > 1:
         # Above the axes, where no curve runs.
         axes.legend(

@@ -30,21 +30,41 @@ figure img {{ max-width: 100%; height: auto; }}
 figcaption {{ max-width: 60rem; color: #444; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; }}
 th, td {{ border-bottom: 1px solid #ddd; padding: .25rem 1.5rem .25rem 0; text-align: left;
-  vertical-align: top;  overflow-wrap: anywhere; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+  vertical-align: top; overflow-wrap: anywhere; }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+.wide {{ overflow-x: auto; }}
+.wide th, .wide td {{ overflow-wrap: normal; }}
+.wide td {{ max-width: 24rem; overflow-wrap: anywhere; }}
+.wide td.text {{ min-width: 4rem; }}
+summary {{ cursor: pointer; margin: 1rem 0; }}
 code {{ font-size: .9em; }}
+@media (max-width: 40rem) {{
+  body {{ margin: 1rem auto; padding: 0 .75rem; }}
+  th, td {{ padding-right: .75rem; }}
+  .panels img {{ max-width: 44rem; }}
+}}
 </style>
 </head>
 <body>
 """
 
 
+class Table(NamedTuple):
+    """Rows of text."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: frozenset[int] = frozenset()  # columns that are set as numbers
+    folded: bool = False  # shown on demand
+
+
 class Section(NamedTuple):
     """One run, or what is common to several."""
 
-    heading: str
+    heading: str  # '' where the title of the page says it
     paragraphs: Sequence[str] = ()
-    results: Sequence[tuple[str, str, str]] = ()  # ('4.00%', 'test, raw weights', 'after the last step')
+    tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     config: Sequence[tuple[str, str]] = ()  # field, value
 
@@ -58,16 +78,9 @@ def html_report(title: str, sections: Sequence[Section]) -> str:
 
 
 def _section(section: Section) -> list[str]:
-    parts = [f'<h2>{_text(section.heading)}</h2>\n']
+    parts = [f'<h2>{_text(section.heading)}</h2>\n'] if section.heading else []
     parts += [f'<p>{_text(paragraph)}</p>\n' for paragraph in section.paragraphs]
-    if section.results:
-        parts.append('<h3>Results</h3>\n<table>\n<tr><th>error</th><th>of</th><th>chosen</th></tr>\n')
-        for error, which, protocol in section.results:
-            parts.append(
-                f'<tr><td class="number">{_text(error)}</td><td>{_text(which)}</td>'
-                f'<td>{_text(protocol)}</td></tr>\n'
-            )
-        parts.append('</table>\n')
+    parts += [_table(table) for table in section.tables]
     parts += [_figure(picture) for picture in section.pictures]
     if section.config:
         parts.append('<h3>Settings</h3>\n<table>\n')
@@ -79,14 +92,31 @@ def _section(section: Section) -> list[str]:
     return parts
 
 
+def _table(table: Table) -> str:
+    head = ''.join(f'<th>{_text(cell)}</th>' for cell in table.header)
+    rows = [''.join(_cell(cell, i in table.numbers) for i, cell in enumerate(row)) for row in table.rows]
+    lines = ''.join(f'<tr>{row}</tr>\n' for row in [head, *rows])
+    text = f'<div class="wide"><table>\n{lines}</table></div>\n'
+    if table.folded:
+        return f'<details><summary>{_text(table.title)}</summary>\n{text}</details>\n'
+    return f'<h3>{_text(table.title)}</h3>\n{text}'
+
+
+def _cell(text: str, number: bool) -> str:
+    return f'<td class="{"number" if number else "text"}">{_text(text)}</td>'
+
+
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.bare).decode()
     title = _text(picture.title)
     # A PNG begins with its width; this shows all of them in one scale.
-    width = int.from_bytes(picture.bare[16:20]) * CSS_DPI // DPI
+    width, height = (int.from_bytes(picture.bare[i : i + 4]) * CSS_DPI // DPI for i in (16, 20))
+    # Panels side by side would be too small to read on a telephone: there they are moved along instead.
+    kind = 'panels' if width > 1.8 * height else 'whole'
     return (
         f'<figure>\n<h3>{title}</h3>\n'
-        f'<img alt="{title}" width="{width}" src="data:image/png;base64,{data}">\n'
+        f'<div class="wide {kind}">'
+        f'<img alt="{title}" width="{width}" src="data:image/png;base64,{data}"></div>\n'
         f'<figcaption>{_text(picture.caption)}</figcaption>\n</figure>\n'
     )
 

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metasemi_jax.visualize.style import Drawing, new_figure, shown_name
+from metasemi_jax.visualize.sheet import GAP, Cell, cell_height, draw_cell, new_sheet, percent
+from metasemi_jax.visualize.style import Drawing
 
 COLUMNS = 8
 MOST = 40
+SIDE = 1.5  # inches of an image
 
 
 class Mistakes(NamedTuple):
@@ -32,39 +34,24 @@ def draw_mistakes(mistakes: Mistakes, class_names: Sequence[str], *, name: str, 
     """A sheet of `mistakes`, each with its true and predicted class and its name, pixel by pixel."""
     count = len(mistakes.images)
     columns = min(COLUMNS, max(count, 4))
-    rows = -(-count // columns)
-    figure = new_figure(1.6 * columns, 2.2 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
-    for i, axes in enumerate(grid[:count]):
-        pixels = mistakes.images[i]
-        # Grey, or what has no colours that a screen knows.
-        pixels = pixels if pixels.shape[-1] == 3 else pixels[..., 0]
-        axes.imshow(pixels, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
-        true, predicted = (shown_name(class_names[k], 18) for k in (mistakes.labels[i], mistakes.classes[i]))
-        axes.set_title(
-            f'true: {true}\nnet: {predicted}, {_percent(float(mistakes.confidence[i]))}', fontsize=8, pad=3
+    step_x, step_y = SIDE + GAP, cell_height(SIDE, 2)
+    axes = new_sheet(columns * step_x, -(-count // columns) * step_y)
+    for i in range(count):
+        row, column = divmod(i, columns)
+        true, predicted = (class_names[k] for k in (mistakes.labels[i], mistakes.classes[i]))
+        cell = Cell(
+            mistakes.images[i],
+            [f'true: {true}', f'net: {predicted}'],
+            percent(mistakes.confidence[i]),
+            str(mistakes.ids[i]),
         )
-        axes.text(
-            0.5,
-            -0.03,
-            shown_name(str(mistakes.ids[i]), 30),
-            transform=axes.transAxes,
-            fontsize=6,
-            ha='center',
-            va='top',
-        )
+        draw_cell(axes, cell, column * step_x + GAP / 2, row * step_y, SIDE)
     which = f'The {count} most confidently wrong of {mistakes.total:,} wrongly classified'
     if count == mistakes.total:
         which = f'All {count} wrongly classified'
     caption = (
-        f'{which} {split} images: {name}. Above each the true class, and the '
-        "network's with its probability; below it the image's name. Pixels as they are, not smoothed."
+        f'{which} {split} images: {name}. Above each the true class and the '
+        "network's, below it the probability of the latter and the image's name. Pixels as they are, not "
+        'smoothed.'
     )
-    return Drawing('Most confident mistakes', figure, caption)
-
-
-def _percent(probability: float) -> str:
-    # 99.97% must not read as certain.
-    return f'{np.floor(1000 * probability) / 10:.1f}%'
+    return Drawing('Most confident mistakes', axes.figure, caption)

@@ -1,4 +1,4 @@
-"""What a run's network makes of the run's own images: features of some, predictions of a split."""
+"""What a run's network makes of the run's own images."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -6,19 +6,28 @@ from typing import NamedTuple
 import numpy as np
 
 from metasemi_jax.classifier import Classifier, predict_batches
-from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.errors import UserError
-from metasemi_jax.predict.run_data import SplitImages, find_split, split_images
+from metasemi_jax.predict.run_data import RunData, SplitImages, find_split, split_images
 from metasemi_jax.visualize.embedding import sample_sizes
+
+MOST_UNLABELED = 10_000  # that are classified to be reviewed; more would take longer than all else
+PROBABILITY_BYTES = 400_000_000
 
 
 class Judged(NamedTuple):
-    """The predictions for a split of n images."""
+    """The predictions for n images of a split."""
 
     name: str
     images: SplitImages
+    chosen: np.ndarray  # int [n], positions in the split
     classes: np.ndarray  # int [n]
     confidence: np.ndarray  # float32 [n], the probability of `classes`
+    probs: np.ndarray | None  # float32 [n, K], where they were asked for
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int [n], -1 where it is not known."""
+        return self.images.labels[self.chosen]
 
 
 class Sample(NamedTuple):
@@ -32,21 +41,28 @@ class Sample(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Images of a split to be fed to the network, and of which of them to keep the features."""
+    """Images of a split to be fed to the network, and what to keep of its outputs."""
 
     images: SplitImages
     chosen: np.ndarray  # int, positions in the split
-    kept: np.ndarray  # bool, of each of `chosen`
+    kept: np.ndarray  # bool, of each of `chosen`: whether to keep its features
+    with_probs: bool
 
 
-def choose_judged(classifier: Classifier, dataset: Dataset, split: str | None) -> str:
+def choose_judged(classifier: Classifier, data: RunData, split: str | None) -> str | None:
     """The split to judge the network by: `split`, or the test set, or without one the validation images.
+
+    Returns:
+      Its name, or None where there is nothing to judge by and no `split` was asked for.
 
     Raises:
       UserError: the run has no such images, or none of them has a label.
     """
-    name = split or ('test' if find_split(classifier, dataset, 'test') else 'validation')
-    if not (split_images(classifier, dataset, name).labels >= 0).any():
+    there = [name for name in ('test', 'validation') if find_split(data, name)]
+    if not split and not there:
+        return None
+    name = split or there[0]
+    if not (split_images(classifier, data, name).labels >= 0).any():
         raise UserError(
             f'{classifier.files.path}: the labels of its {name} images are not known; choose another --split'
         )
@@ -55,45 +71,60 @@ def choose_judged(classifier: Classifier, dataset: Dataset, split: str | None) -
 
 def run_network(
     classifier: Classifier,
-    dataset: Dataset,
+    data: RunData,
     *,
-    judged: str,
+    judged: str | None,
     num_points: int,
     seed: int,
     count: Callable[[int], None],
-) -> tuple[Judged, list[Sample]]:
-    """Predictions for the whole split `judged`, and features of at most `num_points` images of all pools.
+) -> tuple[dict[str, Judged], list[Sample]]:
+    """Predictions for the splits that are looked at, and features of at most `num_points` images of them.
 
-    The pools are the labeled, the unlabeled and the test (without them the validation) images. Beside the
-    results only a batch of images is held.
+    Predictions are of the whole split `judged`, of the validation images, and of at most `MOST_UNLABELED`
+    unlabeled ones. The features are of labeled, unlabeled and test (without them validation) images. Beside
+    the results only a batch of images is held.
 
     Args:
       count: called once for each image, with the number of all.
+
+    Returns:
+      The predictions by split, and the samples for t-SNE.
     """
-    third = 'test' if find_split(classifier, dataset, 'test') else 'validation'
-    pools = {name: find_split(classifier, dataset, name) for name in ('labeled', 'unlabeled', third)}
-    pools = {name: images for name, images in pools.items() if images}
+    third = 'test' if find_split(data, 'test') else 'validation'
+    wanted = dict.fromkeys(('labeled', 'unlabeled', third, judged or third, 'validation'))
+    splits = {name: images for name in wanted if (images := find_split(data, name))}
     rng = np.random.default_rng(seed)
-    drawn = {}
-    sizes = {name: len(images.positions) for name, images in pools.items()}
-    for name, size in sample_sizes(sizes, num_points).items():
-        drawn[name] = np.sort(rng.permutation(sizes[name])[:size])
-    parts = {name: _Part(pools[name], chosen, np.ones(len(chosen), bool)) for name, chosen in drawn.items()}
-    whole = split_images(classifier, dataset, judged)
-    every = np.arange(len(whole.positions))
-    parts[judged] = _Part(whole, every, np.isin(every, drawn.get(judged, ())))
-    classes, confidence, features = _predict(classifier, parts, count)
+    sizes = {n: len(splits[n].positions) for n in ('labeled', 'unlabeled', third) if n in splits}
+    orders = {name: rng.permutation(size) for name, size in sizes.items()}
+    drawn = {name: orders[name][:size] for name, size in sample_sizes(sizes, num_points).items()}
+    parts = {}
+    for name, images in splits.items():
+        whole = np.arange(len(images.positions))
+        if name == 'unlabeled' != judged:
+            # Begins with the sample for t-SNE, which is so classified once.
+            chosen = np.sort(orders[name][: max(MOST_UNLABELED, len(drawn[name]))])
+        else:
+            chosen = whole if name in (judged, 'validation') else np.sort(drawn[name])
+        small = 4 * len(chosen) * len(classifier.class_names) <= PROBABILITY_BYTES
+        with_probs = name in (judged, 'validation') and small
+        parts[name] = _Part(images, chosen, np.isin(chosen, drawn.get(name, ())), with_probs)
+    outputs = _predict(classifier, parts, count)
     samples = []
-    for name, chosen in drawn.items():
-        kept = classes[name][parts[name].kept]
-        samples.append(Sample(name, sizes[name], features[name], pools[name].labels[chosen], kept))
-    return Judged(judged, whole, classes[judged], confidence[judged]), samples
+    for name in sizes:
+        part, (classes, _, _, features) = parts[name], outputs[name]
+        labels = part.images.labels[part.chosen[part.kept]]
+        samples.append(Sample(name, sizes[name], features, labels, classes[part.kept]))
+    found = {
+        name: Judged(name, part.images, part.chosen, *outputs[name][:2], outputs[name][2])
+        for name, part in parts.items()
+    }
+    return found, samples
 
 
 def _predict(
     classifier: Classifier, parts: dict[str, _Part], count: Callable[[int], None]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Classes and their probabilities of all chosen images, features of those kept, by part."""
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]]:
+    """(classes, their probabilities, all probabilities where wanted, features of those kept) by part."""
     total = sum(len(part.chosen) for part in parts.values())
     size = max(1, min(classifier.config.eval_batch_size, total))
     pieces = [
@@ -104,18 +135,21 @@ def _predict(
 
     def batches() -> Iterator[np.ndarray]:
         for name, piece in pieces:
-            images, chosen, _ = parts[name]
+            images, chosen, *_ = parts[name]
             yield np.asarray(images.images[images.positions[chosen[piece]]])
 
-    classes, confidence, features = ({name: [] for name in parts} for _ in range(3))
+    found = {name: ([], [], [], []) for name in parts}
     outputs = predict_batches(classifier, batches(), batch_size=size, with_features=True)
     for (name, piece), output in zip(pieces, outputs, strict=True):
-        classes[name].append(output.classes)
-        confidence[name].append(output.probs.max(axis=-1))
-        features[name].append(np.asarray(output.features, np.float32)[parts[name].kept[piece]])
+        classes, confidence, probs, features = found[name]
+        classes.append(output.classes)
+        confidence.append(output.probs.max(axis=-1))
+        if parts[name].with_probs:
+            probs.append(output.probs)
+        features.append(np.asarray(output.features, np.float32)[parts[name].kept[piece]])
         for _ in output.classes:
             count(total)
-    return tuple(
-        {name: np.concatenate(arrays) for name, arrays in found.items() if arrays}
-        for found in (classes, confidence, features)
-    )
+    return {
+        name: tuple(np.concatenate(arrays) if arrays else None for arrays in lists)
+        for name, lists in found.items()
+    }

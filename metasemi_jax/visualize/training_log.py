@@ -1,9 +1,9 @@
 """The figures that a run has logged, whatever has befallen the file."""
 
-import json
-import math
 from pathlib import Path
 from typing import NamedTuple
+
+from metasemi_jax.training.run_log import read_lines
 
 
 class Series(NamedTuple):
@@ -24,19 +24,13 @@ def read_training_log(path: Path) -> TrainingLog:
     """Every figure of every line that can be read; none where there is no file. The last of a step counts."""
     values: dict[str, dict[int, float]] = {}
     num_damaged = 0
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-            step = entry.pop('step')
-            if not isinstance(step, int):
-                raise TypeError(f'step {step!r}')
-        # JSON's and Unicode's errors are ValueErrors too.
-        except (ValueError, KeyError, TypeError, AttributeError):
+    for _, entry in read_lines(path):
+        if entry is None:
             num_damaged += 1
             continue
+        step = entry.pop('step')
         for name, value in entry.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                values.setdefault(name, {})[step] = value
+            values.setdefault(name, {})[step] = value
     series = {}
     for name, by_step in values.items():
         steps = sorted(by_step)

@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metasemi_jax.visualize.style import COLOURS, DISTINCT, MARKERS, Drawing, new_figure, plain, shown_name
+from metasemi_jax.visualize.style import (
+    COLOURS,
+    DISTINCT,
+    MARKERS,
+    Drawing,
+    display_width,
+    new_figure,
+    plain,
+    shown_name,
+)
 
 PANEL_INCHES = 3.3
 LEGEND_BESIDE = 14  # entries that a row of panels is high enough for; more stand below
@@ -50,7 +59,7 @@ def draw_tsne(rows: Sequence[TsneRow], class_names: Sequence[str], *, seed: int)
 def _layout(num_rows: int, num_columns: int, names: Sequence[str]) -> tuple[list[list[Any]], Any, int]:
     """The panels by row, axes for the legend (anchored to the figure it would move in a cut), its columns."""
     heights, widths = [PANEL_INCHES + 0.3] * num_rows, [PANEL_INCHES] * num_columns
-    width_of_name = 0.5 + 0.085 * max(map(len, [*names, LABELED]))
+    width_of_name = 0.5 + 0.085 * max(map(display_width, [*names, LABELED]))
     beside = len(names) < LEGEND_BESIDE
     columns = 1 if beside else max(1, int(sum(widths) / width_of_name))
     if beside:

@@ -8,17 +8,19 @@ PAD_MODES = ('black', 'reflect')
 
 
 def random_crop(images: Array, key: Array, *, pad: int, mode: str = 'black') -> Array:
-    """Pad with black by `pad` pixels on every side, then crop the old size at a random place.
+    """Pad by `pad` pixels on every side, then crop the old size at a random place.
 
     Args:
       images: [B, H, W, C]; black is 0, so this comes before normalisation.
       key: one offset is drawn for each image.
-      pad: 0 leaves the images as they are.
+      pad: less than H and W; 0 leaves the images as they are.
+      mode: of `PAD_MODES`: 'black', or 'reflect': mirrored at the border pixels, which are not repeated.
     """
     if pad == 0:
         return images
     offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1, jnp.int32)
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    around = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    padded = jnp.pad(images, around, mode='reflect' if mode == 'reflect' else 'constant')
 
     def crop(image: Array, offset: Array) -> Array:
         return jax.lax.dynamic_slice(image, (offset[0], offset[1], jnp.int32(0)), images.shape[1:])

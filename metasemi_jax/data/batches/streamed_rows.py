@@ -106,6 +106,6 @@ class StreamedRows:
         position = int(pool.positions[index])
         if self._crop is None:
             return self._images.decode(position)
-        # Longer than the seeds of the permutations, [seed, stream, epoch], so none of theirs.
+        # No permutation's seed, [seed, stream, epoch]: those end in 0, by NumPy's padding.
         rng = np.random.default_rng([self._seed, pool.stream, draw, AUGMENTATION + pool.view])
         return self._images.decode_crop(position, rng, self._crop.range, flip=self._crop.flip)

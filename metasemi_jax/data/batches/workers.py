@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from metasemi_jax.command.signals import ENDING
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.errors import UserError
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 ELEMENTS_AHEAD = 2  # of each worker
 
 
@@ -69,15 +69,16 @@ def stream(source: Any, *, num_workers: int) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def _held_signals() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM waiting while workers start: these inherit it, so that they never see them.
+    """Keep signals waiting while workers start: these inherit it, so that they never see them.
 
     A terminal and many schedulers send a signal to every process of a job, but it is the main one that saves
     and ends. A handler set in the worker would come too late: its imports take seconds.
     """
-    # It lifts the signals' mask where it is started, so not within the block.
-    _start_resource_tracker()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
+        # It lifts the mask of two signals where it is started; it must not die of the others either.
+        _start_resource_tracker()
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

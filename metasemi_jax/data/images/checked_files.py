@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metasemi_jax.user_cache import user_cache
+from metasemi_jax.files import open_atomically, user_cache
 
 COLOUR = np.uint64(1)
 
@@ -42,15 +42,10 @@ def recall(source: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def remember(source: str, keys: np.ndarray, colour: np.ndarray) -> None:
     """Keep which files are good; in silence not, where the cache cannot be written."""
     path = _path(source)
-    beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open('wb') as file:
-                np.save(file, np.sort(keys | colour.astype(np.uint64)))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with open_atomically(path, 'wb') as file:
+            np.save(file, np.sort(keys | colour.astype(np.uint64)))
 
 
 def _path(source: str) -> Path:

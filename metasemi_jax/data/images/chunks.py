@@ -13,7 +13,8 @@ import numpy as np
 from metasemi_jax.data.images.decode import decode_square, reason
 from metasemi_jax.data.images.files import SUFFIXES
 from metasemi_jax.data.images.parallel import in_threads
-from metasemi_jax.data.sources.image_arrays import open_npy, pixels_to_uint8, resize_images
+from metasemi_jax.data.paths import user_path
+from metasemi_jax.data.sources.image_arrays import channels_first, open_npy, pixels_to_uint8, resize_images
 from metasemi_jax.data.sources.image_lists import list_below
 from metasemi_jax.errors import UserError
 
@@ -36,7 +37,13 @@ class ImageSource(NamedTuple):
     chunks: Callable[[int], Iterator[Chunk]]
 
 
-def open_images(arguments: Sequence[str], image_shape: ImageShape, *, resize: int = 0) -> list[ImageSource]:
+def open_images(
+    arguments: Sequence[str],
+    image_shape: ImageShape,
+    *,
+    resize: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[ImageSource]:
     """Image files, folders of them (and the folders below), and .npz files with `x`.
 
     Files are read as the evaluation of training reads them, see `decode_square`; grey or in colour as
@@ -46,21 +53,26 @@ def open_images(arguments: Sequence[str], image_shape: ImageShape, *, resize: in
       arguments: paths.
       image_shape: [H, W, C] of what the network takes.
       resize: of image files, as for `decode_square`.
+      say: called with a line for people on what was left out of a folder.
 
     Raises:
       UserError: a path that does not exist, a folder without images, images that cannot be given this shape.
     """
     sources, paths = [], []
     for argument in arguments:
-        path = Path(argument).expanduser()
+        path = user_path(argument)
         if not path.exists():
             raise UserError(f'{argument}: there is no such file or folder')
+        if not path.is_file() and not path.is_dir():
+            raise UserError(f'{argument} is neither a file nor a folder; save the images as files')
         if path.suffix.lower() == '.npz':
             sources.append(_npz_source(path, image_shape))
         elif path.is_dir():
-            found = list_below(path)
+            found, left_out = list_below(path)
             if not found:
                 raise UserError(f'{argument} holds no image ({", ".join(SUFFIXES)})')
+            if left_out:
+                say(left_out)
             paths.extend(found)
         else:
             paths.append(path)
@@ -122,11 +134,16 @@ def _npz_source(path: Path, image_shape: ImageShape) -> ImageSource:
     height, width, channels = image_shape
     shape, fortran_order, dtype = _npz_header(path)
     form = (*shape[1:], 1) if len(shape) == 3 else shape[1:]
-    if len(shape) not in (3, 4) or 0 in shape or dtype.kind not in 'iuf' or fortran_order:
+    if len(shape) not in (3, 4) or min(shape) < 1 or dtype.kind not in 'iuf' or fortran_order:
         order = ' in Fortran order' if fortran_order else ''
         raise UserError(
             f'{path}: x must be images [N, H, W] or [N, H, W, C] of integers or floats, it is '
             f'{list(shape)} of {dtype}{order}'
+        )
+    if form != image_shape and channels_first(shape):
+        raise UserError(
+            f'{path}: x of shape {list(shape)} looks like [N, C, H, W], and images are [N, H, W, C]; save '
+            'x.transpose(0, 2, 3, 1)'
         )
     if form[-1] != channels or (form != image_shape and height != width):
         raise UserError(

@@ -1,6 +1,8 @@
 """One image file made into a uint8 array, by Pillow and without JAX: worker processes do this."""
 
 import os
+import stat
+import warnings
 from typing import IO
 
 import numpy as np
@@ -8,21 +10,47 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from metasemi_jax.data.images.random_resized_crop import CropRange, draw_box
 
+# Pillow judges a file by its contents: unless told otherwise it would start Ghostscript for PostScript that
+# is called x.png.
+FORMATS = ('PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF', 'GIF')
 GREY_MODES = ('1', 'L', 'LA', 'La', 'F')  # and 'I', 'I;16', ...
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
 # All formats now, and not by several threads at once.
 Image.init()
+# Remarks on metadata, on stderr, of images that are read all the same.
+warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
 File = str | os.PathLike | IO[bytes]
+
+
+def open_image(file: File) -> Image.Image:
+    """Read the header of an image file of `FORMATS`; of several frames or pages, the first counts.
+
+    Raises:
+      Exception: no regular file, or not an image.
+    """
+    # To open a named pipe is to wait for its other end.
+    if isinstance(file, str | os.PathLike) and not stat.S_ISREG(os.stat(file).st_mode):
+        raise ValueError('not a regular file')
+    return Image.open(file, formats=FORMATS)
 
 
 def is_colour(file: File) -> bool:
     """Whether an image is in colour, by its header (and palette)."""
-    with Image.open(file) as image:
+    with open_image(file) as image:
         return _is_colour(image)
 
 
 def height_and_width(file: File) -> tuple[int, int]:
     """Pixels of an image, by its header; before it is turned as its EXIF orientation says."""
-    with Image.open(file) as image:
+    with open_image(file) as image:
         return image.height, image.width
 
 
@@ -34,7 +62,7 @@ def check_image(file: File) -> bool:
     Raises:
       Exception: it cannot be read. Pillow fails on damaged files with SyntaxError, struct.error and others.
     """
-    with Image.open(file) as image:
+    with open_image(file) as image:
         colour = _is_colour(image)
         image.draft(None, (1, 1))
         _upright(image)
@@ -49,7 +77,7 @@ def decode_square(file: File, size: int, *, resize: int = 0, colour: bool) -> np
     `resize` 0 an image that is `size` × `size` keeps its pixels. 16-bit grey becomes 8-bit.
     """
     resize = resize or size
-    with Image.open(file) as image:
+    with open_image(file) as image:
         # A large JPEG is decoded at a half, a quarter or an eighth, no smaller than twice the size.
         image.draft(None, (2 * resize, 2 * resize))
         return _array(_middle(_in_colour(_upright(image), colour), size, resize))
@@ -62,8 +90,12 @@ def decode_crop(
 
     Turned, laid on black and scaled as by `decode_square`.
     """
-    with Image.open(file) as image:
-        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    with open_image(file) as image:
+        # Pillow calls a JPEG with a second picture MPO.
+        if image.format not in ('JPEG', 'MPO'):
+            # Nothing but JPEG can be drafted. A TIFF turns itself as it is loaded.
+            image.load()
+        sideways = _orientation(image) >= 5
         width, height = image.size[::-1] if sideways else image.size
         left, top, right, bottom = draw_box(rng, width, height, crop)
         mirrored = flip and rng.random() < 0.5
@@ -104,7 +136,10 @@ def _is_colour(image: Image.Image) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Decoded, turned, of 8 bits."""
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    orientation = _orientation(image)
+    if orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
     if image.mode == 'F':
         raise ValueError('float pixels have no known range')
     if not image.mode.startswith('I'):
@@ -114,6 +149,16 @@ def _upright(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError('its pixels have more than 16 bits')
     return Image.fromarray(np.round(values / 257).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1, upright, where the file says nothing or what EXIF does not know."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(value) if value in TURNS else 1
+    # Pillow and what it returns fail on damaged metadata in several ways; the pixels may be whole.
+    except Exception:
+        return 1
 
 
 def _in_colour(image: Image.Image, colour: bool) -> Image.Image:

@@ -14,7 +14,7 @@ from metasemi_jax.data.images.parallel import in_threads
 from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.progress import ProgressLine
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.webp', '.tif', '.tiff', '.gif')  # of `FORMATS`
 
 
 class ImageFiles:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-ATTEMPTS = 10
+ATTEMPTS = 100  # as in the authors' program; torchvision makes ten
 
 
 class CropRange(NamedTuple):
@@ -16,9 +16,9 @@ class CropRange(NamedTuple):
 
 
 def draw_box(rng: np.random.Generator, width: int, height: int, crop: CropRange) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) in pixels, as torchvision's RandomResizedCrop draws it.
+    """(left, top, right, bottom) in pixels, as torchvision's RandomResizedCrop draws it, in more attempts.
 
-    The area is uniform, the logarithm of the aspect ratio too. If ten draws do not fit into the image, it is
+    The area is uniform, the logarithm of the aspect ratio too. If no draw fits into the image, it is
     the largest box around the middle whose aspect ratio is in the range.
     """
     for _ in range(ATTEMPTS):

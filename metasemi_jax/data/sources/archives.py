@@ -1,10 +1,11 @@
-"""The original archives of SVHN and CIFAR: which they are, what they hold, how they are read."""
+"""The original archives of SVHN, CIFAR and MNIST: which they are, what they hold, how they are read."""
 
+import gzip
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from metasemi_jax.errors import UserError
 class ArchiveSplit(NamedTuple):
     """One split, in the order of its archive."""
 
-    images: np.ndarray  # uint8 [N, H, W, C]
-    labels: dict[str, np.ndarray]  # int [N] by TFDS feature name; 'label' is the class
+    images: Any  # uint8 [N, H, W, C], or what has a length and yields [H, W, C]
+    labels: dict[str, np.ndarray]  # int [N] by TFDS feature name; 'label' is the class, -1 where unknown
 
 
 class Cifar(NamedTuple):
@@ -84,6 +85,31 @@ def read_cifar(path: Path, layout: Cifar) -> tuple[dict[str, ArchiveSplit], dict
             for split, files in layout.files.items()
         }
     return splits, names
+
+
+def read_mnist(images_path: Path, labels_path: Path) -> ArchiveSplit:
+    """Read a pair of `...-images-idx3-ubyte.gz` and `...-labels-idx1-ubyte.gz`: MNIST's, or like it.
+
+    Raises:
+      UserError: one of them is not such a file.
+    """
+    with unreadable(images_path):
+        images = _read_idx(images_path, num_axes=3)[..., None]
+    with unreadable(labels_path):
+        labels = _read_idx(labels_path, num_axes=1)
+        if len(labels) != len(images) or not len(labels) or labels.max() > 9:
+            raise ValueError(f'{len(labels)} labels for {len(images)} images, or labels that are not 0 to 9')
+    return ArchiveSplit(images, {'label': labels.astype(np.int64)})
+
+
+def _read_idx(path: Path, num_axes: int) -> np.ndarray:
+    """uint8 values: the bytes 0, 0, 8 (unsigned bytes), number of axes; each axis in four; the values."""
+    content = gzip.decompress(path.read_bytes())
+    if content[:4] != bytes([0, 0, 8, num_axes]):
+        raise ValueError(f'it begins with {content[:4]!r}')
+    values = 4 + 4 * num_axes
+    shape = np.frombuffer(content[4:values], '>u4')
+    return np.frombuffer(content[values:], np.uint8).reshape(shape)
 
 
 def _cifar_split(content: bytes, features: tuple[str, ...]) -> ArchiveSplit:

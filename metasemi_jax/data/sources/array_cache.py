@@ -1,15 +1,16 @@
 """Decoded arrays on disk: written once, all or nothing, then mapped into memory."""
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from metasemi_jax import files
 
 INFO = 'info.json'
 CHUNK_BYTES = 1 << 24
@@ -37,37 +38,23 @@ def write_cache(folder: Path, arrays: Mapping[str, np.ndarray], info: Any) -> No
     Raises:
       OSError: the disk is full, or the folder cannot be written. Nothing half-written stays.
     """
-    beside = folder.with_name(f'{folder.name}.incomplete')
-    # What a kill left behind, or a cache that `read_cache` found damaged.
-    shutil.rmtree(beside, ignore_errors=True)
+    # A cache that `read_cache` found damaged.
     shutil.rmtree(folder, ignore_errors=True)
-    try:
-        beside.mkdir(parents=True)
+    with files.folder_atomically(folder) as beside:
         for name, array in arrays.items():
             _write_array(beside / f'{name}.npy', array)
         forms = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
         _write(beside / INFO, [json.dumps({'arrays': forms, 'info': info}, indent=2).encode()])
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
-@contextmanager
-def lock(folder: Path, *, waiting: Callable[[], None]) -> Iterator[None]:
+def lock(folder: Path, *, waiting: Callable[[], None]) -> AbstractContextManager[None]:
     """Let one process at a time work on `folder`; a killed one holds no lock.
 
     Args:
       folder: the lock is a file beside it, which stays.
       waiting: called once if another process holds the lock.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f'{folder.name}.lock').open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return files.lock(folder.with_name(f'{folder.name}.lock'), waiting=waiting)
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:

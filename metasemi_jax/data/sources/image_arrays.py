@@ -1,8 +1,11 @@
 """Images in an .npz file, labels with scikit-learn's convention for semi-supervised learning."""
 
+import difflib
+import hashlib
+import json
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +24,7 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     """The arrays `x` and `y`, and, where they are there, `x_val`, `y_val`, `x_test`, `y_test`, `class_names`.
 
     `x` is [N, H, W] or [N, H, W, C], integers of 0 to 255 or floats of 0 to 1. `y` is integers [N]; -1 means
-    unlabeled. Without `class_names` the classes are called '0' to the largest label.
+    unlabeled. Without `class_names` the classes are called '0' to the largest label of `y`.
 
     Args:
       path: of the file.
@@ -29,19 +32,20 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
       memory_budget: bytes that the images may take.
 
     Returns:
-      A dataset whose ids are zero-padded positions in `x`.
+      A dataset whose ids are zero-padded positions in `x`; its content is told by the checksums in the file.
 
     Raises:
-      UserError: arrays that are missing or of another form, pixels or labels out of range, NaN.
+      UserError: arrays that are missing, unknown or of another form, pixels or labels out of range, NaN.
     """
-    shapes = _readable(path, _shapes)
+    shapes, checksums = _readable(path, _shapes), _readable(path, _checksums)
+    _check_names(path, shapes)
     _check_pairs(path, shapes)
     _check_memory(path, shapes, image_size, memory_budget)
     arrays = _readable(path, _arrays)
     images, labels = {}, {}
     for suffix in SUFFIXES:
         if f'x{suffix}' in shapes:
-            labels[suffix] = _labels(path, f'y{suffix}', arrays.pop(f'y{suffix}'))
+            labels[suffix] = _labels(path, f'y{suffix}', arrays.pop(f'y{suffix}'), count=shapes['x'][0])
             pixels = _pixels(path, f'x{suffix}', arrays.pop(f'x{suffix}'))
             images[suffix] = resize_images(pixels, image_size)
     forms = sorted({pixels.shape[1:] for pixels in images.values()})
@@ -51,7 +55,16 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     count = len(labels[''])
     ids = np.array([f'{i:0{max(6, len(str(count - 1)))}d}' for i in range(count)])
     test, val = ((images.get(suffix), labels.get(suffix)) for suffix in ('_test', '_val'))
-    return Dataset(images[''], labels[''], ids, *test, class_names, *val)
+    return Dataset(
+        images[''],
+        labels[''],
+        ids,
+        *test,
+        class_names,
+        *val,
+        content=_sha256(checksums, ['x']),
+        judged_content=_sha256(checksums, ['x_val', 'x_test']),
+    )
 
 
 def npz_image_shape(path: Path) -> tuple[int, ...]:
@@ -126,9 +139,37 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _checksums(path: Path) -> dict[str, tuple[int, int]]:
+    """(CRC-32, bytes) of each array of images, which every .npz file holds anyway."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+    return {name: (info.CRC, info.file_size) for name, info in members.items() if name.startswith('x')}
+
+
+def _sha256(checksums: dict[str, tuple[int, int]], names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([checksums.get(name) for name in names]).encode()).hexdigest()
+
+
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files if name in ARRAYS}
+
+
+def _check_names(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    unknown = sorted(shapes.keys() - {*ARRAYS})
+    # Without x and y, `_check_pairs` says what is missing.
+    if unknown and 'x' in shapes and 'y' in shapes:
+        near = difflib.get_close_matches(unknown[0], ARRAYS, 1)
+        advice = f" (did you mean '{near[0]}'?)" if near and near[0] not in shapes else ''
+        raise UserError(
+            f'{path} holds {first_ten(unknown)}, which means nothing here{advice}; the arrays are '
+            f'{", ".join(ARRAYS)}: save the others elsewhere'
+        )
+
+
+def channels_first(shape: Sequence[int]) -> bool:
+    """Whether [N, a, b, c] can only mean [N, C, H, W], as PyTorch has images."""
+    return len(shape) == 4 and shape[1] <= 4 < min(shape[2:])
 
 
 def _check_pairs(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -138,9 +179,14 @@ def _check_pairs(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
             raise UserError(f'{path} needs both {x} and {y}; it holds {", ".join(shapes) or "nothing"}')
         if x not in shapes:
             continue
-        if len(shapes[x]) not in (3, 4) or 0 in shapes[x]:
+        if len(shapes[x]) not in (3, 4) or min(shapes[x]) < 1:
             raise UserError(
                 f'{path}: {x} must be images [N, H, W] or [N, H, W, C], its shape is {list(shapes[x])}'
+            )
+        if channels_first(shapes[x]):
+            raise UserError(
+                f'{path}: {x} of shape {list(shapes[x])} looks like [N, C, H, W], and images are [N, H, W, '
+                f'C]; save {x}.transpose(0, 2, 3, 1)'
             )
         if shapes[y] != shapes[x][:1]:
             raise UserError(
@@ -181,12 +227,18 @@ def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
         raise UserError(f'{path}: {name} holds {error}') from error
 
 
-def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
+def _labels(path: Path, name: str, labels: np.ndarray, *, count: int) -> np.ndarray:
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f'{path}: {name} must be integers, it is of type {labels.dtype}')
     least = -1 if name == 'y' else 0
     if labels.min() < least:
         raise UserError(f'{path}: {name} holds the label {labels.min()}; the lowest is {least}')
+    # Before they become 32 bits wide, which would make small labels of large ones.
+    if labels.max() >= count:
+        raise UserError(
+            f'{path}: {name} holds the label {labels.max()}, and the {count:,} images of x have as many '
+            'classes at most; labels are 0 to K - 1'
+        )
     return labels.astype(np.int32)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from metasemi_jax.data.images.files import SUFFIXES
+from metasemi_jax.data.sources.image_walk import ImageWalk, is_image_name, is_workdir
 from metasemi_jax.errors import UserError, first_ten
 
 LAYOUT = 'labeled/<class>/*, unlabeled/** and, if you have one, test/<class>/* and val/<class>/*'
@@ -20,52 +21,79 @@ class ImageFile(NamedTuple):
     split: str  # of `SPLITS`
 
 
-def list_folder(root: Path) -> list[ImageFile]:
+class Listing(NamedTuple):
+    """The images of a folder or CSV file."""
+
+    files: list[ImageFile]
+    left_out: str = ''  # one line for people
+
+
+def list_folder(root: Path) -> Listing:
     """The images of `labeled/<class>/`, `unlabeled/`, `val/<class>/` and `test/<class>/` below `root`.
 
-    Folders below these are searched too. Hidden files, and files whose suffix is not of `SUFFIXES`, are left
-    out.
+    Folders below these are searched too; what counts as an image, `ImageWalk` says. An image that several
+    links lead to counts once: in the first of test, val, labeled and unlabeled that has it.
 
     Raises:
-      UserError: no `labeled/`, a class folder or `unlabeled/` without an image, an image in no class folder.
+      UserError: no `labeled/`, a class folder or `unlabeled/` without an image, an image in no class folder
+        or in two.
     """
-    files, empty = [], []
-    for folder, split in (('labeled', 'train'), ('val', 'val'), ('test', 'test')):
-        if not (root / folder).is_dir():
-            continue
-        loose = [path.name for path in (root / folder).iterdir() if path.is_file() and _is_image(path.name)]
-        if loose:
-            raise UserError(
-                f'{root}: {folder}/ holds {len(loose):,} images that are in no class folder, the first '
-                f"'{min(loose)}'; the layout is {LAYOUT}"
-            )
-        classes = sorted(p.name for p in (root / folder).iterdir() if p.is_dir() and p.name[0] != '.')
-        if not classes:
-            empty.append(f'{folder}/')
-        for label in classes:
-            found = _images_below(root, f'{folder}/{label}')
+    if not (root / 'labeled').is_dir():
+        raise UserError(f'{root} holds no folder labeled/; the layout is {LAYOUT}')
+    walk, files, empty = ImageWalk(root), [], []
+    for folder, split in (('test', 'test'), ('val', 'val'), ('labeled', 'train')):
+        for label in _class_folders(root, folder):
+            owner = walk.owner_of(f'{folder}/{label}')
+            if owner and owner.partition('/')[0] == folder:
+                raise UserError(
+                    f'{root}: links make {folder}/{label}/ and {owner}/ the same images, and one has one '
+                    'class; remove one of them'
+                )
+            found = walk.below(f'{folder}/{label}', f'{folder}/{label}')
             files.extend(ImageFile(name, label, split) for name in found)
             if not found:
                 empty.append(f'{folder}/{label}/')
-    if not (root / 'labeled').is_dir():
-        raise UserError(f'{root} holds no folder labeled/; the layout is {LAYOUT}')
+        if (root / folder).is_dir() and not _class_folders(root, folder):
+            empty.append(f'{folder}/')
     if (root / 'unlabeled').is_dir():
-        found = _images_below(root, 'unlabeled')
+        found = walk.below('unlabeled', 'unlabeled')
         files.extend(ImageFile(name, '', 'train') for name in found)
         if not found:
             empty.append('unlabeled/')
+    left_out = walk.left_out()
     if empty:
-        raise UserError(f'{root}: no image ({", ".join(SUFFIXES)}) in {first_ten(empty)}; fill or delete it')
-    return files
+        raise UserError(
+            f'{root}: no image ({", ".join(SUFFIXES)}) in {first_ten(sorted(empty))}; fill or delete it'
+            + (f' ({left_out.removeprefix(f"{root}: ")})' if left_out else '')
+        )
+    # The order that the ids of runs begun with earlier versions have.
+    order = {'labeled': 0, 'val': 1, 'test': 2, 'unlabeled': 3}
+    return Listing(sorted(files, key=lambda file: order[file.id.partition('/')[0]]), left_out)
 
 
-def list_csv(path: Path) -> list[ImageFile]:
+def _class_folders(root: Path, folder: str) -> list[str]:
+    """Names of the folders in `folder`, which may be missing; refuses images beside them."""
+    if not (root / folder).is_dir():
+        return []
+    entries = [path for path in (root / folder).iterdir() if path.name[0] != '.']
+    loose = [path.name for path in entries if path.is_file() and is_image_name(path.name)]
+    if loose:
+        raise UserError(
+            f'{root}: {folder}/ holds {len(loose):,} images that are in no class folder, the first '
+            f"'{min(loose)}'; the layout is {LAYOUT}"
+        )
+    folders = [path for path in entries if path.is_dir()]
+    return sorted(path.name for path in folders if not is_workdir({*os.listdir(path)}))
+
+
+def list_csv(path: Path) -> Listing:
     """The images of a CSV file with a header and the columns `path`, `label` and, if wanted, `split`.
 
     A path is relative to the folder of the file. An empty label means unlabeled, an empty split `train`.
 
     Raises:
-      UserError: columns, rows or splits of another form, or files that do not exist.
+      UserError: columns, rows or splits of another form, files that do not exist or are named twice, by
+        whatever path.
     """
     try:
         # Excel writes a byte order mark.
@@ -82,12 +110,15 @@ def list_csv(path: Path) -> list[ImageFile]:
         raise UserError(
             f'{path} names {len(missing):,} files that do not exist in {path.parent}: {first_ten(missing)}'
         )
-    return files
+    check_ids(str(path), [file.id for file in files])
+    _check_links(path, files)
+    return Listing(files)
 
 
-def list_below(folder: Path) -> list[Path]:
-    """Every image in `folder` and below it, in the order of their names; hidden ones are left out."""
-    return [folder / name for name in _images_below(folder, '')]
+def list_below(folder: Path) -> tuple[list[Path], str]:
+    """Every image of an `ImageWalk` below `folder`, sorted, and what was left out, in a line for people."""
+    walk = ImageWalk(folder)
+    return [folder / name for name in walk.below('')], walk.left_out()
 
 
 def check_ids(source: str, ids: list[str]) -> None:
@@ -110,21 +141,22 @@ def _is_utf8(name: str) -> bool:
     return not any('\ud800' <= letter <= '\udfff' for letter in name)
 
 
-def _is_image(name: str) -> bool:
-    return name[0] != '.' and name.lower().endswith(SUFFIXES)
+def _check_links(path: Path, files: list[ImageFile]) -> None:
+    """Refuse two rows that links make the same image: one may be trained on, the other tested on."""
+    folders = {parent: os.path.realpath(path.parent / parent) for parent in {*map(_parent, files)}}
+    first: dict[str, str] = {}
+    for file in files:
+        real = f'{folders[_parent(file)]}/{os.path.basename(file.id)}'
+        real = os.path.realpath(real) if os.path.islink(real) else real
+        if first.setdefault(real, file.id) != file.id:
+            raise UserError(
+                f'{path} names one image twice: {file.id} and {first[real]} are the same file, by a link; '
+                'name each once'
+            )
 
 
-def _images_below(root: Path, folder: str) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f'{error.filename} cannot be read ({error.strerror})') from error
-
-    found = []
-    # Folders of images are often links to another disk.
-    for parent, folders, names in os.walk(root / folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != '.']
-        below = Path(parent).relative_to(root).as_posix()
-        found.extend(f'{below}/{name}' for name in names if _is_image(name))
-    return sorted(found)
+def _parent(file: ImageFile) -> str:
+    return os.path.dirname(file.id)
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:

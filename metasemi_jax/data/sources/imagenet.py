@@ -14,6 +14,7 @@ import numpy as np
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.array_cache import lock, read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords, index_records
 from metasemi_jax.data.sources.imagenet_archives import ARCHIVES, check_archives, imagenet_splits
@@ -89,7 +90,7 @@ def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | 
 
 
 def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
-    folder = Path(manual_dir).expanduser().absolute() if manual_dir else root / 'downloads' / 'manual'
+    folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
     # Before the lock, which is the first thing to be written.
     check_writable(NAME, cache)
     if not is_prepared(_builder(root)):

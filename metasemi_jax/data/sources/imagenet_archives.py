@@ -102,8 +102,8 @@ def _examples(images: Iterator[tuple[str, str, bytes]], count: Callable[[int], N
 
 
 def _rgb_jpeg(content: bytes) -> bytes:
-    from PIL import Image
+    from metasemi_jax.data.images.decode import open_image
 
     file = io.BytesIO()
-    Image.open(io.BytesIO(content)).convert('RGB').save(file, 'JPEG', quality=JPEG_QUALITY)
+    open_image(io.BytesIO(content)).convert('RGB').save(file, 'JPEG', quality=JPEG_QUALITY)
     return file.getvalue()

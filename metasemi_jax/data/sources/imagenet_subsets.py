@@ -1,12 +1,13 @@
 """The published lists of ImageNet's labeled images: SimCLR's 10percent.txt and 1percent.txt."""
 
 import hashlib
-import os
 from pathlib import Path
 
+from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.original_files import Original, check_network, check_originals, originals_of
 from metasemi_jax.data.sources.tfds_store import data_root
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_atomically
 
 SUBSETS = ('10percent.txt', '1percent.txt')
 SECONDS = 60
@@ -21,7 +22,7 @@ def subset_file(name: str, *, data_dir: str = '', manual_dir: str = '') -> Path:
     import tensorflow_datasets as tfds
 
     downloads = data_root(data_dir) / 'downloads'
-    manual = Path(manual_dir).expanduser().absolute() if manual_dir else downloads / 'manual'
+    manual = user_path(manual_dir).absolute() if manual_dir else downloads / 'manual'
     (original,) = originals_of(tfds.builder_cls('imagenet2012_subset').url_infos, (name,))
     for folder in (manual, downloads):
         if not check_originals('imagenet2012', folder, [original], required=False):
@@ -41,16 +42,12 @@ def _download(original: Original, folder: Path) -> Path:
     sha256 = hashlib.sha256(response.content).hexdigest()
     if sha256 != original.sha256:
         raise UserError(f'imagenet2012: {original.url} has the SHA-256 {sha256}, not {original.sha256}')
-    beside = folder / f'{original.name}.{os.getpid()}.tmp'
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(response.content)
-        beside.replace(folder / original.name)
+        write_atomically(folder / original.name, response.content)
     except OSError as error:
         raise UserError(
             f'imagenet2012: {folder} cannot be written ({error.strerror}); use another folder with '
             '--config.data.data_dir='
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return folder / original.name

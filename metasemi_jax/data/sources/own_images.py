@@ -1,6 +1,9 @@
 """One's own images, from a folder, a CSV file or an .npz file."""
 
 import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,14 @@ from metasemi_jax.data.images.decode import height_and_width
 from metasemi_jax.data.images.files import ImageFiles, check_images, read_images
 from metasemi_jax.data.images.parallel import in_threads
 from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.image_arrays import load_npz, npz_image_shape
 from metasemi_jax.data.sources.image_lists import SPLITS, ImageFile, check_ids, list_csv, list_folder
 from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.progress import ProgressLine
 
 EVALUATION_SHARE = 32  # of the memory budget
+HASHED_BYTES = 1 << 26  # files of a split that take more are told apart by their sizes
 
 
 def load_own_images(
@@ -39,14 +45,18 @@ def load_own_images(
     """
     if not path:
         raise UserError('name your images with --config.data.path=: a folder, a .csv or an .npz file')
-    source = Path(path).expanduser()
+    source = user_path(path)
     if not source.exists():
         raise UserError(f'--config.data.path={path}: there is no such folder or file')
+    if not source.is_dir() and not source.is_file():
+        raise UserError(f'--config.data.path={path} is neither a folder nor a file; save the images as files')
     is_csv = source.suffix.lower() == '.csv'
     try:
         if source.is_dir() or is_csv:
-            listed = list_folder(source) if source.is_dir() else list_csv(source)
+            listed, left_out = list_folder(source) if source.is_dir() else list_csv(source)
             _check_files(source, listed, image_size)
+            if left_out:
+                ProgressLine().say(left_out)
             in_order = sorted(listed, key=lambda file: SPLITS.index(file.split))
             files = ImageFiles(source.parent if is_csv else source, [file.id for file in in_order])
             if on_disk or len(files) * image_size**2 * 3 > memory_budget:
@@ -54,7 +64,11 @@ def load_own_images(
                 images = StoredImages(files, len(files), image_size, colour=colour, resize=resize)
             else:
                 images = read_images(files, image_size, source=str(source))
-            return _dataset(source, in_order, images, memory_budget // EVALUATION_SHARE)
+            dataset = _dataset(source, in_order, images, memory_budget // EVALUATION_SHARE)
+            return dataset._replace(
+                content=_content(files, in_order, SPLITS[:1]),
+                judged_content=_content(files, in_order, SPLITS[1:]),
+            )
         if source.suffix.lower() == '.npz':
             return load_npz(source, image_size=image_size, memory_budget=memory_budget)
     except OSError as error:
@@ -67,11 +81,11 @@ def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
 
     What cannot be read is left out: `load_own_images` says what is wrong with it.
     """
-    source = Path(path).expanduser()
+    source = user_path(path)
     with contextlib.suppress(UserError, OSError):
         if source.suffix.lower() == '.npz' and source.is_file():
             return [npz_image_shape(source)[:2]]
-        files = list_folder(source) if source.is_dir() else list_csv(source)
+        files, _ = list_folder(source) if source.is_dir() else list_csv(source)
         folder = source if source.is_dir() else source.parent
         sides = in_threads(_sides, [folder / file.id for file in files[:: 1 + len(files) // count]])
         return [pair for pair in sides if pair is not None]
@@ -123,6 +137,20 @@ def _dataset(
         test_ids=np.array([file.id for file in files if file.split == 'test']),
         val_ids=np.array([file.id for file in files if file.split == 'val']),
     )
+
+
+def _content(files: ImageFiles, listed: list[ImageFile], splits: Sequence[str]) -> str:
+    """SHA-256, in hex, of the files of `splits`: of their bytes if few, of their sizes otherwise."""
+    digest = hashlib.sha256()
+    for split in splits:
+        chosen = sorted((file.id, i) for i, file in enumerate(listed) if file.split == split)
+        sizes = [os.stat(files.path(i)).st_size for _, i in chosen]
+        digest.update(f'{split} {sizes}'.encode())
+        if sum(sizes) <= HASHED_BYTES:
+            for _, i in chosen:
+                with files.open(i) as file:
+                    digest.update(file.read())
+    return digest.hexdigest()
 
 
 def _class_names(source: Path, files: list[ImageFile]) -> tuple[str, ...]:

@@ -24,11 +24,10 @@ def load_dataset(
     """The dataset called `name`.
 
     Args:
-      name: a key of `SOURCES`, one of the TFDS datasets `svhn_cropped`, `cifar10`, `cifar100` and
-        `imagenet2012`, or 'own_images'.
+      name: a key of `SOURCES`, one of `TFDS_DATASETS`, 'imagenet2012', or 'own_images'.
       data_dir, manual_dir: folders of the TFDS datasets, see `load_tfds`; the others ignore them.
       path, image_size, memory_budget, resize, on_disk: of one's own images, see `load_own_images`; of these
-        ImageNet takes `image_size` and `resize`, and the others none.
+        ImageNet takes `image_size` and `resize`, and the other TFDS datasets `memory_budget` and `on_disk`.
 
     Raises:
       UserError: an unknown name, or data that cannot be had.
@@ -36,7 +35,9 @@ def load_dataset(
     if name in SOURCES:
         return SOURCES[name]()
     if name in TFDS_DATASETS:
-        return load_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
+        return load_tfds(
+            name, data_dir=data_dir, manual_dir=manual_dir, memory_budget=memory_budget, on_disk=on_disk
+        )
     if name == IMAGENET:
         # Imported here, as TFDS is below.
         from metasemi_jax.data.sources.imagenet import load_imagenet

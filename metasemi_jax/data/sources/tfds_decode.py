@@ -1,65 +1,120 @@
-"""From a dataset that TFDS has prepared to arrays."""
+"""From a dataset that TFDS has prepared to arrays, in the order of the original files."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from metasemi_jax.data.sources.tfds_recipes import Recipe
 from metasemi_jax.errors import UserError
 
-SPLITS = ('train', 'test')
 READ_TOGETHER = 500  # records
 
 
-def decode(builder: Any, count: Callable[[int], None]) -> dict[str, np.ndarray]:
+def decode(
+    builder: Any, recipe: Recipe, count: Callable[[int], None], *, pixels: bool = True
+) -> dict[str, np.ndarray]:
     """Read a prepared dataset, and put it in the order of its ids.
 
     Args:
       builder: of `stock_builder`.
+      recipe: of the same dataset.
       count: called for each image, with their number.
+      pixels: False leaves the images where they are, and tells in which records they lie.
 
     Returns:
-      For 'train' and 'test': SPLIT_images uint8 [N, H, W, C], SPLIT_labels int32 [N], SPLIT_ids str [N].
+      For 'train' and 'test': SPLIT_labels int32 [N], SPLIT_ids str [N] and SPLIT_images uint8 [N, H, W, C] or
+      SPLIT_records int32 [N], numbers in the splits of `recipe` put end to end.
 
     Raises:
       UserError: a prepared file is damaged.
     """
-    total = sum(builder.info.splits[split].num_examples for split in SPLITS)
+    parts = {'train': recipe.training, 'test': ('test',)}
+    sizes = {split: builder.info.splits[split].num_examples for split in (*recipe.training, 'test')}
+    total = sum(sizes.values())
     arrays = {}
-    for split in SPLITS:
-        try:
-            arrays |= _decode_split(builder, split, lambda: count(total))
-        # array_record, protobuf and PIL fail on damaged bytes in a dozen ways.
-        except Exception as error:
-            raise UserError(
-                f'{builder.name}: {builder.data_dir} is damaged ({" ".join(str(error).split())}); '
-                'delete that folder, and it is prepared again'
-            ) from error
+    for name, splits in parts.items():
+        whole = _empty(builder, sum(sizes[split] for split in splits), recipe, pixels=pixels)
+        start = 0
+        for split in splits:
+            part = slice(start, start + sizes[split])
+            try:
+                _fill(builder, split, recipe, [array[part] for array in whole], lambda: count(total))
+            # array_record, protobuf and PIL fail on damaged bytes in a dozen ways.
+            except Exception as error:
+                raise UserError(
+                    f'{builder.name}: {builder.data_dir} is damaged ({" ".join(str(error).split())}); '
+                    'delete that folder, and it is prepared again'
+                ) from error
+            if not pixels:
+                whole[0][part] += start
+            start = part.stop
+        images, labels, ids = whole
+        arrays |= {f'{name}_images' if pixels else f'{name}_records': images}
+        arrays |= {f'{name}_labels': labels, f'{name}_ids': ids}
     return arrays
 
 
-def _decode_split(builder: Any, split: str, count: Callable[[], None]) -> dict[str, np.ndarray]:
+def num_images(builder: Any, recipe: Recipe) -> int:
+    """Training and test images."""
+    return sum(builder.info.splits[split].num_examples for split in (*recipe.training, 'test'))
+
+
+def image_bytes(builder: Any, recipe: Recipe) -> int:
+    """Bytes of all decoded images."""
+    return num_images(builder, recipe) * int(np.prod(builder.info.features['image'].shape))
+
+
+def _empty(builder: Any, count: int, recipe: Recipe, *, pixels: bool) -> tuple[np.ndarray, ...]:
+    form = ((count, *builder.info.features['image'].shape), np.uint8) if pixels else (count, np.int32)
+    longest = max(map(len, (*recipe.training, 'test'))) + 1 + recipe.id_digits
+    return np.empty(*form), np.empty(count, np.int32), np.empty(count, f'<U{longest}')
+
+
+def _fill(
+    builder: Any, split: str, recipe: Recipe, arrays: list[np.ndarray], count: Callable[[], None]
+) -> None:
+    """Fill images (or the numbers of records), labels and ids of one split, each at its position."""
+    from metasemi_jax.data.images.decode import open_image
+
+    images, labels, ids = arrays
+    filled = np.zeros(len(labels), bool)
+    for number, position, example in _examples(builder, split, recipe):
+        count()
+        filled[position] = True
+        labels[position] = example['label']
+        ids[position] = f'{split}_{position:0{recipe.id_digits}d}'
+        if images.ndim == 1:
+            images[position] = number
+        else:
+            pixels = np.asarray(open_image(io.BytesIO(example['image'])))
+            images[position] = pixels.reshape(images.shape[1:])
+    if not filled.all():
+        raise ValueError(f'{filled.sum()} different ids in {split}')
+
+
+def _examples(builder: Any, split: str, recipe: Recipe) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(number of the record, position in the original file, features) of each record, as they are stored."""
     import tensorflow_datasets as tfds
-    from PIL import Image
 
     # PNGs are decoded here: TFDS would use OpenCV where it is installed, and complain where it is not.
     source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-    images = np.empty((len(source), *builder.info.features['image'].shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    ids = []
+    order = None if recipe.has_ids else stored_order(split, len(source))
     for start in range(0, len(source), READ_TOGETHER):
         together = range(start, min(start + READ_TOGETHER, len(source)))
         for i, example in zip(together, source.__getitems__(together), strict=True):
-            count()
-            images[i] = np.asarray(Image.open(io.BytesIO(example['image'])))
-            labels[i] = example['label']
-            ids.append(example['id'].decode())
-    if len(set(ids)) != builder.info.splits[split].num_examples:
-        raise ValueError(f'{len(set(ids))} different ids in {split}')
-    order = np.argsort(ids)
-    return {
-        f'{split}_images': images[order],
-        f'{split}_labels': labels[order],
-        f'{split}_ids': np.array(ids)[order],
-    }
+            position = int(example['id'].rpartition(b'_')[2]) if order is None else int(order[i])
+            yield i, position, example
+
+
+def stored_order(split: str, count: int) -> np.ndarray:
+    """Positions in the original file of each record of `split`, int [count].
+
+    TFDS's builders of these datasets give an example its position for a key, and TFDS sorts a split by the
+    MD5 of the split's name and the key; its versions promise this order.
+    """
+    from tensorflow_datasets.core.hashing import Hasher
+
+    hasher = Hasher(split)
+    return np.array(sorted(range(count), key=hasher.hash_key), np.int32)

@@ -1,4 +1,4 @@
-"""TFDS's own builders of SVHN and CIFAR, run without TensorFlow.
+"""TFDS's own builders, run without TensorFlow.
 
 By themselves they open files, unpack archives and encode PNGs by TensorFlow (1.3 GB). So while one of them
 prepares, its `_split_generators` is replaced by a function that reads the archive with SciPy or tarfile and
@@ -13,19 +13,13 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from metasemi_jax.data.sources.archives import (
-    CIFAR10,
-    CIFAR100,
-    ArchiveSplit,
-    Cifar,
-    read_cifar,
-    read_svhn,
-)
+from metasemi_jax.data.paths import user_path
+from metasemi_jax.data.sources.archives import ArchiveSplit
 from metasemi_jax.data.sources.download_watch import network_patience, watch_downloads
 from metasemi_jax.data.sources.original_files import (
     Original,
@@ -34,36 +28,11 @@ from metasemi_jax.data.sources.original_files import (
     innermost,
     originals_of,
 )
+from metasemi_jax.data.sources.tfds_recipes import RECIPES
 from metasemi_jax.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-Downloader = Callable[[str], Path]  # file name -> local path
 SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
-
-
-class Recipe(NamedTuple):
-    """How one dataset is made of its original files."""
-
-    version: str  # of the stock builder
-    files: tuple[str, ...]
-    id_digits: int
-    read: Callable[[Downloader], tuple[dict[str, ArchiveSplit], dict[str, list[str]]]]
-
-
-def _svhn(download: Downloader) -> tuple[dict[str, ArchiveSplit], dict[str, list[str]]]:
-    # The stock builder also takes `extra`, 1.3 GB that no experiment here reads.
-    return {split: read_svhn(download(f'{split}_32x32.mat')) for split in ('train', 'test')}, {}
-
-
-def _cifar(file: str, layout: Cifar) -> Recipe:
-    return Recipe('3.0.2', (file,), 5, lambda download: read_cifar(download(file), layout))
-
-
-RECIPES = {
-    'svhn_cropped': Recipe('3.1.0', ('train_32x32.mat', 'test_32x32.mat'), 6, _svhn),
-    'cifar10': _cifar('cifar-10-binary.tar.gz', CIFAR10),
-    'cifar100': _cifar('cifar-100-binary.tar.gz', CIFAR100),
-}
 
 
 def stock_builder(name: str, data_dir: Path) -> Any:
@@ -89,17 +58,38 @@ def check_sources(name: str, data_dir: Path, manual_dir: Path, *, required: bool
 
     originals = originals_of(tfds.builder_cls(name).url_infos, RECIPES[name].files)
     missing = check_originals(name, manual_dir, originals, required=required)
-    missing = [original for original in missing if not _is_downloaded(data_dir / 'downloads', name, original)]
+    missing = [original for original in missing if _downloaded(data_dir, name, original) is None]
     if missing:
         check_network(name, manual_dir, missing)
 
 
-def _is_downloaded(downloads: Path, name: str, original: Original) -> bool:
+def originals_folder(name: str, root: Path, manual_dir: str) -> Path:
+    """Where the user may have put the original files of `name`.
+
+    `manual_dir`, by default TFDS's own `downloads/manual` in `root`; or the folder `name` in it where there
+    is one, since MNIST and Fashion-MNIST call their files alike.
+    """
+    folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def find_original(name: str, file: str, root: Path, folder: Path) -> Path | None:
+    """The original `file` of `name` in `folder`, or where TFDS has downloaded it below `root`."""
+    import tensorflow_datasets as tfds
+
+    if (folder / file).is_file():
+        return folder / file
+    return _downloaded(root, name, *originals_of(tfds.builder_cls(name).url_infos, (file,)))
+
+
+def _downloaded(root: Path, name: str, original: Original) -> Path | None:
     from tensorflow_datasets.core.download import resource
 
     file = resource.get_dl_fname(original.url, original.sha256)
+    downloads = root / 'downloads'
     # Older versions of TFDS had no folder for each dataset.
-    return any(resource.is_locally_cached(folder / file) for folder in (downloads / name, downloads))
+    paths = (downloads / name / file, downloads / file)
+    return next((path for path in paths if resource.is_locally_cached(path)), None)
 
 
 def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -> None:
@@ -172,13 +162,14 @@ def archive_splits(count: Callable[[int], None]) -> SplitGenerators:
         recipe = RECIPES[builder.name]
         urls = {info.filename: url for url, info in builder.url_infos.items()}
         paths = dl_manager.download({file: urls[file] for file in recipe.files})
-        splits, class_names = recipe.read(lambda file: Path(paths[file]))
+        root = Path(builder.data_path).parents[1]
+        splits, class_names = recipe.read(lambda file: Path(paths[file]), root)
         for feature, names in class_names.items():
             builder.info.features[feature].names = names
         total = sum(len(split.images) for split in splits.values())
+        digits = recipe.id_digits if recipe.has_ids else 0
         return {
-            name: _examples(f'{name}_', split, recipe.id_digits, lambda: count(total))
-            for name, split in splits.items()
+            name: _examples(f'{name}_', split, digits, lambda: count(total)) for name, split in splits.items()
         }
 
     return split_generators
@@ -188,14 +179,15 @@ def _examples(prefix: str, split: ArchiveSplit, digits: int, count: Callable[[],
     for i, image in enumerate(split.images):
         count()
         labels = {feature: int(values[i]) for feature, values in split.labels.items()}
-        yield i, {'id': f'{prefix}{i:0{digits}d}', 'image': _png(image), **labels}
+        ids = {'id': f'{prefix}{i:0{digits}d}'} if digits else {}
+        yield i, {'image': _png(image), **ids, **labels}
 
 
 def _png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    # Level 1: a small image hardly shrinks further, and the usual level takes longer.
     # Not compressed: so small an image shrinks by a quarter, and that takes half of the time.
-    Image.fromarray(image).save(file, 'PNG', compress_level=0)
+    # Pillow's grey images have no axis of channels.
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'PNG', compress_level=0)
     return file.getvalue()

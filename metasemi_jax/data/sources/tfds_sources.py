@@ -1,7 +1,8 @@
-"""`svhn_cropped`, `cifar10` and `cifar100` from TensorFlow Datasets, without TensorFlow.
+"""The datasets of `RECIPES` from TensorFlow Datasets, without TensorFlow.
 
 original archives -> array_record, by TFDS's builders -> decoded arrays, mapped into memory. Each stage is
-done once: a later start reads the arrays alone, without importing TFDS.
+done once: a later start reads the arrays alone, without importing TFDS. Images that would take more memory
+than they may stay in the array_record files, and an index of these takes the place of the arrays.
 """
 
 import contextlib
@@ -14,85 +15,145 @@ import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.counter import ImageCounter
+from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.sources.array_cache import lock, read_cache, write_cache
-from metasemi_jax.data.sources.tfds_decode import decode
+from metasemi_jax.data.sources.image_records import ImageRecords
+from metasemi_jax.data.sources.tfds_decode import decode, image_bytes, num_images
 from metasemi_jax.data.sources.tfds_prepare import (
-    RECIPES,
     archive_splits,
     check_sources,
+    originals_folder,
     prepare,
     stock_builder,
 )
+from metasemi_jax.data.sources.tfds_recipes import RECIPES
 from metasemi_jax.data.sources.tfds_store import check_writable, data_root, is_prepared, readable_errors
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import ProgressLine, duration
 
 TFDS_DATASETS = tuple(RECIPES)
+EVALUATION_SHARE = 32  # of the memory budget
+Cache = tuple[dict[str, np.ndarray], Any]  # arrays; class names
 
 
-def load_tfds(name: str, *, data_dir: str = '', manual_dir: str = '') -> Dataset:
+def load_tfds(
+    name: str,
+    *,
+    data_dir: str = '',
+    manual_dir: str = '',
+    memory_budget: int = 8_000_000_000,
+    on_disk: bool = False,
+) -> Dataset:
     """The dataset that TFDS calls `name`; its first use prepares it, which takes about a minute.
 
     Args:
       name: one of `TFDS_DATASETS`.
       data_dir: where TFDS keeps prepared datasets; '' for its own default, $TFDS_DATA_DIR or
         ~/tensorflow_datasets. The decoded arrays lie there too, in `metasemi_jax/`.
-      manual_dir: folder of the original archives, needed by the first use alone; '' for TFDS's own default,
-        `downloads/manual` in `data_dir`, and then a file that is not there is downloaded.
+      manual_dir: folder of the original archives, needed by the first use alone, see `originals_folder`; with
+        '' a file that is not there is downloaded.
+      memory_budget: bytes that the images may take. Images that take more are `StoredImages`; the test images
+        are in memory even so, where they take at most a 32nd of it.
+      on_disk: leave the images on disk even if they would fit.
 
     Returns:
-      A dataset ordered by id, its images mapped from the disk (read-only uint8 [N, 32, 32, 3]). An id is the
-      image's split and its position in the original archive.
+      A dataset ordered by id, its images mapped from the disk (read-only uint8 [N, H, W, C]) or stored there.
+      An id is the image's split and its position in the original archive.
 
     Raises:
       UserError: an archive missing or damaged, no network, a full disk, a folder that cannot be used. Nothing
         half-written stays.
     """
     root = data_root(data_dir)
-    cache = root / 'metasemi_jax' / name / RECIPES[name].version
-    with readable_errors(name, root, needed='about 1 GB'):
-        arrays, class_names = read_cache(cache) or _build_cache(name, root, cache, manual_dir)
+    # An index serves where the decoded images may not be held.
+    budget = 0 if on_disk else memory_budget
+    with readable_errors(name, root, needed=RECIPES[name].room):
+        cache = _find_cache(name, root, budget) or _make_cache(name, root, budget, manual_dir)
+        arrays, class_names = cache
+        if 'train_images' in arrays:
+            train, test = arrays['train_images'], arrays['test_images']
+        else:
+            train, test = _stored_images(name, root, arrays)
+            if np.prod(test.shape) <= memory_budget // EVALUATION_SHARE:
+                # Evaluated again and again.
+                test = np.asarray(test)
     return Dataset(
-        *(arrays[f'train_{kind}'] for kind in ('images', 'labels', 'ids')),
-        *(arrays[f'test_{kind}'] for kind in ('images', 'labels')),
+        train,
+        *(arrays[f'train_{kind}'] for kind in ('labels', 'ids')),
+        test,
+        arrays['test_labels'],
         tuple(class_names),
         test_ids=arrays['test_ids'],
     )
 
 
-def _build_cache(name: str, root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
-    folder = Path(manual_dir).expanduser().absolute() if manual_dir else root / 'downloads' / 'manual'
+def _stored_images(name: str, root: Path, arrays: dict[str, np.ndarray]) -> list[StoredImages]:
+    """Training and test images in the order of the index."""
+    builder = stock_builder(name, root)
+    side, _, channels = builder.info.features['image'].shape
+    images = []
+    for part, splits in (('train', '+'.join(RECIPES[name].training)), ('test', 'test')):
+        records = arrays[f'{part}_records']
+        stored = StoredImages(ImageRecords(builder, splits), len(records), side, colour=channels == 3)
+        images.append(stored[records])
+    return images
+
+
+def _cache_folder(name: str, root: Path, *, pixels: bool) -> Path:
+    version = RECIPES[name].version
+    return root / 'metasemi_jax' / name / (version if pixels else f'{version}.index')
+
+
+def _find_cache(name: str, root: Path, budget: int) -> Cache | None:
+    """Decoded images, if they take no more than `budget`, or the index of those that take more."""
+    found = read_cache(_cache_folder(name, root, pixels=True)) if budget else None
+    if found and sum(found[0][f'{part}_images'].nbytes for part in ('train', 'test')) <= budget:
+        return found
+    index = read_cache(_cache_folder(name, root, pixels=False))
+    if index is None:
+        return None
+    builder = stock_builder(name, root)
+    if not is_prepared(builder) or image_bytes(builder, RECIPES[name]) <= budget:
+        return None
+    count = sum(len(index[0][f'{part}_records']) for part in ('train', 'test'))
+    return index if count == num_images(builder, RECIPES[name]) else None
+
+
+def _make_cache(name: str, root: Path, budget: int, manual_dir: str) -> Cache:
+    folder, originals = _cache_folder(name, root, pixels=True), originals_folder(name, root, manual_dir)
     # Before the lock, which is the first thing to be written.
-    check_writable(name, cache)
+    check_writable(name, folder)
     if not is_prepared(stock_builder(name, root)):
-        check_sources(name, root, folder, required=bool(manual_dir))
+        check_sources(name, root, originals, required=bool(manual_dir))
     with contextlib.closing(ProgressLine()) as line:
 
         def waiting() -> None:
             line.say(f'{name}: another run is preparing it in {root}; waiting for that one')
 
-        with lock(cache, waiting=waiting):
+        with lock(folder, waiting=waiting):
             # The other run may have made it meanwhile.
-            return read_cache(cache) or _prepare_and_decode(name, root, cache, folder, line)
+            return _find_cache(name, root, budget) or _prepare_and_decode(name, root, budget, originals, line)
 
 
-def _prepare_and_decode(
-    name: str, root: Path, cache: Path, manual_dir: Path, line: ProgressLine
-) -> tuple[dict[str, np.ndarray], Any]:
+def _prepare_and_decode(name: str, root: Path, budget: int, originals: Path, line: ProgressLine) -> Cache:
     start = time.perf_counter()
     # A builder reads what is prepared when it is made: only now nobody else is writing.
     builder = stock_builder(name, root)
     made_here = not is_prepared(builder)
     if made_here:
         line.say(f'{name}: preparing it in {root}, once')
-        prepare(builder, manual_dir, archive_splits(ImageCounter(line, f'{name}: prepared')))
+        prepare(builder, originals, archive_splits(ImageCounter(line, f'{name}: prepared')))
+    pixels = image_bytes(builder, RECIPES[name]) <= budget
+    doing = 'decoded' if pixels else 'indexed'
     try:
-        arrays = decode(builder, ImageCounter(line, f'{name}: decoded'))
+        arrays = decode(builder, RECIPES[name], ImageCounter(line, f'{name}: {doing}'), pixels=pixels)
     except UserError:
         # What was written a moment ago and cannot be read: the disk is full or failing.
         if made_here:
             shutil.rmtree(builder.data_dir)
         raise
+    cache = _cache_folder(name, root, pixels=pixels)
     write_cache(cache, arrays, builder.info.features['label'].names)
-    line.say(f'{name}: ready after {duration(time.perf_counter() - start)}, decoded images in {cache}')
+    what = 'decoded images' if pixels else 'ids and labels'
+    line.say(f'{name}: ready after {duration(time.perf_counter() - start)}, {what} in {cache}')
     return read_cache(cache)

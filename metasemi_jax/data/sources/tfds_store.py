@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from metasemi_jax import files
+from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.tfds_prepare import DISK_FULL
 from metasemi_jax.errors import UserError
 
@@ -14,7 +15,7 @@ from metasemi_jax.errors import UserError
 def data_root(data_dir: str) -> Path:
     """`data_dir`, or where TFDS keeps its data by default, absolute and without importing TFDS."""
     folder = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-    return Path(folder).expanduser().absolute()
+    return user_path(folder).absolute()
 
 
 def check_writable(name: str, folder: Path) -> None:
@@ -23,12 +24,11 @@ def check_writable(name: str, folder: Path) -> None:
     Raises:
       UserError: naming the folder above it that cannot be written.
     """
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=nearest).close()
+        files.check_writable(folder)
     except OSError as error:
         raise UserError(
-            f'{name}: {nearest} cannot be written ({error.strerror}); '
+            f'{name}: {error.filename} cannot be written ({error.strerror}); '
             'use another folder with --config.data.data_dir='
         ) from error
 

@@ -1,0 +1,74 @@
+"""A config file, executed; whatever is wrong with it is said with its line."""
+
+import importlib.util
+import os
+import traceback
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from metasemi_jax.command.installed_configs import find_config
+from metasemi_jax.errors import UserError
+
+PATHS = ('path', 'data_dir', 'manual_dir', 'split_file')  # fields of `data`
+
+
+def load_config(name: str) -> ConfigDict:
+    """What `get_config` of a config file returns.
+
+    Args:
+      name: 'FILE', as `find_config` takes it, or 'FILE:ARGUMENT' for get_config(ARGUMENT).
+
+    Raises:
+      UserError: no such file, or it fails.
+    """
+    file, _, argument = name.partition(':')
+    file = str(find_config(file))
+    spec = importlib.util.spec_from_loader('config_file', SourceFileLoader('config_file', file))
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, 'get_config', None)):
+            raise UserError(f'--config={file} has no function get_config()')
+        config = module.get_config(*([argument] if argument else []))
+    except UserError:
+        raise
+    except SystemExit as error:
+        raise UserError(
+            f'--config={_place(file, error)} ends the program (sys.exit); return a config'
+        ) from error
+    # A config file is Python, which may fail in any way; whichever it is, its user wants the one line.
+    except Exception as error:
+        raise UserError(f'--config={_place(file, error)}: {_what(error)}') from error
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f'--config={file}: get_config() returned a {kind}; let it return a ConfigDict')
+    return config
+
+
+def expand_home(config: Any) -> None:
+    """Replace a leading ~ in the folders and files that `config` names."""
+    data = config.get('data')
+    for name in PATHS:
+        if isinstance(data, ConfigDict) and str(data.get(name)).startswith('~'):
+            data[name] = os.path.expanduser(data[name])
+
+
+def _place(file: str, error: BaseException) -> str:
+    """'FILE, line 3', or the file alone."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f'{error.filename}, line {error.lineno}'
+    # The last line of the user's own: the file, or another that it imports from beside it.
+    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file)]
+    return f'{file}, line {own[-1].lineno}' if own else file
+
+
+def _what(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f'invalid syntax: {error.msg}' if error.msg != 'invalid syntax' else error.msg
+    while len(error.args) == 1 and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    text = ' '.join(str(error.args[0] if len(error.args) == 1 else error).split())
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__

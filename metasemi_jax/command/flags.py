@@ -1,0 +1,63 @@
+"""Flags that several commands have, and their words."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from absl import flags
+
+from metasemi_jax.classifier import WEIGHTS
+from metasemi_jax.errors import UserError
+
+# So that absl's help shows these flags among those of the command that defines them here.
+flags.disclaim_key_flags()
+
+
+def define_workdir(values: flags.FlagValues, text: str = 'Folder of the run, finished or not.') -> None:
+    """`--workdir`; to be read by `required_workdir`."""
+    flags.DEFINE_string('workdir', None, text, flag_values=values)
+
+
+def required_workdir(value: str | None, what: str = 'the folder of a run') -> str:
+    """The value of `--workdir`.
+
+    Raises:
+      UserError: it was not given; the message asks for `what`.
+    """
+    if not value:
+        raise UserError(f'--workdir is missing; name {what}')
+    return value
+
+
+def define_weights(values: flags.FlagValues) -> None:
+    """`--weights`, of `classifier.WEIGHTS`."""
+    text = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
+    flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), text, flag_values=values)
+
+
+def define_data_location(values: flags.FlagValues) -> None:
+    """`--data_path` and `--data_dir`, for commands that look at a run's own images."""
+    flags.DEFINE_string(
+        'data_path',
+        '',
+        "Where a run's own images have moved to: the folder, .csv or .npz file.",
+        flag_values=values,
+    )
+    flags.DEFINE_string('data_dir', '', "Where a run's TFDS datasets have moved to.", flag_values=values)
+
+
+@contextlib.contextmanager
+def naming_output(output: str | os.PathLike, kind: str = 'file') -> Iterator[None]:
+    """Make an OSError of writing what `--output` names (a `kind`: 'file' or 'folder') a UserError.
+
+    Raises:
+      BrokenPipeError: nobody reads the output any more.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f'--output={output} cannot be written ({error.strerror or error}); name another {kind}'
+        ) from error

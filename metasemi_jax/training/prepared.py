@@ -1,0 +1,40 @@
+"""The jitted step of a run with what stays on the devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from metasemi_jax.distributed.sharding import place, replicated
+from metasemi_jax.training.experiment import Experiment
+from metasemi_jax.training.multi_step import default_steps_per_call, make_run_steps
+
+
+class Prepared(NamedTuple):
+    """What a loop calls: run(state, device_data, host batches, count, key) -> (state, sums)."""
+
+    run: Callable[..., Any]  # jitted, not compiled yet
+    device_data: Any
+    key: jax.Array  # folded with the step inside the step, never changed: resuming needs no key in flight
+    max_steps: int  # of one call
+
+
+def prepare(config: Any, experiment: Experiment, mesh: Mesh, *, lr_factor: float = 1.0) -> Prepared:
+    """Place the data of `experiment` on the devices, and make the function that does up to `max_steps` steps.
+
+    Args:
+      config: of the run.
+      experiment: its data and step.
+      mesh: of all devices.
+      lr_factor: on the learning rate.
+    """
+    pipeline = experiment.pipeline
+    streaming = not jax.tree.leaves(pipeline.device_data)
+    max_steps = min(config.steps_per_call or default_steps_per_call(streaming=streaming), config.total_steps)
+    run = make_run_steps(
+        experiment.make_train_step(lr_factor), pipeline.to_batch, max_steps=max_steps, mesh=mesh
+    )
+    everywhere = replicated(mesh)
+    key = jax.jit(jax.random.key, static_argnums=0, out_shardings=everywhere)(config.seed)
+    return Prepared(run, place(pipeline.device_data, everywhere), key, max_steps)
