@@ -54,6 +54,14 @@ def test_a_number_of_steps_moves_the_schedule():
     assert values['ema_decay'] == 0.9
 
 
+def test_what_a_time_budget_changes_is_not_told():
+    assert 'total_steps=' in sentence(chosen())
+    told = sentence(chosen(), time_budget=True)
+    assert 'total_steps=' not in told
+    assert 'warmup_steps=' not in told
+    assert 'model.name=conv_small' in told
+
+
 def test_methods_without_a_ramp_up_in_steps_get_none():
     assert choose(MNIST, fields('fixmatch'))['method.rampup_steps'] is None
 

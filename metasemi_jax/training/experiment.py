@@ -115,7 +115,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         devices += f' in {jax.process_count()} processes'
     return Experiment(
         config=config,
-        chosen=sentence(chosen) if chosen else '',
+        chosen=sentence(chosen, time_budget=bool(config.time_budget)) if chosen else '',
         state=jax.device_get(
             TrainState.create(
                 variables,
