@@ -44,7 +44,7 @@ class ProgressLine:
             self._stream.flush()
         except OSError as error:
             # The terminal was closed. The signal that says so comes later, or, after `disown`, never.
-            if not self._in_place or error.errno != errno.EIO:
+            if not self.in_place or error.errno != errno.EIO:
                 raise
             silence(self._stream)
 

@@ -1,6 +1,7 @@
 """What the machine or its environment lacks ends each command in one line."""
 
 import io
+import json
 import os
 import resource
 import subprocess
@@ -16,16 +17,31 @@ from small_runs import ROOT, main_command
 COMMANDS = ('main', 'predict', 'export', 'visualize', 'report', 'sweep', 'torch_import')
 
 
-def run(command, *argv, limits=(), **environment):
-    module = [sys.executable, '-m', f'metasemi_jax.{command}']
+# Not as the preexec_fn of Popen: a process that runs JAX must not fork.
+LIMITED = """
+import json, os, resource, sys
+for kind, limits in json.loads(sys.argv[1]):
+    resource.setrlimit(kind, limits)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def run_limited(command, limits, **options):
     return subprocess.run(
-        [*(main_command() if command == 'main' else module), *argv],
+        [sys.executable, '-c', LIMITED, json.dumps(limits), *command],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | environment,
-        preexec_fn=lambda: [resource.setrlimit(kind, (value, value)) for kind, value in limits],
         timeout=60,
+        **options,
+    )
+
+
+def run(command, *argv, limits=(), **environment):
+    module = [sys.executable, '-m', f'metasemi_jax.{command}']
+    command = [*(main_command() if command == 'main' else module), *argv]
+    return run_limited(
+        command, [(kind, (value, value)) for kind, value in limits], env=os.environ | environment
     )
 
 
@@ -47,20 +63,12 @@ def test_limits_are_refused_before_anything_is_loaded(command):
 
 
 def test_a_low_soft_limit_is_raised():
-    process = subprocess.run(
-        [
-            sys.executable,
-            '-c',
-            'import resource; from metasemi_jax.command.start import begin; begin(); '
-            'print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])',
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_NOFILE, (16, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        ),
+    code = (
+        'import resource; from metasemi_jax.command.start import begin; begin(); '
+        'print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])'
     )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    process = run_limited([sys.executable, '-c', code], [(resource.RLIMIT_NOFILE, (16, hard))])
     assert (process.stdout, process.stderr) == ('64\n', '')
 
 
