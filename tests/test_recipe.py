@@ -129,10 +129,12 @@ def test_files_are_resized_to_what_they_are(tmp_path):
     write_folder(tmp_path / 'mine')
     config = folder.get_config()
     config.data.path = str(tmp_path / 'mine')
-    assert with_image_size(config).data.image_size == 8
+    sized, chosen = with_image_size(config)
+    assert sized.data.image_size == chosen['data.image_size'] == 8
+    assert config.data.image_size is None
     config.data.path = str(tmp_path / 'nowhere')
-    assert with_image_size(config).data.image_size == 32
-    assert with_image_size(digits.get_config()) == digits.get_config()
+    assert with_image_size(config)[1] == {'data.image_size': 32}
+    assert with_image_size(digits.get_config()) == (digits.get_config(), {})
 
 
 def test_only_a_recipe_leaves_fields_open():
@@ -155,6 +157,7 @@ def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
     assert results['steps'] == 4
     assert results['reported_weights'] in ('raw', 'ema')
     printed = capsys.readouterr().out
+    assert 'data.image_size=0' in printed
     there = flatten(read_json(Workdir(tmp_path / 'run').config))
     assert there['recipe'] == 'chosen'
     for name, value in re.findall(r'([a-z_.]+)=([\w.-]+)', sentence(chosen())):

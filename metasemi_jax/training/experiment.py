@@ -81,9 +81,10 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
-    config = with_image_size(config)
+    config, size = with_image_size(config)
     dataset = load_data(config)
     config, chosen = with_choices(config, dataset)
+    chosen = size | chosen
     split = choose_split(config, dataset, split)
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes)
