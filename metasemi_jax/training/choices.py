@@ -17,7 +17,7 @@ BLACK = 16  # of 255: the brightest that a black pixel may be
 
 
 def with_image_size(config: Any) -> tuple[Any, dict[str, Any]]:
-    """`config` with `data.image_size` chosen where it is open (0: an .npz file's own), and what was chosen."""
+    """`config` with `data.image_size` chosen where it is open (0: an .npz file's own), and the choice."""
     if config.recipe != 'auto' or config.data.image_size is not None:
         return config, {}
     size = image_size(
