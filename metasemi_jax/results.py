@@ -80,6 +80,9 @@ def check_results(results: dict[str, Any]) -> None:
             raise UserError(f'{name}={value!r} must be a number of percent')
     if not {'test_error_last', 'validation_error_last'} & results.keys():
         raise UserError('it holds neither test_error_last nor validation_error_last')
+    reported = results.get('reported_weights', 'raw')
+    if reported not in ('raw', 'ema'):
+        raise UserError(f'reported_weights={reported!r} must be raw or ema')
     steps = results.get('steps')
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
         raise UserError(f'steps={steps!r} must be a number of steps')

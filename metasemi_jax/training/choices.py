@@ -16,16 +16,17 @@ LOOKED_AT = 500  # images
 BLACK = 16  # of 255: the brightest that a black pixel may be
 
 
-def with_image_size(config: Any) -> Any:
-    """`config` with `data.image_size` chosen where it is open; 0 leaves those of an .npz file as they are."""
+def with_image_size(config: Any) -> tuple[Any, dict[str, Any]]:
+    """`config` with `data.image_size` chosen where it is open (0: an .npz file's own), and the choice."""
     if config.recipe != 'auto' or config.data.image_size is not None:
-        return config
+        return config, {}
     size = image_size(
         image_sides(config.data.path),
         one_size=config.data.path.lower().endswith('.npz'),
         accelerator=_accelerator(),
     )
-    return _with_fields(config, {'data.image_size': size})
+    chosen = {'data.image_size': size}
+    return _with_fields(config, chosen), chosen
 
 
 def with_choices(config: Any, dataset: Dataset) -> tuple[Any, dict[str, Any]]:

@@ -81,9 +81,10 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
-    config = with_image_size(config)
+    config, size = with_image_size(config)
     dataset = load_data(config)
     config, chosen = with_choices(config, dataset)
+    chosen = size | chosen
     split = choose_split(config, dataset, split)
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes)
@@ -115,7 +116,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         devices += f' in {jax.process_count()} processes'
     return Experiment(
         config=config,
-        chosen=sentence(chosen) if chosen else '',
+        chosen=sentence(chosen, time_budget=bool(config.time_budget)) if chosen else '',
         state=jax.device_get(
             TrainState.create(
                 variables,
