@@ -26,7 +26,7 @@ LOCATIONS = (
     'data.memory_budget',
     'data.num_workers',
 )
-# What a stopped run may be told otherwise when it is started again.
+# Fields that may change when a run is resumed.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
 # What time_budget settles: shares of total_steps in the recipe, numbers of steps in the run.
@@ -41,7 +41,7 @@ BUDGETED = (
 )
 # 'auto': what is None is chosen when the run begins, see training/recipe.py; then 'chosen'.
 RECIPE_STATES = ('', 'auto', 'chosen')
-# What may be open. The options of networks and methods may always be None.
+# Fields that a recipe may leave open. The options of networks and methods may always be None.
 OPEN = (
     'total_steps',
     'batch_size',

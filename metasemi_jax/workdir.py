@@ -323,7 +323,7 @@ def read_json(path: Path, remedy: str = RESTORE, kind: type = dict) -> Any:
     """Parse a file of ours.
 
     Args:
-      remedy: how to get the file back, for messages.
+      remedy: advice for messages: how to get the file back.
 
     Raises:
       UserError: it cannot be read, is not JSON, or holds another `kind` of value.

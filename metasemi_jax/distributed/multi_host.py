@@ -25,7 +25,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 
     Args:
       coordinator: 'HOST:PORT' of process 0, reachable by all.
-      num_processes: how many there are.
+      num_processes: number of processes.
       process_id: 0 to `num_processes` - 1.
 
     Raises:
@@ -124,7 +124,7 @@ def check_same(what: str, value: str) -> None:
       value: what this process has for it.
 
     Raises:
-      UserError: in every process.
+      UserError: the processes disagree; raised in each of them.
     """
     if jax.process_count() == 1:
         return

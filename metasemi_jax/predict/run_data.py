@@ -44,7 +44,8 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
 
     Args:
       classifier: as `load_classifier` returns it.
-      data_path, data_dir: where the images are now, in the place of its `data.path` and `data.data_dir`.
+      data_path, data_dir: folders of the images today, in the place of the run's `data.path` and
+        `data.data_dir`.
 
     Raises:
       UserError: images that cannot be had, or are not those of the run any more.

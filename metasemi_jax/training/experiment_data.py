@@ -81,7 +81,7 @@ def _times(sizes: tuple[int, ...]) -> str:
 
 
 def evaluation_resize(config: Any) -> int:
-    """To what an image file is scaled before its middle is cut out: `resize` of `decode_square`."""
+    """Pixels to which the shorter side of a test image is resized before the centre crop; 0: its side."""
     return round(config.data.image_size * EVALUATION_RESIZE) if config.data.crop == 'resized' else 0
 
 

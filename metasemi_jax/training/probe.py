@@ -56,7 +56,7 @@ def make_probe(
     Args:
       model: a Flax model of this package, or a `Network`.
       normalize: uint8 images -> what the model takes.
-      mesh: where variables and data lie.
+      mesh: the devices on which variables and data lie.
     """
     network = as_network(model)
 

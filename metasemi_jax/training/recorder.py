@@ -43,7 +43,7 @@ class Recorder:
         """Go on from a checkpoint, or begin.
 
         Args:
-          manager, log, progress, pace: where things go.
+          manager, log, progress, pace: destinations of checkpoints, metrics, lines for people and timings.
           total_steps: steps of the whole run.
           num_classes: K.
           split_sha256, data_sha256: kept in every checkpoint.

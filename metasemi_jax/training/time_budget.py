@@ -33,7 +33,7 @@ def plan(recipe: dict[str, Any], costs: Costs, seconds: float) -> dict[str, Any]
     Args:
       recipe: the fields `BUDGETED` of the config; method.rampup_steps may be None.
       costs: measured.
-      seconds: from now on, compilation of the final step included.
+      seconds: time left from now on, compilation of the final step included.
 
     Raises:
       UserError: less than `LEAST_STEPS` steps are possible.

@@ -24,7 +24,7 @@ def affine_view(images: Array, key: Array, *, pad_mode: str = 'black') -> Array:
 
     Args:
       images: uint8 [B, H, W, C], any H and W.
-      key: used up; all draws are uniform and independent for every image.
+      key: one key for all images; the draws are uniform, and independent for every image.
       pad_mode: what lies outside an image: 'black', or its 'reflect'ion.
     """
     keys = jax.random.split(key, 3)

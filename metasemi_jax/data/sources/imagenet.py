@@ -32,7 +32,7 @@ def load_imagenet(*, data_dir: str = '', manual_dir: str = '', image_size: int, 
     """ImageNet's training images, and its validation images to test on; the first use prepares them.
 
     Args:
-      data_dir: where TFDS keeps prepared datasets; '' for its own default.
+      data_dir: folder of prepared TFDS datasets; '' for TFDS's own default.
       manual_dir: folder of the two tar files, needed by the first use alone; '' for TFDS's own default,
         `downloads/manual` in `data_dir`.
       image_size, resize: arguments of `decode_square`.

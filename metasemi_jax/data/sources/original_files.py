@@ -31,7 +31,7 @@ def check_originals(
 
     Args:
       dataset: name of the data set, for messages.
-      folder: where the user may have put the files under their original names.
+      folder: folder in which the user may have put the files, under their original names.
       originals: what the dataset is made of.
       required: whether the user named this folder, so that a missing file is a mistake.
 
@@ -65,7 +65,7 @@ def check_network(
 
     Args:
       dataset: name of the data set, for messages.
-      folder: where the files could be put instead.
+      folder: folder into which the user could put the files instead.
       missing: what has to be downloaded.
       seconds: how long to wait for an answer.
 

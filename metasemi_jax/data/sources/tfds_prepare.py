@@ -47,8 +47,8 @@ def check_sources(name: str, data_dir: Path, manual_dir: Path, *, required: bool
 
     Args:
       name: TFDS name of the dataset.
-      data_dir: where TFDS keeps prepared datasets and downloads.
-      manual_dir: where the user may have put the original files.
+      data_dir: folder of prepared TFDS datasets and of downloads.
+      manual_dir: folder in which the user may have put the original files.
       required: whether they must all be there.
 
     Raises:
