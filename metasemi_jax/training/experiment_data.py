@@ -81,7 +81,7 @@ def _times(sizes: tuple[int, ...]) -> str:
 
 
 def evaluation_resize(config: Any) -> int:
-    """Pixels to which the shorter side of a test image is resized before the centre crop; 0: its side."""
+    """Pixels to which the shorter side of a test image is resized before the centre crop; 0: `image_size`."""
     return round(config.data.image_size * EVALUATION_RESIZE) if config.data.crop == 'resized' else 0
 
 
