@@ -77,9 +77,9 @@ def build_experiment(
 
     Args:
       config: a ConfigDict that `check_config` has passed.
-      mesh: of all devices.
-      split: of a run that was begun; by default it is drawn, or read, as the config says.
-      dataset: in the place of the one that the config names.
+      mesh: mesh over all devices.
+      split: split of a run that was begun before; None: draw or read it, as the config says.
+      dataset: dataset in memory, in the place of the one that the config names.
 
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
