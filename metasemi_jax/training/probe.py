@@ -1,5 +1,6 @@
 """What the network makes of a few training images in evaluation mode: what `watch` judges a run by."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ def place_probe_data(
     return place(ProbeData(pixels[0], labels[drawn[0]].astype(np.int32), pixels[1]), replicated(mesh))
 
 
+@functools.lru_cache(maxsize=16)
 def make_probe(
     model: Any, normalize: Callable[[Array], Array], mesh: Mesh
 ) -> Callable[[dict, ProbeData], dict[str, float]]:
