@@ -5,7 +5,9 @@ import tomllib
 from importlib.util import find_spec
 
 import pytest
+from sklearn.datasets import load_digits
 
+from metasemi_jax.__main__ import COMMANDS
 from metasemi_jax.config import FIELDS
 from small_runs import ROOT
 
@@ -54,6 +56,17 @@ def test_the_training_loop_of_readme_runs_as_written_and_the_unlabeled_images_he
     assert run(example, capsys) < run(labels_only, capsys) - 5
 
 
+def test_the_classifier_of_readme_fits_as_written():
+    (example,) = [block for block in blocks(README.read_text(), 'python') if 'Classifier' in block]
+    short = example.replace('random_state=0', "random_state=0, total_steps=2, settings={'model.width': 2}")
+    assert short != example
+    digits = load_digits()
+    names = {'images': digits.images[:200] / 16, 'labels': digits.target[:200].copy()}
+    exec(short, names)
+    assert names['classes'].shape == (200,)
+    assert {*names['classes']} <= {*range(10)}
+
+
 def test_the_meta_gradient_of_any_model_runs_as_written_and_the_unlabeled_images_help(capsys):
     (example,) = blocks((ROOT / 'docs' / 'method.md').read_text(), 'python')
     labels_only = example.replace(' + 0.1 * consistency_loss(m, pseudo_labels)', '')
@@ -89,18 +102,23 @@ def test_every_file_that_is_named_exists(path):
 def test_every_module_config_and_field_that_is_named_exists(path):
     text = path.read_text()
     for module in re.findall(r'python -m ([\w.]+)', text):
-        assert module.split('.')[0] not in ('metasemi_jax', 'benchmarks') or find_spec(module), module
+        if module.startswith(('metasemi_jax', 'benchmarks')) and module != 'metasemi_jax.NAME':
+            assert find_spec(module), module
     for field in re.findall(r'--config\.([\w.]*\w)', text):
         assert field in FIELDS or field in ('FIELD', 'method'), field
     for name in re.findall(r'--config=([\w/]+\.py)', text):
         assert (ROOT / name).exists(), name
+    for name in re.findall(r'--config=(\w+)(?![\w/.])', text):
+        assert name == 'FILE' or (ROOT / 'configs' / f'{name}.py').exists(), name
+    for command in re.findall(r'^metasemi ([\w-]+)|`metasemi ([\w-]+)', text, re.MULTILINE):
+        assert ''.join(command) in {*COMMANDS, 'NAME'}, command
 
 
 def test_every_flag_of_our_commands_is_defined():
     sources = [ROOT / 'main.py', *(ROOT / 'metasemi_jax').rglob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]
     defined = r"DEFINE_\w+\(\s*'(\w+)'"
     flags = {flag for source in sources for flag in re.findall(defined, source.read_text())} | {'help'}
-    ours = re.compile(r'python (main\.py|-m (metasemi_jax|benchmarks)\.)')
+    ours = re.compile(r'python (main\.py|-m (metasemi_jax|benchmarks)\.)|^metasemi ')
     named = [
         flag
         for path in DOCUMENTS

@@ -20,7 +20,7 @@ def with_image_size(config: Any, sides: tuple[int, int] | None = None) -> tuple[
     """`config` with `data.image_size` chosen where it is open (0: the images' own), and the choice.
 
     Args:
-      config: of the run.
+      config: settings of the run.
       sides: height and width of images in memory, all of one size, in the place of those at `data.path`.
     """
     if config.recipe != 'auto' or config.data.image_size is not None:
