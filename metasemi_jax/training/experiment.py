@@ -31,6 +31,7 @@ from metasemi_jax.training.choices import with_choices, with_image_size
 from metasemi_jax.training.evaluate import make_evaluate
 from metasemi_jax.training.experiment_data import (
     build_pipeline,
+    check_batch_bytes,
     choose_split,
     eval_images,
     input_form,
@@ -84,6 +85,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
     config = with_image_size(config)
     dataset = load_data(config)
     config, chosen = with_choices(config, dataset)
+    check_batch_bytes(config, dataset.image_shape)
     split = choose_split(config, dataset, split)
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes)

@@ -39,8 +39,8 @@ def load_data(config: Any) -> Dataset:
     """
     data = config.data
     # Before anything is read: the system would kill the program without a word.
-    _check_batch_bytes(config, (data.image_size, data.image_size, 3))
-    dataset = load_dataset(
+    check_batch_bytes(config, (data.image_size, data.image_size, 3))
+    return load_dataset(
         data.name,
         data_dir=data.data_dir,
         manual_dir=data.manual_dir,
@@ -50,12 +50,16 @@ def load_data(config: Any) -> Dataset:
         resize=evaluation_resize(config),
         on_disk=data.crop == 'resized',
     )
-    _check_batch_bytes(config, dataset.image_shape)
-    return dataset
 
 
-def _check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
-    count = (1 + config.unlabeled_ratio) * config.batch_size
+def check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
+    """Refuse a batch of images of `image_shape`, [H, W, C], that this machine does not hold.
+
+    Raises:
+      UserError: naming both numbers of bytes.
+    """
+    # None: a recipe will choose it.
+    count = (1 + config.unlabeled_ratio) * (config.batch_size or 1)
     needed, there = FLOAT_BYTES * count * math.prod(image_shape), machine_memory()
     if needed > there:
         raise UserError(
