@@ -14,6 +14,7 @@ import pytest
 from absl import flags as flags_module
 from ml_collections import config_flags
 
+from configs import folder as folder_config
 from configs import imagenet, svhn
 from metasemi_jax.classifier import load_classifier
 from metasemi_jax.cli import parse_config_flags
@@ -388,3 +389,10 @@ def test_a_file_of_the_imagenet_program(tmp_path):
     read = read_checkpoint(tmp_path / 'checkpoint.pth.tar')
     assert (read['step'], float(read['best_acc'])) == (675_616, 55.5)
     np.testing.assert_array_equal(read['model']['module.fc.weight'], arrays['fc.weight'])
+
+
+def test_a_recipe_that_is_open_is_refused(small, tmp_path):
+    """It would choose a number of steps, and a schedule, that the checkpoint never saw."""
+    with pytest.raises(UserError, match="recipe='auto' leaves open what the checkpoint was trained with"):
+        import_checkpoint(official(small), folder_config.get_config(), tmp_path / 'run')
+    assert list(tmp_path.iterdir()) == []
