@@ -9,7 +9,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from absl import flags as flags_module
 from ml_collections import config_flags
@@ -27,7 +26,7 @@ from metasemi_jax.torch_import import __main__ as torch_import
 from metasemi_jax.torch_import.__main__ import import_checkpoint, to_state_dict
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint, rename_imagenet
 from metasemi_jax.torch_import.state_dict import parameter_keys
-from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest
+from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest, restore_step
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from test_torch_state_dict import random_state_dict
@@ -90,8 +89,7 @@ def restore(workdir, config, step=None):
     try:
         if step is None:
             return restore_newest(manager, template).state
-        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, template))
-        return manager.restore(step, args=ocp.args.Composite(state=target))['state']
+        return restore_step(manager, template, step).state
     finally:
         manager.close()
 
