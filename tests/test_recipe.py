@@ -6,6 +6,9 @@ import pytest
 from configs import digits, folder
 from metasemi_jax.config import OPEN, check_config, flatten
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_json
+from metasemi_jax.sweep.__main__ import plan
+from metasemi_jax.sweep.folder import swept_fields, write_record
 from metasemi_jax.training import recipe
 from metasemi_jax.training.choices import has_black_border, with_image_size
 from metasemi_jax.training.loop import train_and_evaluate
@@ -171,3 +174,34 @@ def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
     config.total_steps = 9
     with pytest.raises(UserError, match='total_steps: 4 there, 9 here'):
         train_and_evaluate(config, tmp_path / 'run')
+
+
+def test_a_run_that_trained_nothing_chooses_anew(tmp_path):
+    config, files = folder.get_config(), Workdir(tmp_path / 'run')
+    begun = folder.get_config()
+    begun.update_from_flattened_dict(chosen(batch_size=64) | {'recipe': 'chosen', 'data.image_size': 32})
+    begun.batch_size = 64
+    files.path.mkdir()
+    write_json(files.config, begun.to_dict())
+    config.batch_size = 8
+    assert files.with_choices_of_run(config) is config
+    (files.checkpoints / '4').mkdir(parents=True)
+    there = files.with_choices_of_run(config)
+    assert (there.recipe, there.batch_size, there.data.image_size) == ('chosen', 8, 32)
+
+
+def test_a_sweep_of_a_recipe_goes_on(tmp_path):
+    """Its record has open fields, its runs have chosen theirs."""
+    config = folder.get_config()
+    (run,) = plan(config, {}, [0], tmp_path)
+    write_record(tmp_path, [], config)
+    begun = folder.get_config()
+    begun.update_from_flattened_dict(chosen() | {'recipe': 'chosen', 'data.image_size': 0})
+    run.files.path.mkdir()
+    write_json(run.files.config, begun.to_dict())
+    (run.files.checkpoints / '4').mkdir(parents=True)
+    assert plan(config, {}, [0], tmp_path)[0].config.total_steps is None
+    assert swept_fields(tmp_path) == []
+    config.data.flip = True
+    with pytest.raises(UserError, match=r'data.flip: False there, True here'):
+        plan(config, {}, [0], tmp_path)

@@ -12,7 +12,6 @@ image does not stop the rest. For a split with labels the error in percent is pr
 
 import contextlib
 import csv
-import os
 import sys
 import time
 from collections import deque
@@ -33,7 +32,7 @@ from metasemi_jax.command.flags import (
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.data.images.chunks import Chunk, ImageSource, array_source, open_images
 from metasemi_jax.data.images.counter import ImageCounter
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, first_ten, printable
 from metasemi_jax.predict.output import FIRST_COLUMNS, STDOUT, check_output, open_output
 from metasemi_jax.predict.run_data import RUN_SPLITS, load_run_data, split_images
 from metasemi_jax.progress import ProgressLine
@@ -82,7 +81,7 @@ class Tally:
     def add(self, chunk: Chunk, predictions: Predictions) -> None:
         """Count a batch."""
         self.count += len(chunk.names)
-        self.failed += [f'{_printable(chunk.names[i])} ({reason})' for i, reason in chunk.errors.items()]
+        self.failed += [f'{printable(chunk.names[i])} ({reason})' for i, reason in chunk.errors.items()]
         if chunk.labels is not None:
             known = chunk.labels >= 0
             self.known += int(known.sum())
@@ -242,10 +241,6 @@ def _counted(
         for row in columns.rows(chunk, predictions):
             counter(count)
             yield row
-
-
-def _printable(name: str) -> str:
-    return os.fsencode(name).decode(errors='replace')
 
 
 def _summary(tally: Tally, split: str | None, seconds: float, whole: float) -> Iterator[str]:

@@ -88,7 +88,7 @@ def plan(
             Workdir(folder / name),
         )
         check_config(run.config)
-        run.files.check(run.config)
+        run.files.check(run.files.with_choices_of_run(run.config))
         runs.append(run)
     check_record(folder, list(grid), config)
     return runs

@@ -21,6 +21,18 @@ from metasemi_jax.visualize.tsne import TsneRow, draw_tsne
 SHORT_PROTOCOLS = {
     name: name.split('_error_')[1].replace('_', ' ').replace('20', ' of 20') for name in PROTOCOLS
 }
+PAGE = 'report.html'
+# Of the pictures, without the further sheets of unlabeled images.
+NAMES = (
+    'tsne',
+    'curves',
+    'pseudo_labels',
+    'confusion',
+    'class_errors',
+    'reliability',
+    'mistakes',
+    'unlabeled',
+)
 UNFOLDED = 20  # classes of a table that is shown at once
 
 
@@ -81,7 +93,7 @@ def _draw_files(runs: Sequence[Run], seed: int, now: datetime) -> dict[str, byte
             section = section._replace(heading=name)
         sections.append(section)
     title = shown[0] if len(runs) == 1 else f'{len(runs)} runs'
-    contents['report.html'] = html_report(title, sections).encode()
+    contents[PAGE] = html_report(title, sections).encode()
     return contents
 
 
