@@ -23,9 +23,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     config.batch_size = 128  # labeled images a step
     config.unlabeled_ratio = 1  # unlabeled images a step for each labeled one
     config.dtype = 'auto'  # of the computation: 'float32', 'bfloat16', or 'auto': bfloat16 on accelerators
-    config.ema_decay = (
-        0.999 if method in TEACHERS else 0.0
-    )  # of averaged weights, evaluated beside the raw ones; 0 for none
+    # Of averaged weights, evaluated beside the raw ones; 0 for none.
+    config.ema_decay = 0.999 if method in TEACHERS else 0.0
     # 'mean_teacher': a plain mean of the first weights, BatchNorm's statistics averaged too; or 'constant':
     # ema_decay from the first step on, raw statistics, as in FixMatch's code and USB.
     config.ema_convention = 'mean_teacher'
@@ -51,7 +50,9 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     data.crop_area = (0.1, 1.0)  # of 'resized': share of the image
     data.crop_aspect = (0.8, 1.25)  # of 'resized': width / height
     data.flip = False  # random horizontal flip
-    data.strong = 'google'  # RandAugment of methods with a strong view; or 'usb'
+    # The strong view of methods that have one: RandAugment, 'google' or 'usb'; or 'affine', milder, which
+    # small images and writing survive.
+    data.strong = 'google'
     data.mean = ()  # per channel, of images scaled to 0..1; () computes them from the training images
     data.std = ()
 
@@ -81,7 +82,7 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     options.rampup_steps = config_dict.placeholder(int)  # metasemi: of the consistency weight
     options.rampup_share = config_dict.placeholder(float)  # others: the same, as a share of total_steps
     options.threshold = config_dict.placeholder(float)  # of confidence
-    options.temperature = config_dict.placeholder(float)  # of sharpening
+    options.temperature = config_dict.placeholder(float)  # of sharpening; metasemi's is 1, none
     options.momentum = config_dict.placeholder(float)  # of moving averages
     options.most = config_dict.placeholder(float)  # freematch: the largest threshold
     options.num_sigma = config_dict.placeholder(float)  # softmatch
