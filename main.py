@@ -12,60 +12,7 @@ if __name__ == '__main__':
     # Ahead of all imports that take time: a signal may come meanwhile.
     begin()
 
-from pathlib import Path
-
-from absl import flags
-from ml_collections import config_flags
-
-from metasemi_jax.cli import run_command
-
-DEFAULT_CONFIG = Path(__file__).parent / 'configs' / 'digits.py'
-
-
-def main(argv: list[str]) -> None:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        'config',
-        None,
-        'The experiment; --config.FIELD=VALUE changes one of its fields.',
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        'workdir',
-        None,
-        'Folder of the run, made if missing; by default runs/ and the names of config file and method.',
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        'coordinator',
-        None,
-        'HOST:PORT of process 0, for several processes outside TPU pods and SLURM.',
-        flag_values=values,
-    )
-    flags.DEFINE_integer('num_processes', None, 'How many processes there are in all.', flag_values=values)
-    flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.', flag_values=values)
-    run_command(lambda: _train(values), argv, default_config=DEFAULT_CONFIG, values=values)
-
-
-def _train(values: flags.FlagValues) -> None:
-    # JAX takes seconds to load, and a mistyped flag should not have to wait for it.
-    from metasemi_jax.compilation_cache import enable_compilation_cache
-    from metasemi_jax.distributed.multi_host import join_processes
-    from metasemi_jax.training.loop import train_and_evaluate
-
-    join_processes(values['coordinator'].value, values['num_processes'].value, values['process_id'].value)
-    enable_compilation_cache()
-    workdir = values['workdir'].value or f'runs/{_run_name(values)}'
-    train_and_evaluate(values['config'].value, workdir, log_images=True)
-
-
-def _run_name(values: flags.FlagValues) -> str:
-    """That of the config file, with the method's behind it unless it is MetaSemi."""
-    file, _, method = config_flags.get_config_filename(values['config']).partition(':')
-    method = values['config'].value.method.name if 'method' in values['config'].value else method
-    name = Path(file).stem
-    return name if method in ('', 'metasemi') else f'{name}_{method.rsplit(":", 1)[-1]}'
-
+from metasemi_jax.command.train import main
 
 if __name__ == '__main__':
     main(sys.argv)

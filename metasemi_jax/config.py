@@ -40,7 +40,7 @@ BUDGETED = (
     'checkpoint_every',
 )
 # 'auto': what is None is chosen when the run begins, see training/recipe.py; then 'chosen'.
-RECIPES = ('', 'auto', 'chosen')
+RECIPE_STATES = ('', 'auto', 'chosen')
 # What may be open. The options of networks and methods may always be None.
 OPEN = (
     'total_steps',
@@ -110,7 +110,7 @@ def _one_of(choices: Iterable[str], **options: Any) -> Field:
 
 
 FIELDS = {
-    'recipe': _one_of(RECIPES, absent=''),
+    'recipe': _one_of(RECIPE_STATES, absent=''),
     # NumPy takes larger seeds, but JAX keeps 32 bits of them.
     'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32', wide=True),
     'total_steps': _more_than_0(int),

@@ -148,7 +148,7 @@ class Workdir:
         """Refuse a folder that is another one on the first host, which has `create`d it.
 
         Args:
-          seconds: to wait, since a network file system may show new files late.
+          seconds: how long to wait, since a network file system may show new files late.
 
         Raises:
           UserError: the files of the run are not there.
@@ -232,7 +232,7 @@ class Workdir:
         """The images that this run began with, labeled and held out, or None in a new run.
 
         Args:
-          sha256: of the labeled ids, as a checkpoint or `results.json` holds it; None: not to be compared.
+          sha256: SHA-256 of the labeled ids in a checkpoint or `results.json`; None compares nothing.
 
         Raises:
           UserError: a file is damaged, or names other images than those of `sha256`.

@@ -56,6 +56,7 @@ def make_run(workdir, config, errors=None):
     `errors`: step -> the error that it was saved with, or None.
     """
     experiment = build_experiment(config, make_mesh())
+    config = experiment.config
     files = Workdir(workdir)
     with files.lock():
         files.create(

@@ -54,6 +54,14 @@ def test_a_number_of_steps_moves_the_schedule():
     assert values['ema_decay'] == 0.9
 
 
+def test_what_a_time_budget_changes_is_not_told():
+    assert 'total_steps=' in sentence(chosen())
+    told = sentence(chosen(), time_budget=True)
+    assert 'total_steps=' not in told
+    assert 'warmup_steps=' not in told
+    assert 'model.name=conv_small' in told
+
+
 def test_methods_without_a_ramp_up_in_steps_get_none():
     assert choose(MNIST, fields('fixmatch'))['method.rampup_steps'] is None
 
@@ -121,10 +129,12 @@ def test_files_are_resized_to_what_they_are(tmp_path):
     write_folder(tmp_path / 'mine')
     config = folder.get_config()
     config.data.path = str(tmp_path / 'mine')
-    assert with_image_size(config).data.image_size == 8
+    sized, chosen = with_image_size(config)
+    assert sized.data.image_size == chosen['data.image_size'] == 8
+    assert config.data.image_size is None
     config.data.path = str(tmp_path / 'nowhere')
-    assert with_image_size(config).data.image_size == 32
-    assert with_image_size(digits.get_config()) == digits.get_config()
+    assert with_image_size(config)[1] == {'data.image_size': 32}
+    assert with_image_size(digits.get_config()) == (digits.get_config(), {})
 
 
 def test_only_a_recipe_leaves_fields_open():
@@ -143,17 +153,17 @@ def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / 'mine.npz', x=images, y=labels, x_test=images[:9], y_test=labels[[0, 1, 2] * 3])
     config = folder.get_config()
     config.data.path = str(tmp_path / 'mine.npz')
-    config.batch_size = 6
     results = train_and_evaluate(config, tmp_path / 'run')
     assert results['steps'] == 4
     assert results['reported_weights'] in ('raw', 'ema')
     printed = capsys.readouterr().out
+    assert 'data.image_size=0' in printed
     there = flatten(read_json(Workdir(tmp_path / 'run').config))
     assert there['recipe'] == 'chosen'
     for name, value in re.findall(r'([a-z_.]+)=([\w.-]+)', sentence(chosen())):
-        assert f'{name}=' in printed or name == 'batch_size', (name, value)
+        assert f'{name}=' in printed, (name, value)
         assert there[name] is not None
-    assert there['batch_size'] == 6
+    assert there['batch_size'] == 64
     # On a machine with other cores, or with another rule, the run is the same.
     monkeypatch.setattr(recipe, 'CPU_STEPS', (400, 400))
     assert train_and_evaluate(config, tmp_path / 'run') == results

@@ -173,7 +173,7 @@ BAD = {
     'RUN --split=validation': 'has no validation images; choose another of test, ',
     'MINE --split=test': 'has no test images; choose another of test, validation',
     'MINE --split=unlabeled': 'the labels of its unlabeled images are not known; choose another --split',
-    'RUN --weights=first': 'value should be one of <last|best|ema|best_ema>',
+    'RUN --weights=first': 'value should be one of <last|best|ema|best_ema|reported>',
     'RUN --num_points=3': '--num_points=3: 3 is not integer >= 10',
     'RUN --seed=-1': 'flag --seed=-1: -1 is not an integer in the range',
     'RUN --output=file': 'file is a file; name a folder',

@@ -43,11 +43,11 @@ def _complaint(name: str) -> str:
     path = package.parent.joinpath(*name.split('.'))
     if (path / '__main__.py').is_file() or _is_command(path.with_suffix('.py')):
         return ''
-    files = [path for path in package.glob('*.py') if _is_command(path)]
+    files = [path for path in package.glob('[!_]*.py') if _is_command(path)]
     names = sorted(
         [path.stem for path in files] + [path.parent.name for path in package.glob('*/__main__.py')]
     )
-    train = ' (python main.py trains)' if 'train' in name else ''
+    train = f' (python -m {package.name} train trains)' if 'train' in name else ''
     return f'{name} is no command{train}; python -m {package.name}.NAME runs one of {", ".join(names)}'
 
 

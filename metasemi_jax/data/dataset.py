@@ -12,7 +12,7 @@ Images = np.ndarray | StoredImages
 class Dataset(NamedTuple):
     """A training split and what it is judged by: in memory, mapped into it, or on disk."""
 
-    train_images: Images  # uint8 [N, H, W, C]
+    train_images: Images  # uint8 [N, H, W, C]; or features, float32 [N, D], in memory
     train_labels: np.ndarray  # int32 [N]; -1 where the label is not known
     train_ids: np.ndarray  # str [N], unique, stable between versions and orders of the data
     test_images: Images | None  # uint8 [M, H, W, C]; None where there is no test set
@@ -36,14 +36,22 @@ class Dataset(NamedTuple):
         return len(self.class_names)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """[H, W, C] of one image."""
+    def image_shape(self) -> tuple[int, ...]:
+        """[H, W, C] of one image, [D] of features."""
         return self.train_images.shape[1:]
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the examples are features and no images."""
+        return len(self.image_shape) == 1
 
 
 class InputForm(NamedTuple):
-    """What a network is fed: uint8 images of one shape, each channel scaled to (x/255 - mean)/std."""
+    """What a network is fed: uint8 images of one shape, each channel scaled to (x/255 - mean)/std.
 
-    image_shape: tuple[int, int, int]  # [H, W, C]
-    mean: tuple[float, ...]  # [C], of pixels scaled to 0..1
-    std: tuple[float, ...]  # [C]
+    Features are fed as they are: they come standardised.
+    """
+
+    image_shape: tuple[int, ...]  # [H, W, C]; [D] of features
+    mean: tuple[float, ...]  # [C], of pixels scaled to 0..1; () of features
+    std: tuple[float, ...]  # [C], or ()

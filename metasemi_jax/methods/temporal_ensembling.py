@@ -31,9 +31,9 @@ def temporal_ensembling(
       network: the student.
       meta: moves the targets.
       momentum: α.
-      consistency_weight: of the squared error, averaged over the classes; 30 on CIFAR-10 and SVHN, 100 on
-        CIFAR-100. Reached along a Gaussian after `rampup_share` of `total_steps`.
-      rampup_share, total_steps: as of `pseudo_label`.
+      consistency_weight: final weight of the squared error (mean over the classes): 30 on CIFAR-10 and SVHN,
+        100 on CIFAR-100. Reached along a Gaussian after `rampup_share` of `total_steps`.
+      rampup_share, total_steps: as in `pseudo_label`.
     """
 
     def targets(inputs: Inputs, key: Array) -> Targets:

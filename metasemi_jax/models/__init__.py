@@ -1,4 +1,7 @@
-"""The networks, by name. Flax stays inside this package: the rest sees `model.init` and `model.apply`."""
+"""The networks, by name: Flax modules. Methods see them as two pure functions, see `methods/network.py`."""
+
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -8,6 +11,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.models.conv_large import ConvLarge
 from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.layers import at_least_float32
+from metasemi_jax.models.mlp import MLP
 from metasemi_jax.models.resnet import ResNet18, ResNet50
 from metasemi_jax.models.shake_shake import ShakeShake26
 from metasemi_jax.models.wide_resnet import WideResNet
@@ -15,6 +19,7 @@ from metasemi_jax.models.wide_resnet import WideResNet
 MODELS = {
     'conv_large': ConvLarge,
     'conv_small': ConvSmall,
+    'mlp': MLP,
     'resnet18': ResNet18,
     'resnet50': ResNet50,
     'shake_shake26': ShakeShake26,
@@ -32,7 +37,8 @@ def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) ->
     Args:
       name: a key of `MODELS`.
       num_classes: K.
-      dtype: of the computation. Parameters, running statistics, features and logits are at least float32.
+      dtype: dtype of the computation. Parameters, running statistics, features and logits have at least
+        float32.
       **kwargs: the network's own options, such as `width` and `dropout_rate`.
 
     Raises:
@@ -49,19 +55,24 @@ def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) ->
     return module(num_classes=num_classes, dtype=dtype, **kwargs)
 
 
-def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
-    """Fresh {'params': ..., 'batch_stats': ...} for images of `image_shape` [H, W, C]."""
-    # It runs once, and on CPU the optimiser would take 7 s over its random draws.
-    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    return jax.jit(lambda k: _init(model, k, image_shape), compiler_options=options)(key)
+def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict:
+    """Fresh {'params': ..., 'batch_stats': ...} for images of `image_shape` [H, W, C], or features [D]."""
+    return _init_program(model, image_shape)(key)
 
 
-def variable_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict:
+def variable_shapes(model: nn.Module, image_shape: tuple[int, ...]) -> dict:
     """What `init_variables` returns, shapes and dtypes alone; nothing is computed."""
     return jax.eval_shape(lambda: _init(model, jax.random.key(0), image_shape))
 
 
-def _init(model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+@functools.lru_cache(maxsize=16)
+def _init_program(model: nn.Module, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict]:
+    # It runs once a run, and on CPU the optimiser would take 7 s over its random draws.
+    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+    return jax.jit(lambda key: _init(model, key, image_shape), compiler_options=options)
+
+
+def _init(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict:
     variables = model.init({'params': key}, jnp.zeros((1, *image_shape), jnp.float32), train=False)
     # Flax starts running statistics in float32 even where they will be float64 after one step.
     return jax.tree.map(lambda leaf: leaf.astype(at_least_float32(model.dtype)), variables)

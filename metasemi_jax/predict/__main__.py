@@ -35,7 +35,7 @@ from metasemi_jax.data.images.chunks import Chunk, ImageSource, array_source, op
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.predict.output import FIRST_COLUMNS, STDOUT, check_output, open_output
-from metasemi_jax.predict.run_data import SPLITS, load_run_data, split_images
+from metasemi_jax.predict.run_data import RUN_SPLITS, load_run_data, split_images
 from metasemi_jax.progress import ProgressLine
 from metasemi_jax.training.experiment_data import evaluation_resize
 from metasemi_jax.workdir import Workdir
@@ -127,7 +127,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         'split',
         None,
-        SPLITS,
+        RUN_SPLITS,
         "Classify the run's own images: of the test or validation set, or its labeled or unlabeled pool.",
         flag_values=values,
     )

@@ -14,7 +14,7 @@ from metasemi_jax.data.splits import split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment_data import load_data
 
-SPLITS = ('test', 'validation', 'labeled', 'unlabeled')
+RUN_SPLITS = ('test', 'validation', 'labeled', 'unlabeled')
 
 
 class RunData(NamedTuple):
@@ -43,7 +43,7 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
     then the splits hold those that are left, and `changes` says so.
 
     Args:
-      classifier: of `load_classifier`.
+      classifier: as `load_classifier` returns it.
       data_path, data_dir: where the images are now, in the place of its `data.path` and `data.data_dir`.
 
     Raises:
@@ -107,7 +107,7 @@ def _run_data(classifier: Classifier, config: Any, dataset: Dataset) -> RunData:
 
 
 def split_images(classifier: Classifier, data: RunData, name: str) -> SplitImages:
-    """The images of the split `name` of `SPLITS`, both training pools in the order of their ids.
+    """The images of the split `name` of `RUN_SPLITS`, both training pools in the order of their ids.
 
     Raises:
       UserError: the run has no such images.
@@ -115,7 +115,7 @@ def split_images(classifier: Classifier, data: RunData, name: str) -> SplitImage
     found = find_split(data, name)
     if found is None:
         raise UserError(
-            f'{classifier.files.path} has no {name} images; choose another of {", ".join(SPLITS)}'
+            f'{classifier.files.path} has no {name} images; choose another of {", ".join(RUN_SPLITS)}'
         )
     return found
 

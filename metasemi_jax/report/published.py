@@ -88,8 +88,8 @@ def published(fields: dict[str, Any], num_labels: int) -> Published | None:
     the methods, see docs/methods.md.
 
     Args:
-      fields: of the run's config, flat, as `settled` completes them: {'data.name': 'svhn_cropped', ...}.
-      num_labels: the labeled images that it had, those held out included.
+      fields: flat config of the run, as `settled` completes it: {'data.name': 'svhn_cropped', ...}.
+      num_labels: number of its labeled images, those held out included.
     """
     title = method_title(fields)
     for source, errors, all_labels in PUBLISHED.get((fields['data.name'], num_labels), ()):

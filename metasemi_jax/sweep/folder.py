@@ -42,7 +42,7 @@ def swept_fields(folder: Path) -> list[str]:
     """The fields that a sweep's runs differ in, the seed aside.
 
     Raises:
-      UserError: its record is damaged.
+      UserError: the sweep's record is damaged.
     """
     return _read_record(folder)['fields']
 

@@ -107,7 +107,7 @@ def check_readable(folder: Path) -> None:
     """Refuse checkpoints that this process may not read; they are as good as before.
 
     Args:
-      folder: of the checkpoints; what a run is about to write or to delete there is left out.
+      folder: the checkpoints folder. What a run is about to write or to delete there is left out.
 
     Raises:
       UserError: naming the first file, or the folder.

@@ -1,6 +1,5 @@
 """A config made into functions and arrays."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +10,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
 from metasemi_jax.data.batches.resident import Pipeline
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.batches.views import make_normalize
+from metasemi_jax.data.dataset import Dataset, InputForm
 from metasemi_jax.data.identity import data_sha256, is_same_data
 from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
@@ -32,6 +31,7 @@ from metasemi_jax.training.choices import with_choices, with_image_size
 from metasemi_jax.training.evaluate import make_evaluate
 from metasemi_jax.training.experiment_data import (
     build_pipeline,
+    check_batch_bytes,
     choose_split,
     eval_images,
     input_form,
@@ -71,20 +71,27 @@ class Experiment(NamedTuple):
     examples: Callable[[], dict[str, Examples]]  # some images of the run, to look at
 
 
-def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Experiment:
+def build_experiment(
+    config: Any, mesh: Mesh, split: Split | None = None, *, dataset: Dataset | None = None
+) -> Experiment:
     """Load the data of `config`, split it, and make its network and step.
 
     Args:
       config: a ConfigDict that `check_config` has passed.
-      mesh: of all devices.
-      split: of a run that was begun; by default it is drawn, or read, as the config says.
+      mesh: mesh over all devices.
+      split: split of a run that was begun before; None: draw or read it, as the config says.
+      dataset: dataset in memory, in the place of the one that the config names.
 
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
-    config = with_image_size(config)
-    dataset = load_data(config)
+    size = {}
+    if dataset is None:
+        config, size = with_image_size(config)
+        dataset = load_data(config)
     config, chosen = with_choices(config, dataset)
+    chosen = size | chosen
+    check_batch_bytes(config, dataset.image_shape)
     split = choose_split(config, dataset, split)
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes)
@@ -104,7 +111,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
         for name, pair in held_out.items()
     }
-    to_input = functools.partial(normalize, mean=form.mean, std=form.std)
+    to_input = make_normalize(form)
     evaluate = make_evaluate(model, to_input, mesh)
     probe = make_probe(model, to_input, mesh)
     probe_data = place_probe_data(dataset.train_images, dataset.train_labels, labeled, drawn, mesh)
@@ -117,7 +124,7 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         devices += f' in {jax.process_count()} processes'
     return Experiment(
         config=config,
-        chosen=sentence(chosen) if chosen else '',
+        chosen=sentence(chosen, time_budget=bool(config.time_budget)) if chosen else '',
         state=jax.device_get(
             TrainState.create(
                 variables,
@@ -138,9 +145,11 @@ def build_experiment(config: Any, mesh: Mesh, split: Split | None = None) -> Exp
         class_names=dataset.class_names,
         input_form=form,
         description=(
-            f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} images of '
+            f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} '
+            f'{"samples" if dataset.has_features else "images"} of '
             f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
-            f'{"×".join(map(str, dataset.image_shape))} pixels'
+            f'{"×".join(map(str, dataset.image_shape))} '
+            f'{"features" if dataset.has_features else "pixels"}'
             f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
         ),
         predict=lambda variables, images: jax.nn.softmax(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from metasemi_jax.data.batches.resident import Pipeline, channel_statistics, resident_pipeline
 from metasemi_jax.data.batches.streamed_rows import HostCrop
 from metasemi_jax.data.batches.streaming import streaming_pipeline
-from metasemi_jax.data.batches.views import make_views
+from metasemi_jax.data.batches.views import feature_views, make_views
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.data.images.random_resized_crop import CropRange
@@ -25,6 +25,7 @@ from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, check_labels, draw_split, split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
+from metasemi_jax.training.recipe import BATCH_SIZE
 
 # ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
 EVALUATION_RESIZE = 256 / 224
@@ -39,8 +40,8 @@ def load_data(config: Any) -> Dataset:
     """
     data = config.data
     # Before anything is read: the system would kill the program without a word.
-    _check_batch_bytes(config, (data.image_size, data.image_size, 3))
-    dataset = load_dataset(
+    check_batch_bytes(config, (data.image_size, data.image_size, 3))
+    return load_dataset(
         data.name,
         data_dir=data.data_dir,
         manual_dir=data.manual_dir,
@@ -50,18 +51,22 @@ def load_data(config: Any) -> Dataset:
         resize=evaluation_resize(config),
         on_disk=data.crop == 'resized',
     )
-    _check_batch_bytes(config, dataset.image_shape)
-    return dataset
 
 
-def _check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
-    count = (1 + config.unlabeled_ratio) * config.batch_size
+def check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
+    """Refuse images of which this machine cannot hold a batch.
+
+    Raises:
+      UserError: naming what a batch takes, and what there is.
+    """
+    batch_size = config.batch_size or BATCH_SIZE  # None: the recipe is about to choose it
+    count = (1 + config.unlabeled_ratio) * batch_size
     needed, there = FLOAT_BYTES * count * math.prod(image_shape), machine_memory()
     if needed > there:
         raise UserError(
             f"one step's {count:,} images of {_times(image_shape)} take {needed:,} bytes, and this machine "
             f'has {there:,}; use a smaller data.image_size={config.data.image_size} or '
-            f'batch_size={config.batch_size}'
+            f'batch_size={batch_size}'
         )
 
 
@@ -126,6 +131,8 @@ def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputFor
     Raises:
       UserError: `data.mean` and `data.std` name another number of channels.
     """
+    if dataset.has_features:
+        return InputForm(dataset.image_shape, (), ())
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     if not mean:
         mean, std = channel_statistics(dataset.train_images, positions)
@@ -163,7 +170,6 @@ def build_pipeline(
       UserError: a way of cropping that the images do not allow.
     """
     data = config.data
-    _check_pad(config, dataset.image_shape)
     common = {
         'batch_size': config.batch_size,
         'unlabeled_ratio': config.unlabeled_ratio,
@@ -171,6 +177,9 @@ def build_pipeline(
         'process_index': jax.process_index(),
         'process_count': jax.process_count(),
     }
+    if dataset.has_features:
+        return resident_pipeline(dataset, labeled, unlabeled, views=feature_views(second_view), **common)
+    _check_pad(config, dataset.image_shape)
     augmentation = {'pad': data.pad, 'pad_mode': data.pad_mode, 'flip': data.flip}
     augmentation |= {'mean': form.mean, 'std': form.std, 'second': second_view, 'strong': data.strong}
     if not on_disk(dataset.train_images):

@@ -1,5 +1,6 @@
 """What the network makes of a few training images in evaluation mode: what `watch` judges a run by."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,8 +33,9 @@ def place_probe_data(
     """Draw up to `PROBED_IMAGES` of each pool and place them on the devices of `mesh`.
 
     Args:
-      images, labels: of the training images, an array or `StoredImages`.
-      labeled, unlabeled: positions of the two pools in it. Every process draws the same.
+      images: training images, an array or `StoredImages`.
+      labels: int [N], their labels.
+      labeled, unlabeled: positions of the two pools in `images`. Every process draws the same.
     """
     most = min(PROBED_IMAGES, max(1, PROBED_BYTES // int(np.prod(images.shape[1:]))))
     rng = np.random.default_rng(0)
@@ -42,6 +44,7 @@ def place_probe_data(
     return place(ProbeData(pixels[0], labels[drawn[0]].astype(np.int32), pixels[1]), replicated(mesh))
 
 
+@functools.lru_cache(maxsize=16)
 def make_probe(
     model: Any, normalize: Callable[[Array], Array], mesh: Mesh
 ) -> Callable[[dict, ProbeData], dict[str, float]]:

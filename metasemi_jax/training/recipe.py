@@ -9,8 +9,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from metasemi_jax.config import BUDGETED
 from metasemi_jax.methods import method_options
 from metasemi_jax.models.conv_small import ConvSmall
+from metasemi_jax.models.mlp import MLP
 
 LARGEST = {False: 32, True: 64}  # side of the images, by whether there is an accelerator
 BATCH_SIZE = 64
@@ -22,12 +24,13 @@ EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
 # Forward passes that a step costs, of an image of the batch; 12 are MetaSemi's.
 PASSES = 12
+UNDROPPED = ('conv_small', 'conv_large', 'mlp', 'wide_resnet')  # networks whose dropout is switched off
 
 
 class Facts(NamedTuple):
     """What is known of a run before its first step."""
 
-    image_shape: tuple[int, int, int]  # [H, W, C]
+    image_shape: tuple[int, ...]  # [H, W, C]; [D] of features
     num_images: int  # labeled and unlabeled ones to train on
     black_border: bool  # whether most pixels at the images' edge are black
     accelerator: bool  # whether the network runs on something else than a CPU
@@ -67,6 +70,8 @@ def image_size(sizes: Sequence[tuple[int, int]], *, one_size: bool, accelerator:
 
 
 def _model(facts: Facts, fields: Fields) -> str:
+    if _features(facts):
+        return 'mlp'
     if not facts.accelerator:
         return 'conv_small'
     return 'conv_large' if max(facts.image_shape[:2]) <= 48 else 'resnet18'
@@ -74,11 +79,11 @@ def _model(facts: Facts, fields: Fields) -> str:
 
 def _dropout(facts: Facts, fields: Fields) -> float | None:
     # With dropout the running statistics are not those of the undropped images that the targets come from.
-    return 0.0 if fields['model.name'] in ('conv_small', 'conv_large', 'wide_resnet') else None
+    return 0.0 if fields['model.name'] in UNDROPPED else None
 
 
 def _total_steps(facts: Facts, fields: Fields) -> int:
-    if facts.accelerator:
+    if facts.accelerator and not _features(facts):
         return ACCELERATOR_STEPS
     images = fields['batch_size'] * (1 + fields['unlabeled_ratio'])
     affordable = min(facts.cores, CORES) * CPU_WORK / (PASSES * images / 2 * _multiply_adds(facts, fields))
@@ -88,7 +93,10 @@ def _total_steps(facts: Facts, fields: Fields) -> int:
 
 
 def _multiply_adds(facts: Facts, fields: Fields) -> float:
-    """Of conv_small's forward pass of one image."""
+    """Of the forward pass of one example through conv_small, or the MLP."""
+    if _features(facts):
+        width = fields['model.width'] or MLP.width
+        return width * (facts.image_shape[0] + width)
     height, width, channels = facts.image_shape
     w = fields['model.width'] or ConvSmall.width
     full, half, quarter = w * (channels + w), 6 * w * w, 8 * w * w
@@ -115,11 +123,15 @@ def _ema_decay(facts: Facts, fields: Fields) -> float:
 
 
 def _pad(facts: Facts, fields: Fields) -> int:
-    return max(1, min(facts.image_shape[:2]) // 8)
+    return 0 if _features(facts) else max(1, min(facts.image_shape[:2]) // 8)
 
 
 def _pad_mode(facts: Facts, fields: Fields) -> str:
-    return 'black' if facts.black_border else 'reflect'
+    return 'black' if facts.black_border or _features(facts) else 'reflect'
+
+
+def _features(facts: Facts) -> bool:
+    return len(facts.image_shape) == 1
 
 
 RULES: dict[str, Rule] = {
@@ -138,7 +150,8 @@ RULES: dict[str, Rule] = {
 }
 
 
-def sentence(chosen: Mapping[str, Any]) -> str:
-    """One line for people: what was chosen, and how to change it."""
-    values = ', '.join(f'{name}={value}' for name, value in chosen.items() if value is not None)
+def sentence(chosen: Mapping[str, Any], *, time_budget: bool = False) -> str:
+    """One line for people: what was chosen, and how to change it; not what a time budget changes."""
+    told = {name: value for name, value in chosen.items() if not (time_budget and name in BUDGETED)}
+    values = ', '.join(f'{name}={value}' for name, value in told.items() if value is not None)
     return f'chosen from the images and the device: {values}; --config.FIELD=VALUE changes one'

@@ -24,15 +24,15 @@ SHARE = 0.05  # of the budget, for the timed steps and for an evaluation
 MOST_SECONDS = 30.0
 
 
-def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path, seconds: float) -> Costs:
+def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path | None, seconds: float) -> Costs:
     """Time the compiled step, an evaluation and a checkpoint; nothing that is trained here is kept.
 
     Args:
-      config: of the recipe.
-      experiment: its state is copied.
-      mesh: of all devices.
-      folder: that of the run, where a checkpoint is written for a moment.
-      seconds: of the budget.
+      config: settings of the recipe.
+      experiment: data, step and state; the state is copied.
+      mesh: mesh over all devices.
+      folder: folder of the run, where a checkpoint is written for a moment; None: the run writes none.
+      seconds: length of the budget.
 
     Returns:
       The costs, the same in every process.
@@ -50,7 +50,8 @@ def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path, secon
         timed = min(SHARE * seconds, MOST_SECONDS)
         state, step = _time_steps(prepared, state, host_batches, mesh, timed)
     evaluation = _time_evaluation(experiment, state, SHARE * seconds)
-    costs = Costs(step, evaluation, _time_checkpoint(folder, state), compilation)
+    checkpoint = 0.0 if folder is None else _time_checkpoint(folder, state)
+    costs = Costs(step, evaluation, checkpoint, compilation)
     return Costs(*of_first(np.asarray(costs)).tolist())
 
 

@@ -29,7 +29,7 @@ from metasemi_jax.command.flags import define_data_location, define_weights, nam
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_atomically
-from metasemi_jax.predict.run_data import SPLITS
+from metasemi_jax.predict.run_data import RUN_SPLITS
 from metasemi_jax.visualize.look import look
 from metasemi_jax.visualize.page import draw_files, undrawable
 
@@ -73,7 +73,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         'split',
         None,
-        SPLITS,
+        RUN_SPLITS,
         'Images for the confusion matrix and the mistakes; by default test, in runs without a test set '
         'validation.',
         flag_values=values,

@@ -39,10 +39,10 @@ def resident_pipeline(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Pipeline:
-    """All training images on every device as uint8; the host sends nothing but indices.
+    """All training images, or features, on every device; the host sends nothing but indices.
 
     Args:
-      dataset: its training split stays on the devices.
+      dataset: the data set whose training images stay on the devices.
       labeled, unlabeled: positions of the two pools in it, which may overlap. An empty unlabeled pool gives
         batches with no unlabeled images, which labeled-only training accepts.
       batch_size: B of the labeled batch.
@@ -94,7 +94,7 @@ def make_batch(
     key: Array,
     second: Array | None = None,
 ) -> Batch:
-    """A step's batch from its decoded images, uint8.
+    """A step's batch from its decoded images, uint8, or from features.
 
     `second` holds the images of the second view; None takes those of the weak view.
     """

@@ -1,6 +1,7 @@
 """What the network sees of an image: weak and strong views, and their normalisation.
 
 An `Augment` is a function (uint8 [B, H, W, C], key) -> uint8 [B, H, W, C]; views are composed of them.
+Features [B, D] have views of their own.
 """
 
 import functools
@@ -8,13 +9,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from metasemi_jax.data.batches.affine import affine_view
 from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
 from metasemi_jax.data.batches.rand_augment import rand_augment
+from metasemi_jax.data.dataset import InputForm
 
 Array = jax.Array
 Augment = Callable[[Array, Array], Array]
+# Standard deviations of the noise on standardised features.
+WEAK_NOISE, STRONG_NOISE = 0.1, 0.5
 
 
 class Views(NamedTuple):
@@ -38,7 +43,7 @@ def make_views(
     """The views of the published recipes.
 
     Args:
-      pad, pad_mode: of the random crop, see `random_crop`; 0 for no crop.
+      pad, pad_mode: arguments of `random_crop`; pad 0 for no crop.
       flip: whether images are mirrored at random.
       mean, std: per channel, of images scaled to 0..1.
       second: 'weak': another draw of the weak view; 'strong': see `strong`; None: no second view.
@@ -53,6 +58,32 @@ def make_views(
         strongly = then(weak, functools.partial(rand_augment, variant=strong))
     seconds = {None: None, 'weak': weak, 'strong': strongly}
     return Views(weak, functools.partial(normalize, mean=mean, std=std), seconds[second])
+
+
+def feature_views(second: str | None) -> Views:
+    """Views of standardised features [B, D]: normal noise, independent for each of them.
+
+    Args:
+      second: 'weak': another draw of the weak view's `WEAK_NOISE`; 'strong': `STRONG_NOISE`; None: none.
+    """
+    weak, strong = (functools.partial(_noisy, sigma=sigma) for sigma in (WEAK_NOISE, STRONG_NOISE))
+    seconds = {None: None, 'weak': weak, 'strong': strong}
+    return Views(weak, _as_float, seconds[second])
+
+
+@functools.lru_cache(maxsize=64)
+def make_normalize(form: InputForm) -> Callable[[Array], Array]:
+    """What the network takes of examples in `form`; the same function for the same form."""
+    return functools.partial(normalize, mean=form.mean, std=form.std) if form.mean else _as_float
+
+
+def _as_float(features: Array) -> Array:
+    return features.astype(float)
+
+
+def _noisy(features: Array, key: Array, *, sigma: float) -> Array:
+    noise = jax.random.normal(key, features.shape, features.dtype)
+    return features + jnp.asarray(sigma, features.dtype) * noise
 
 
 def weak_view(*, pad: int, flip: bool, pad_mode: str = 'black') -> Augment:

@@ -1,0 +1,52 @@
+"""What hears how a fit goes: nobody, or a progress line."""
+
+import math
+
+from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
+
+
+class Listener:
+    """Hears everything and says nothing."""
+
+    def say(self, line: str) -> None:
+        """A line that stays; '' is none."""
+
+    def loss(self, step: int, total: int, loss: float) -> None:
+        """After `step` of `total` steps the mean training loss since the last time was `loss`."""
+
+    def tick(self, step: int, total: int) -> None:
+        """Another call is under way, of which nothing is known yet."""
+
+
+class Printer(Listener):
+    """Prints lines, and a progress line that is rewritten in place in a terminal."""
+
+    def __init__(self):
+        self._progress, self._pace, self._loss = ProgressLine(), None, math.nan
+        self._ticks = Ticks(in_place=self._progress.in_place)
+
+    def say(self, line: str) -> None:
+        if line:
+            self._progress.say(line)
+
+    def loss(self, step: int, total: int, loss: float) -> None:
+        self._loss = loss
+        # Elsewhere than in a terminal a line stays, and a hundred of them say no more than a few.
+        if step == total or self._progress.in_place:
+            self._show(step, total)
+        else:
+            self.tick(step, total)
+        if step == total:
+            self._progress.close()
+
+    def tick(self, step: int, total: int) -> None:
+        if self._pace is None:
+            # Here the step is compiled; what took so long says nothing of the pace.
+            self._pace = Pace(step, total, images_per_step=1)
+        elif self._ticks.due():
+            self._show(step, total)
+
+    def _show(self, step: int, total: int) -> None:
+        left = f'  {duration(self._pace.seconds_to_go(step))} to go' if self._pace else ''
+        loss = '' if math.isnan(self._loss) else f'  loss {self._loss:.4f}'
+        self._progress.show(f'step {step}/{total}{loss}{left}')

@@ -1,0 +1,45 @@
+"""Class probabilities of a network whose settings and weights are plain Python and NumPy."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from metasemi_jax.data.batches.views import make_normalize
+from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.training.experiment import build_model
+
+# Of one size, whatever their number: the probabilities of an example then do not depend on its neighbours.
+BATCH = 128
+
+
+def predict_probs(
+    config: dict[str, Any], variables: dict, form: InputForm, num_classes: int, examples: np.ndarray
+) -> np.ndarray:
+    """Probabilities, float64 [N, K].
+
+    Args:
+      config: the nested fields of the run.
+      variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
+      form: of the examples.
+      num_classes: K.
+      examples: [N, ...] as `form` says.
+    """
+    model, _ = build_model(ml_collections.ConfigDict(config), num_classes)
+    run, variables = _program(model, form), jax.device_put(variables)
+    parts = []
+    for start in range(0, len(examples), BATCH):
+        batch = examples[start : start + BATCH]
+        padding = [(0, BATCH - len(batch))] + [(0, 0)] * (batch.ndim - 1)
+        parts.append(run(variables, np.pad(batch, padding))[: len(batch)])
+    probs = np.concatenate([np.asarray(part, np.float64) for part in parts])
+    return probs / probs.sum(axis=1, keepdims=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(model: Any, form: InputForm) -> Callable[[dict, np.ndarray], jax.Array]:
+    to_input = make_normalize(form)
+    return jax.jit(lambda v, examples: jax.nn.softmax(model.apply(v, to_input(examples), train=False)))

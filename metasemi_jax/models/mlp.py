@@ -1,0 +1,49 @@
+"""A multilayer perceptron, for features that are no images."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metasemi_jax.models.layers import (
+    Dtype,
+    at_least_float32,
+    batch_norm,
+    classifier,
+    precision,
+    uniform_fan_in,
+)
+
+Array = jax.Array
+
+
+class MLP(nn.Module):
+    """`depth` layers of linear without bias, BatchNorm, LeakyReLU 0.1 and dropout; then linear.
+
+    Standardised features [B, D], or images [B, H, W, C], which are flattened -> logits [B, K].
+    """
+
+    num_classes: int
+    width: int = 128
+    depth: int = 2
+    dropout_rate: float = 0.5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, return_features: bool = False):
+        x = x.reshape(len(x), -1).astype(self.dtype)
+        off = not (train and self.has_rng('dropout'))
+        for i in range(1, self.depth + 1):
+            x = nn.Dense(
+                self.width,
+                use_bias=False,
+                kernel_init=uniform_fan_in,
+                dtype=self.dtype,
+                param_dtype=at_least_float32(self.dtype),
+                precision=precision(self.dtype),
+                name=f'linear{i}',
+            )(x)
+            x = nn.leaky_relu(batch_norm(train, self.dtype, f'bn{i}')(x), 0.1)
+            x = nn.Dropout(self.dropout_rate, deterministic=off)(x)
+        features = x.astype(at_least_float32(self.dtype))
+        logits = classifier(self.num_classes, self.dtype, self.width)(features)
+        return (logits, features) if return_features else logits
