@@ -50,7 +50,8 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     data.crop_area = (0.1, 1.0)  # share of the image that crop='resized' cuts out
     data.crop_aspect = (0.8, 1.25)  # width / height of crop='resized'
     data.flip = False  # random horizontal flip
-    data.strong = 'google'  # strong view: RandAugment 'google' or 'usb', or 'affine'
+    # The strong view: RandAugment 'google' or 'usb', or 'affine', milder, for small images and writing
+    data.strong = 'google'
     data.mean = ()  # per channel, of images scaled to 0..1; () computes them from the training images
     data.std = ()
 

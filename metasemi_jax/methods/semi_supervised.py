@@ -53,19 +53,23 @@ def semi_supervised(
       unlabeled_loss: loss of one unlabeled image; None trains on the labeled part alone.
       weight: step -> weight of the unlabeled loss.
       extra: (forward, logits, targets, inputs) -> scalar, added to the loss. `forward` is the student in
-        training mode, with gradient; `logits` are its logits of the images that the targets name.
+        training mode, with gradient, or None with a joint pass; `logits` are its logits of the images that
+        the targets name.
       batch_norm: which passes move the running statistics: the 'labeled' one alone; 'every' one in turn,
         labeled, then unlabeled; or one 'joint' pass over labeled images, weak and second view.
       init: (number of classes, number of unlabeled images) -> the method's own state.
       second_view: 'weak' or 'strong': what the second view is; None where there is none.
 
     Raises:
-      ValueError: an unknown `predict` or `batch_norm`, or a joint pass without a second view.
+      ValueError: an unknown `predict` or `batch_norm`, or a joint pass without a second view, or with another
+        `predict` than its own, 'training'.
     """
     if predict not in ('training', 'same_pass', 'evaluation', 'teacher'):
         raise ValueError(f'predict={predict!r} is none of training, same_pass, evaluation, teacher')
     if batch_norm not in PASSES or (batch_norm == 'joint' and second_view is None):
         raise ValueError(f'batch_norm={batch_norm!r} is none of {", ".join(PASSES)}, or lacks a second view')
+    if batch_norm == 'joint' and predict != 'training':
+        raise ValueError(f"predict={predict!r} needs a pass of its own; a joint pass has 'training'")
     find = None
     if targets is not None:
         find = functools.partial(

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
 from metasemi_jax.data.batches.resident import Pipeline
 from metasemi_jax.data.batches.views import make_normalize
 from metasemi_jax.data.dataset import Dataset, InputForm
@@ -100,6 +101,7 @@ def build_experiment(
             f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
             'method.name=supervised to train on labels alone'
         )
+    _check_strong_view(config, method, dataset.image_shape)
     drawn = unlabeled if method.unlabeled else unlabeled[:0]
     form = input_form(config, dataset, np.union1d(labeled, unlabeled))
     tx = build_optimizer(config)
@@ -227,6 +229,15 @@ def build_method(config: Any, model: nn.Module) -> Method:
             'add --config.ema_decay=0.999'
         )
     return method
+
+
+def _check_strong_view(config: Any, method: Method, image_shape: tuple[int, int, int]) -> None:
+    side = max(image_shape[:2])
+    if method.second_view == 'strong' and config.data.strong == 'google' and side <= GOOGLE_CUTOUT // 2:
+        raise UserError(
+            f'data.strong=google cuts {GOOGLE_CUTOUT}×{GOOGLE_CUTOUT} pixels out, all of an image of '
+            f'{side}×{side}; use data.strong=usb or affine'
+        )
 
 
 def build_train_step(
