@@ -111,7 +111,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         """
         images = _axes(X) > 2
         examples, y = self._check_training_data(X, y, images=images)
-        self.classes_, labels = encode_labels(y, self.unlabeled_label)
+        classes, labels = encode_labels(y, self.unlabeled_label)
         if X_unlabeled is not None:
             more = self._check_examples(X_unlabeled, images=images)
             if more.shape[1:] != examples.shape[1:]:
@@ -129,9 +129,10 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
                 form = form._replace(size=config.data.image_size)
             else:
                 config.data.image_size = 0
-            dataset = _dataset(form.convert(examples), labels, self.classes_)
+            dataset = _dataset(form.convert(examples), labels, classes)
             fitted = fit(config, dataset, Printer() if self.verbose else Listener())
-        self._form, self._input_form = form, fitted.input_form
+        # Not before: a fit that fails leaves an earlier one whole.
+        self.classes_, self._form, self._input_form = classes, form, fitted.input_form
         self.config_, self.variables_ = fitted.config.to_dict(), fitted.variables
         for warned in fitted.warnings:
             # A fit has no checkpoints.
@@ -146,7 +147,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, float64 [N, K], in the order of `classes_`."""
-        check_is_fitted(self)
+        check_is_fitted(self, 'variables_')
         images = isinstance(self._form, ImageForm)
         return self._probs(self._form.convert(self._check_examples(X, images=images)))
 

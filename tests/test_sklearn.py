@@ -64,8 +64,9 @@ def blobs():
 @pytest.mark.slow
 @pytest.mark.parametrize('unlabeled_label', [None, -1])
 def test_scikit_learns_own_checks(unlabeled_label):
+    settings = {'model.width': 16, 'model.depth': 1}
     classifier = MetaSemiClassifier(
-        total_steps=20, batch_size=16, unlabeled_label=unlabeled_label, settings={'model.width': 16}
+        total_steps=20, batch_size=16, unlabeled_label=unlabeled_label, settings=settings
     )
     expected = {'check_classifiers_classes': 'its labels are -1 and 1, and -1 means unlabeled here'}
     results = check_estimator(
@@ -80,11 +81,11 @@ def test_it_trains_as_main_does_to_the_bit(digits, tmp_path):
     images, y, _, _ = digits
     config = folder.get_config()
     fields = {'data.name': 'digits', 'data.num_labels': 50, 'data.image_size': 0}
-    fields |= {'total_steps': 4, 'batch_size': 4, 'ema_decay': 0.0, 'model.width': 2, 'seed': 3}
+    fields |= {'total_steps': 4, 'batch_size': 4, 'ema_decay': 0.0, 'model.width': 2}
     config.update_from_flattened_dict(fields)
     train_and_evaluate(config, tmp_path / 'run')
     saved = read_state(tmp_path / 'run')
-    classifier = tiny(random_state=3, settings=NARROW | {'ema_decay': 0.0})
+    classifier = tiny(settings=NARROW | {'ema_decay': 0.0})
     # Grey levels as scikit-learn has them.
     classifier.fit(np.round(images[..., 0] * (16 / 255)), y)
     for path, leaf in jax.tree_util.tree_leaves_with_path(classifier.variables_):
@@ -251,7 +252,7 @@ def test_folds_of_other_sizes_do_not_compile_again(blobs):
     X, y, _ = blobs
     count = []
     tiny().fit(X[:50], y[:50])
-    listener = lambda event, duration, **_: count.append(event) if 'compile' in event else None  # noqa: E731
+    listener = lambda event, duration, **_: count.append(event) if 'backend_compile' in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         tiny(random_state=1).fit(X[:49], y[:49])
@@ -260,7 +261,7 @@ def test_folds_of_other_sizes_do_not_compile_again(blobs):
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     # The key of another seed is a program of its own, as small as can be.
-    assert again <= 4, count
+    assert again <= 2, count
     assert len(count) > again, 'the listener hears nothing'
 
 
@@ -297,7 +298,7 @@ def test_what_the_watch_finds_is_a_warning(blobs, monkeypatch):
     X, y, _ = blobs
     found = [Warned('collapse', 3, 'the predictions fall into few classes')]
     monkeypatch.setattr(fitting, 'new_warnings', lambda looks, known, **_: [] if known else found)
-    with pytest.warns(ConvergenceWarning, match='at step 1: the predictions fall'):
+    with pytest.warns(ConvergenceWarning, match='at step 3: the predictions fall'):
         tiny().fit(X, y)
 
 

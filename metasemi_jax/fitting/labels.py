@@ -34,8 +34,8 @@ def encode_labels(y: np.ndarray, unlabeled_label: Any) -> tuple[np.ndarray, np.n
     classes, encoded = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f'the labeled samples are of 1 class, {classes[0]!r}; training needs labeled samples of two '
-            'classes or more'
+            f'the labeled samples are of 1 class, {classes.tolist()[0]!r}; training needs labeled '
+            'samples of two classes or more'
         )
     which = np.full(len(y), UNLABELED, np.int32)
     which[labeled] = encoded

@@ -1,5 +1,7 @@
 """A multilayer perceptron, for features that are no images."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
-        x = x.reshape(len(x), -1).astype(self.dtype)
+        # Not -1: a batch may be empty.
+        x = x.reshape(len(x), math.prod(x.shape[1:])).astype(self.dtype)
         off = not (train and self.has_rng('dropout'))
         for i in range(1, self.depth + 1):
             x = nn.Dense(
