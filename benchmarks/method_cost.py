@@ -83,13 +83,13 @@ def forward_passes(
     """FLOPs of the gradient of a method's loss over those of one forward pass of the labeled images.
 
     Args:
-      name: of the method.
+      name: a key of `METHODS`.
       model: as `create_model` returns it.
-      shape: of the images.
+      shape: [H, W, C] of the images.
       num_classes: K.
       unlabeled_ratio: μ.
       batch_size: B, which matters little.
-      **options: of the method.
+      **options: the method's own.
     """
     import jax
     import jax.numpy as jnp

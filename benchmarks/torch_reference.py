@@ -14,7 +14,7 @@ CHANNELS = ((3, 1), (3, 1), (3, 1), 'pool', (3, 2), (3, 2), (3, 2), 'pool', (3, 
 
 
 def conv_large(width: int, num_classes: int, channels: int) -> nn.Module:
-    """The network of method.md, `width` channels in its first block."""
+    """ConvLarge, `width` channels in its first block, as `metasemi_jax/models/conv_large.py` has it."""
     layers: list[nn.Module] = []
     for layer in CHANNELS:
         if layer == 'pool':
@@ -65,7 +65,7 @@ class Step:
             return self.network(images).float()
 
     def __call__(self) -> None:
-        """Method.md, one step."""
+        """One step, as docs/method.md has it."""
         lr, weight = 0.1, 1.0
         self.model.eval()
         with torch.no_grad():

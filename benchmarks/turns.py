@@ -15,7 +15,7 @@ def take_turns(runs: Sequence[Callable[[int], int]], *, rounds: int, seconds: fl
       runs: each does at least so many steps, waits for them, and returns how many it did.
       rounds: turns that each takes. Two calls of one step go before them and are not counted: one warms up,
         one tells how many steps make a turn.
-      seconds: of each turn, about.
+      seconds: approximate length of a turn.
     """
     times, lengths = [[] for _ in runs], []
     for run in runs:

@@ -36,6 +36,7 @@ def get_config(method='metasemi'):
         config.optimizer.weight_decay = 1e-3
     if method == 'mixmatch':
         config.method.consistency_weight = 150.0
+        config.optimizer.weight_decay = 0.04
     if method == 'temporal_ensembling':
         config.method.consistency_weight = 100.0
     return config

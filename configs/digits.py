@@ -25,6 +25,9 @@ def get_config(method='metasemi'):
     if method == 'metasemi':
         config.method.mixup_gamma = 1.0
         config.method.rampup_steps = 300
+    else:
+        # RandAugment's square of 16 × 16 pixels would cover the whole image.
+        config.data.strong = 'affine'
 
     config.optimizer.lr = 0.1
     config.optimizer.warmup_steps = 100

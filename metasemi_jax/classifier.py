@@ -88,9 +88,9 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
     """The network that a run has trained, finished or not, without its data; writes nothing.
 
     Args:
-      workdir: of a run, also of one that is going on, and of `torch_import`.
-      weights: of `WEIGHTS`. 'reported' is 'last' in a run that is not finished. 'best' is the checkpoint that
-        `results.json` calls `best_checkpoint`; 'best_ema' are the averaged weights of that same checkpoint.
+      workdir: the folder of a run, finished or still training, or one that `torch_import` made.
+      weights: a key of `WEIGHTS`. 'reported' is 'last' in a run that is not finished. 'best' is the
+        checkpoint that `results.json` calls `best_checkpoint`; 'best_ema' are its averaged weights.
 
     Raises:
       UserError: no run, no checkpoint, a damaged one, a run without the weights asked for.
@@ -159,7 +159,7 @@ def predict_batches(
     keeps both busy.
 
     Args:
-      classifier: of `load_classifier`.
+      classifier: as `load_classifier` returns it.
       batches: uint8 [n, H, W, C], 1 ≤ n ≤ `batch_size`; not to be changed once they are handed over.
       batch_size: each batch is filled up to it with black images, whose predictions are dropped.
       with_features: whether the features are copied to the host.

@@ -35,8 +35,8 @@ def run_command(
 
     Args:
       main: raises UserError for what the user can mend.
-      argv: as `sys.argv`.
-      default_config: for a command line without `--config`; None for a command that has no such flag.
+      argv: the command line, as `sys.argv` holds it.
+      default_config: the config of a command line without `--config`; None for a command without that flag.
       values: the flags, defined by the caller.
       argument: what the one argument that is no flag names, which is then passed to `main`; None for none.
       many: any number of such arguments is passed, none included.

@@ -26,7 +26,7 @@ LOCATIONS = (
     'data.memory_budget',
     'data.num_workers',
 )
-# What a stopped run may be told otherwise when it is started again.
+# Fields that may change when a run is resumed.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
 # What time_budget settles: shares of total_steps in the recipe, numbers of steps in the run.
@@ -40,8 +40,8 @@ BUDGETED = (
     'checkpoint_every',
 )
 # 'auto': what is None is chosen when the run begins, see training/recipe.py; then 'chosen'.
-RECIPES = ('', 'auto', 'chosen')
-# What may be open. The options of networks and methods may always be None.
+RECIPE_STATES = ('', 'auto', 'chosen')
+# Fields that a recipe may leave open. The options of networks and methods may always be None.
 OPEN = (
     'total_steps',
     'batch_size',
@@ -110,7 +110,7 @@ def _one_of(choices: Iterable[str], **options: Any) -> Field:
 
 
 FIELDS = {
-    'recipe': _one_of(RECIPES, absent=''),
+    'recipe': _one_of(RECIPE_STATES, absent=''),
     # NumPy takes larger seeds, but JAX keeps 32 bits of them.
     'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32', wide=True),
     'total_steps': _more_than_0(int),
@@ -305,7 +305,7 @@ def check_config(config: Any) -> None:
         what = f"the config has an unknown field '{name}'" if name in fields else f"the config lacks '{name}'"
         raise UserError(f'{what}; configs/default.py lists the fields')
     for name, field in FIELDS.items():
-        if not (fields['recipe'] == 'auto' and name in OPEN and fields[name] is None):
+        if not _is_open(fields, name):
             _check_field(name, fields[name], field)
     if len(fields['data.mean']) != len(fields['data.std']):
         raise UserError('data.mean and data.std must name the same channels; give both, or neither')
@@ -318,10 +318,14 @@ def check_config(config: Any) -> None:
             raise UserError(f'{name}={fields[name]} must be two numbers, the smaller one first')
 
 
-def check_saved(config: dict[str, Any]) -> None:
+def check_saved(config: dict[str, Any], *, may_be_open: bool = False) -> None:
     """Refuse the nested settings of a file of any version where a field holds what it cannot.
 
     Fields may be missing, or unknown here.
+
+    Args:
+      config: nested, as in the file.
+      may_be_open: whether with `recipe='auto'` the fields of `OPEN` may be None: a run has chosen them.
 
     Raises:
       UserError: naming the field, its value and what it may be.
@@ -334,8 +338,22 @@ def check_saved(config: dict[str, Any]) -> None:
         value = config
         for part in name.split('.'):
             value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
-        if value is not _ABSENT:
+        if value is not _ABSENT and not (may_be_open and _is_open(fields, name)):
             _check_field(name, fields.get(name, value), field)
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Refuse the flat `fields`, some of `FIELDS`, where one holds what it cannot.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    for name, value in fields.items():
+        _check_field(name, value, FIELDS[name])
+
+
+def _is_open(fields: dict[str, Any], name: str) -> bool:
+    return fields.get('recipe') == 'auto' and name in OPEN and fields.get(name) is None
 
 
 def _check_plain(config: Any, prefix: str = '') -> None:

@@ -25,7 +25,7 @@ def update_ema(
     Args:
       ema: {'params': ..., 'batch_stats': ...}, before the first step a copy of the initial variables; {} to
         keep no average.
-      variables: of the same structure, after the step.
+      variables: the variables after the step, of the structure of `ema`.
       step: integer scalar, steps done before this one.
       decay: share of the old average that is kept, in the long run.
       convention: one of `EMA_CONVENTIONS`.

@@ -18,6 +18,16 @@ class DivergedError(UserError):
         self.rollbacks = rollbacks
 
 
+def printable(name: str) -> str:
+    """`name`, perhaps a file's of bytes that are not UTF-8, as text that every file in UTF-8 takes."""
+    try:
+        # Not `os.fsencode`: with LC_ALL=C it refuses every other letter than English ones.
+        text = name.encode('utf-8', 'surrogateescape')
+    except UnicodeEncodeError:  # half a character, as JSON may spell it
+        text = name.encode(errors='replace')
+    return text.decode(errors='replace')
+
+
 def first_ten(names: Sequence[str]) -> str:
     """'a, b, ... and 3 more'."""
     more = f' and {len(names) - SHOWN:,} more' if len(names) > SHOWN else ''

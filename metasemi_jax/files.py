@@ -110,7 +110,8 @@ def check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be made, or takes no files; writes nothing that stays.
 
     Raises:
-      OSError: its `filename` is the nearest path that exists, a file (NotADirectoryError) or a folder.
+      OSError: the folder takes no files. `filename` is the nearest path that exists: a file
+        (NotADirectoryError) or a folder.
     """
     # A link that leads nowhere exists too, as something in the way.
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists() or p.is_symlink())
@@ -127,7 +128,7 @@ def lock(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[N
     """Hold the lock file `path`, which is made and stays; the system lifts the lock of a killed process.
 
     Args:
-      path: its folder is made if it is missing.
+      path: the lock file; a missing folder is made.
       waiting: called once if another process holds the lock, which is then waited for.
 
     Raises:

@@ -99,8 +99,8 @@ def jvp(
     Args:
       outer_loss, inner_loss, params, pseudo_labels, lr: as in `exact`.
       at_inner_step: take ∇L_l at θ̃ instead of θ (one gradient of L_u more).
-      outer_grad: ∇L_l at that point, where the caller has it already. XLA would find it twice on one device,
-        but on several it sums each over them before it looks.
+      outer_grad: ∇L_l at that point, where the caller has it already. XLA removes the duplicate on one
+        device; on several it inserts the all-reduces first and would send the gradient twice.
 
     Returns:
       The meta-gradient, of the structure, shapes and dtypes of `pseudo_labels`.

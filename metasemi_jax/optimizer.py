@@ -48,7 +48,7 @@ def warmup_cosine_schedule(lr: float, *, warmup_steps: int, total_steps: int) ->
     Args:
       lr: learning rate at the end of the warm-up.
       warmup_steps: lr·t/warmup_steps for t < warmup_steps; 0 for none.
-      total_steps: where it is 0; more than `warmup_steps`.
+      total_steps: step at which the rate is 0; more than `warmup_steps`.
 
     Returns:
       step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
@@ -68,7 +68,7 @@ def cosine_7_16_schedule(lr: float, *, warmup_steps: int, total_steps: int) -> S
     Args:
       lr: learning rate at the end of the warm-up.
       warmup_steps: lr·t/warmup_steps for t < warmup_steps; 0 for none.
-      total_steps: where the fall ends; more than `warmup_steps`. The rate stays there.
+      total_steps: step at which the fall ends; more than `warmup_steps`. The rate stays there.
 
     Returns:
       step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
@@ -110,7 +110,7 @@ def make_optimizer(
     Args:
       name: one of `OPTIMIZERS`.
       momentum: μ; β₁ of Adam.
-      nesterov: for sgd alone.
+      nesterov: whether sgd uses Nesterov's momentum; False for the others.
       weight_decay: w.
       weight_decay_on: one of `WEIGHT_DECAY_ON`; 'kernels' are the leaves named 'kernel'.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from metasemi_jax.errors import UserError
 
 MEDIAN_OVER = 20
-WEIGHTS = {'': 'raw weights', 'ema_': 'EMA weights'}
+WEIGHT_PREFIXES = {'': 'raw weights', 'ema_': 'EMA weights'}
 PROTOCOLS = {
     'test_error_last': 'after the last step',
     'test_error_median20': f'median of the last {MEDIAN_OVER} evaluations',
@@ -43,7 +43,9 @@ def summarize(history: list[Evaluation]) -> dict[str, Any]:
     set to choose the moment: the paper's are of that kind, and flatter. `best_checkpoint` says which step
     the best checkpoint is of, and what it was chosen on.
     """
-    names = [name for prefix in WEIGHTS for name in (f'{prefix}test_error', f'{prefix}validation_error')]
+    names = [
+        name for prefix in WEIGHT_PREFIXES for name in (f'{prefix}test_error', f'{prefix}validation_error')
+    ]
     figures: dict[str, Any] = {}
     for name in names:
         if name not in history[-1].errors:
@@ -52,7 +54,7 @@ def summarize(history: list[Evaluation]) -> dict[str, Any]:
         figures[f'{name}_last'] = series[-1]
         figures[f'{name}_median20'] = statistics.median(series[-MEDIAN_OVER:])
         figures[f'{name}_best'] = min(series)
-    for prefix in WEIGHTS:
+    for prefix in WEIGHT_PREFIXES:
         if {f'{prefix}test_error', f'{prefix}validation_error'} <= history[-1].errors.keys():
             chosen = _latest_best(history, lambda e, prefix=prefix: e.errors[f'{prefix}validation_error'])
             figures[f'{prefix}test_error_best_on_validation'] = chosen.errors[f'{prefix}test_error']
@@ -70,7 +72,7 @@ def check_results(results: dict[str, Any]) -> None:
     Raises:
       UserError: naming the field, its value and what it may be.
     """
-    names = [prefix + protocol for prefix in WEIGHTS for protocol in PROTOCOLS]
+    names = [prefix + protocol for prefix in WEIGHT_PREFIXES for protocol in PROTOCOLS]
     for name in names:
         value = results.get(name, 0.0)
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -78,6 +80,9 @@ def check_results(results: dict[str, Any]) -> None:
             raise UserError(f'{name}={value!r} must be a number of percent')
     if not {'test_error_last', 'validation_error_last'} & results.keys():
         raise UserError('it holds neither test_error_last nor validation_error_last')
+    reported = results.get('reported_weights', 'raw')
+    if reported not in ('raw', 'ema'):
+        raise UserError(f'reported_weights={reported!r} must be raw or ema')
     steps = results.get('steps')
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
         raise UserError(f'steps={steps!r} must be a number of steps')
@@ -90,13 +95,13 @@ def reported_weights(figures: dict[str, Any], *, ema_decay: float, total_steps: 
     left the start behind: if it averages, over 1/(1 - ema_decay) steps, a tenth of the run at most.
 
     Args:
-      figures: of `summarize`.
+      figures: what `summarize` returns.
       ema_decay: 0 where no EMA is kept.
-      total_steps: of the run.
+      total_steps: steps of the whole run.
     """
     if not ema_decay:
         return 'raw'
-    raw, ema = (figures.get(f'{prefix}validation_error_last') for prefix in WEIGHTS)
+    raw, ema = (figures.get(f'{prefix}validation_error_last') for prefix in WEIGHT_PREFIXES)
     if raw is not None and ema is not None:
         return 'ema' if ema <= raw else 'raw'
     return 'ema' if total_steps * (1 - ema_decay) >= 10 else 'raw'
@@ -112,7 +117,7 @@ def table(figures: dict[str, Any]) -> str:
     for split in ('test', 'validation'):
         rows = [
             f'  {figures[prefix + protocol]:>7.2f}%  {weights}, {meaning}'
-            for prefix, weights in WEIGHTS.items()
+            for prefix, weights in WEIGHT_PREFIXES.items()
             for protocol, meaning in PROTOCOLS.items()
             if protocol.startswith(split) and prefix + protocol in figures
         ]

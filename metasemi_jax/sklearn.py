@@ -48,7 +48,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
       method: 'metasemi', or another of `metasemi_jax.METHODS`.
       model: a network of `metasemi_jax.models.MODELS`; None: conv_small on CPUs, a larger one on
         accelerators, an MLP for features.
-      total_steps: of training.
+      total_steps: training steps; None: chosen by the recipe.
       batch_size: labeled samples a step.
       flip: whether images may be mirrored left to right, as photographs and no digits.
       time_budget: seconds, or '90s', '10m': the fit ends in that time. The number of steps then depends on
@@ -64,12 +64,13 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
       transduction_: the class of each sample of X [N], then of X_unlabeled: the given label where there was
         one, else the predicted class.
       n_features_in_: numbers that make a sample: D, or H·W·C.
-      feature_names_in_: of a data frame.
+      feature_names_in_: column names, where X was a data frame.
       config_: all settings of the fit, those that were chosen included.
       variables_: the trained weights, {'params': ..., 'batch_stats': ...}.
 
     References:
-      Y. Wang, J. Guo, S. Song and G. Huang, Meta-Semi: A Meta-learning Approach for Semi-supervised Learning.
+      X.-Y. Zhang, T. Xiao, H. Jia, M.-M. Cheng and M.-H. Yang, Semi-Supervised Learning with Meta-Gradient,
+      AISTATS 2021.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         with _value_errors():
             config = make_config(self._given(), self.settings)
             if isinstance(form, ImageForm):
-                config = with_image_size(config, examples.shape[1:3])
+                config, _ = with_image_size(config, examples.shape[1:3])
                 form = form._replace(size=config.data.image_size)
             else:
                 config.data.image_size = 0

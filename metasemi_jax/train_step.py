@@ -68,8 +68,8 @@ def make_train_step(
       method: as `create_method` returns it.
       tx: the optimizer *without* its learning rate, as `optimizer.make_optimizer` returns it.
       lr_schedule: step -> learning rate, of the step and of the inner step of a meta-gradient alike.
-      ema_decay: of the averaged weights in `state.ema`; 0 for none.
-      ema_convention: as of `update_ema`.
+      ema_decay: decay of the averaged weights in `state.ema`; 0 for none.
+      ema_convention: `convention` of `update_ema`.
 
     Returns:
       The step function. Its metrics are (sum, count) pairs; the key is used up by the one step.

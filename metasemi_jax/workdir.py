@@ -36,6 +36,7 @@ KEPT = {
     LOG,
     PREDICTED,
     'config.json',
+    'time_budget.json',
     'labeled_ids.txt',
     'validation_ids.txt',
     'class_names.json',
@@ -58,6 +59,7 @@ class Workdir:
         self.validation_ids = self.path / 'validation_ids.txt'
         self.class_names = self.path / 'class_names.json'
         self.input_form = self.path / 'input.json'
+        self.time_budget = self.path / 'time_budget.json'
         self.metrics = self.path / 'metrics.jsonl'
         self.results = self.path / 'results.json'
         self.checkpoints = self.path / 'checkpoints'
@@ -96,8 +98,11 @@ class Workdir:
             )
 
     def with_choices_of_run(self, config: Any) -> Any:
-        """`config` with what its recipe chose when this run began, where it is open; a new run's as it is."""
-        if config.get('recipe') != 'auto' or not self.config.exists():
+        """`config` with what its recipe chose when this run began, where it is open.
+
+        A run that is new, or has trained nothing, chooses anew: it may have other settings or images.
+        """
+        if config.get('recipe') != 'auto' or not self.config.exists() or not self.is_trained():
             return config
         there, fields = flatten(completed(self.read_config())), flatten(config)
         open_fields = {name: there.get(name) for name, value in fields.items() if value is None}
@@ -109,9 +114,12 @@ class Workdir:
     def lock(self) -> Iterator[None]:
         """Make the folder, and keep it to this process; the system lifts the lock of a killed one.
 
+        A block that fails before it has written anything leaves no folder behind.
+
         Raises:
           UserError: another run is in it.
         """
+        absent = next((path for path in (*self.path.parents[::-1], self.path) if not path.exists()), None)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(files.lock(self.path / '.lock'))
@@ -119,7 +127,21 @@ class Workdir:
                 raise UserError(
                     f'--workdir={self.path}: another run is in it; wait for its end, or name another folder'
                 ) from error
-            yield
+            try:
+                yield
+            except BaseException:
+                if absent and os.listdir(self.path) == ['.lock']:
+                    self._remove_lock(absent)
+                raise
+
+    def _remove_lock(self, absent: Path) -> None:
+        (self.path / '.lock').unlink()
+        # Parents that were made for it too, unless others have put something into them.
+        with contextlib.suppress(OSError):
+            for path in (self.path, *self.path.parents):
+                path.rmdir()
+                if path == absent:
+                    break
 
     def create(
         self,
@@ -148,7 +170,7 @@ class Workdir:
         """Refuse a folder that is another one on the first host, which has `create`d it.
 
         Args:
-          seconds: to wait, since a network file system may show new files late.
+          seconds: how long to wait, since a network file system may show new files late.
 
         Raises:
           UserError: the files of the run are not there.
@@ -232,7 +254,7 @@ class Workdir:
         """The images that this run began with, labeled and held out, or None in a new run.
 
         Args:
-          sha256: of the labeled ids, as a checkpoint or `results.json` holds it; None: not to be compared.
+          sha256: SHA-256 of the labeled ids in a checkpoint or `results.json`; None compares nothing.
 
         Raises:
           UserError: a file is damaged, or names other images than those of `sha256`.
@@ -323,7 +345,7 @@ def read_json(path: Path, remedy: str = RESTORE, kind: type = dict) -> Any:
     """Parse a file of ours.
 
     Args:
-      remedy: how to get the file back, for messages.
+      remedy: advice for messages: how to get the file back.
 
     Raises:
       UserError: it cannot be read, is not JSON, or holds another `kind` of value.

@@ -164,7 +164,7 @@ def fault(command) -> str:
         with (
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
-            mock.patch.object(visualize, 'embed', no_tsne),
+            mock.patch('metasemi_jax.visualize.look.embed', no_tsne),
             mock.patch('metasemi_jax.training.loop.build_experiment', rewriting),
         ):
             command()

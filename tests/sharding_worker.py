@@ -21,28 +21,40 @@ from metasemi_jax.train_step import TrainState, make_train_step
 from metasemi_jax.training.multi_step import make_run_steps, place_host_batches
 
 STEPS = 5
+METHOD_STEPS = 13  # by then flexmatch is sure of images of several classes, and not of all
 CLASSES = 4
 SIZE = 16
 
 
-# A method with a state, one with a teacher, one whose targets meta moves; thresholds that a new net reaches.
+# A method with a state, one with a teacher, one whose targets meta moves; thresholds that they reach so soon.
 METHODS = {
-    'flexmatch': {'threshold': 0.3},
+    'flexmatch': {'threshold': 0.5},
     'mean_teacher': {},
-    'fixmatch': {'threshold': 0.3, 'meta': True},
+    'fixmatch': {'threshold': 0.5, 'meta': True},
 }
 
 
-class Job:
-    """Real steps of a narrow network, with dropout, crops and flips, and what the method adds."""
+def examples(*, easy):
+    """Images of noise; the `easy` ones of three classes are bright in a channel: soon told apart."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, 64).astype(np.int32)
+    if easy:
+        bright = labels[:, None, None, None] == np.arange(3)
+        images = np.where(bright, 128 + images // 2, images // 2)
+    return images, labels
 
-    def __init__(self, dtype, *, num_devices, batch_size, name='metasemi', net='conv_large', **options):
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
-        labels = rng.integers(0, CLASSES, 64).astype(np.int32)
+
+class Job:
+    """Real steps of a narrow network, crops and flips, and with MetaSemi dropout."""
+
+    def __init__(self, dtype, *, num_devices, batch_size, name='metasemi', **options):
+        own = name == 'metasemi'
+        images, labels = examples(easy=not own)
         dataset = Dataset(images, labels, np.arange(64).astype(str), None, None, tuple('abcd'))
         self.mesh = make_mesh(jax.devices()[:num_devices])
-        model = create_model(net, CLASSES, dtype=dtype, width=4)
+        net, dropout_rate = ('conv_large', 0.5) if own else ('conv_small', 0.0)
+        model = create_model(net, CLASSES, dtype=dtype, width=4, dropout_rate=dropout_rate)
         method = create_method(name, model, **options)
         ema_decay = 0.9 if method.teacher else 0.0
         self.pipeline = resident_pipeline(
@@ -73,10 +85,10 @@ class Job:
     def compile(self):
         return self.run_steps.lower(*self.args(self.pipeline.host_batches(0))).compile()
 
-    def weights(self, compiled):
-        """{parameter, statistic, average or entry of the method's state: value} after `STEPS` steps."""
+    def weights(self, compiled, steps=STEPS):
+        """{parameter, statistic, average or entry of the method's state: value} after some steps."""
         batches = self.pipeline.host_batches(0)
-        for _ in range(STEPS):
+        for _ in range(steps):
             self.state, _ = compiled(*self.args(batches))
         variables = {name: getattr(self.state, name) for name in ('params', 'batch_stats', 'ema', 'method')}
         return {
@@ -115,8 +127,9 @@ def main(path):
         found[f'collectives/{n}/shapes'] = np.array([str(shape) for _, shape in sent])
     for method, options in METHODS.items():
         for n in (1, 8):
-            job = Job(np.float64, num_devices=n, batch_size=8, name=method, net='conv_small', **options)
-            found |= {f'{method}/{n}/weights{k}': v for k, v in job.weights(job.compile()).items()}
+            job = Job(np.float64, num_devices=n, batch_size=8, name=method, **options)
+            weights = job.weights(job.compile(), METHOD_STEPS)
+            found |= {f'{method}/{n}/weights{k}': v for k, v in weights.items()}
     np.savez(path, **found)
 
 

@@ -1,5 +1,6 @@
 """Small runs on the real digits, in this process or as a user types them."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -50,12 +51,23 @@ def run_main(*flags, **kwargs):
     return subprocess.run(main_command(*flags), capture_output=True, text=True, timeout=120, **kwargs)
 
 
+def main_of(command):
+    """`main` of 'main', 'predict', 'sweep', ..., as the command's process calls it."""
+    if command == 'main':
+        return importlib.import_module('main').main
+    try:
+        return importlib.import_module(f'metasemi_jax.{command}.__main__').main
+    except ModuleNotFoundError:
+        return importlib.import_module(f'metasemi_jax.{command}').main
+
+
 def make_run(workdir, config, errors=None):
     """A workdir as training leaves it, in a second: drawn weights, others in each checkpoint.
 
     `errors`: step -> the error that it was saved with, or None.
     """
     experiment = build_experiment(config, make_mesh())
+    config = experiment.config
     files = Workdir(workdir)
     with files.lock():
         files.create(

@@ -5,7 +5,6 @@ without results, {new} a folder that does not exist, {image} a picture, {text} a
 empty folder, {config} a folder of config files (`CONFIG_FILES`). Add rows to `ROWS`.
 """
 
-import importlib
 import itertools
 import json
 import shlex
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 
 from metasemi_jax.config import FIELDS
-from small_runs import ROOT, contents, make_run, tiny_config
+from small_runs import ROOT, contents, main_of, make_run, tiny_config
 
 CONFIG_FILES = {
     'raises.py': 'def get_config():\n    return 1 / 0\n',
@@ -182,15 +181,6 @@ def folder(tmp_path_factory):
 def test_there_are_rows_of_every_command():
     assert len(ROWS) >= 150
     assert {command for command, _, _ in ROWS} == {*WITH_CONFIG, *WITH_RUN}
-
-
-def main_of(command):
-    if command == 'main':
-        return importlib.import_module('main').main
-    try:
-        return importlib.import_module(f'metasemi_jax.{command}.__main__').main
-    except ModuleNotFoundError:
-        return importlib.import_module(f'metasemi_jax.{command}').main
 
 
 @pytest.mark.parametrize(('command', 'arguments', 'message'), ROWS)

@@ -12,11 +12,11 @@ from metasemi_jax.config import flatten
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_json
 from metasemi_jax.models import create_model, init_variables, variable_shapes
 from metasemi_jax.training.evaluate import make_evaluate, place_eval_data
 from metasemi_jax.training.experiment import build_model
 from metasemi_jax.training.experiment_data import load_data
-from metasemi_jax.workdir import write_json
 from small_runs import contents, make_run, read_state, tiny_config
 
 CONFIG = tiny_config(ema_decay=0.9, total_steps=12)
@@ -52,10 +52,12 @@ def test_reported_weights_are_the_runs_own(tmp_path):
     workdir = make_run(tmp_path / 'run', CONFIG, {12: 5.0})
     assert load_classifier(workdir).weights == 'last'  # not finished
     for reported, weights in (('raw', 'last'), ('ema', 'ema')):
-        write_json(workdir / 'results.json', {'steps': 12, 'reported_weights': reported})
+        write_json(
+            workdir / 'results.json', {'steps': 12, 'test_error_last': 5.0, 'reported_weights': reported}
+        )
         assert load_classifier(workdir).weights == weights
         assert load_classifier(workdir, weights='last').weights == 'last'
-    write_json(workdir / 'results.json', {'steps': 12})  # of an older version
+    write_json(workdir / 'results.json', {'steps': 12, 'test_error_last': 5.0})  # of an older version
     assert load_classifier(workdir).weights == 'last'
 
 

@@ -100,7 +100,7 @@ def digits_images():
     [
         ('', '--workdir is missing'),
         ('--workdir=nowhere', 'nowhere does not exist'),
-        ('--workdir=RUN --weights=first', 'value should be one of <last|best|ema|best_ema>'),
+        ('--workdir=RUN --weights=first', 'value should be one of <last|best|ema|best_ema|reported>'),
         ('--workdir=RUN --weights=best', 'holds no evaluated checkpoint yet'),
         ('--workdir=RUN more', "unexpected argument 'more'; --help shows the flags"),
         ('--workdir=RUN --output=no/such/folder', 'cannot be written (No such file or directory)'),

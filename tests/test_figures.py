@@ -37,7 +37,7 @@ from metasemi_jax.visualize.style import (
     wrapped_name,
 )
 from metasemi_jax.visualize.training_log import Series, read_training_log
-from metasemi_jax.visualize.tsne import Pool, TsneRow, draw_tsne
+from metasemi_jax.visualize.tsne import EmbeddedPool, TsneRow, draw_tsne
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_classes_differ_in_colour_and_shape():
 def pool(name, classes, *, known=True):
     classes = np.array(classes)
     points = np.random.default_rng(0).normal(size=(len(classes), 2))
-    return Pool(name, 2 * len(classes), points, classes, np.full(len(classes), known))
+    return EmbeddedPool(name, 2 * len(classes), points, classes, np.full(len(classes), known))
 
 
 def test_tsne_panels_share_their_limits_and_say_what_they_show():

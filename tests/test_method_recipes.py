@@ -11,13 +11,15 @@ from ml_collections import config_flags
 import main
 from configs import cifar10, cifar100, digits, folder, imagenet, svhn
 from metasemi_jax.cli import config_first, parse_config_flags
-from metasemi_jax.config import check_config
+from metasemi_jax.config import check_config, flatten, settled
+from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import METHODS, create_method, method_options
 from metasemi_jax.methods.method import Method
 from metasemi_jax.methods.titles import ABLATION, method_title
 from metasemi_jax.sweep.__main__ import _recipe
-from metasemi_jax.training.experiment import build_method
+from metasemi_jax.training.experiment import build_experiment, build_method
+from metasemi_jax.training.recipe import Facts, choose
 from method_steps import mlp
 from small_runs import ROOT, TINY
 
@@ -38,6 +40,8 @@ def test_every_recipe_makes_its_method(experiment, name):
     config = experiment.get_config(name)
     check_config(config)
     assert config.method.name == name
+    if config.recipe == 'auto':
+        config.update_from_flattened_dict(choose(Facts((28, 28, 1), 100, True, False), flatten(config)))
     assert isinstance(build_method(config, mlp()), Method)
 
 
@@ -63,6 +67,10 @@ def test_published_settings():
     assert [e.get_config('mixmatch').method.consistency_weight for e in (svhn, cifar100)] == [250, 150]
     assert cifar10.get_config('mixmatch').method.consistency_weight is None
     assert method_options('mixmatch')['consistency_weight'] == 75
+    decays = [
+        e.get_config(name).optimizer.weight_decay for e in (cifar10, cifar100) for name in ('mixmatch', 'uda')
+    ]
+    assert decays == [0.02, 5e-4, 0.04, 1e-3]
     # Google's program on CIFAR-100 has 8 times the channels, USB's twice.
     assert [cifar100.get_config(name).model.width for name in ('fixmatch', 'flexmatch')] == [8, None]
     for name in METHODS:
@@ -95,6 +103,25 @@ def test_titles():
     assert method_title({'method.name': 'fixmatch', 'method.meta': True}) == 'FixMatch + meta'
     assert method_title({'method.name': 'vat', 'method.entropy_weight': 0.06}) == 'VAT + EntMin'
     assert method_title({'method.name': '/a/b.py:mine'}) == 'mine'
+
+
+def test_what_the_paper_has_not_is_off_in_its_recipes():
+    for experiment in (svhn, cifar10, cifar100, imagenet, digits):
+        fields = settled(flatten(experiment.get_config()))
+        assert fields['method.second_view'] is fields['method.inner_lr'] is None
+        assert (fields['method.temperature'], fields['undropped_statistics']) == (1, False)
+        assert fields['data.strong'] == 'google'  # RandAugment, and no view at all of MetaSemi's
+        assert build_method(experiment.get_config(), mlp()).second_view is None
+
+
+def test_a_strong_view_of_small_images_is_not_blank():
+    """RandAugment's square of 16 × 16 pixels covers all of an 8 × 8 image."""
+    config = digits.get_config('fixmatch')
+    config.update_from_flattened_dict({name: TINY[name] for name in ('batch_size', 'model.width')})
+    assert build_experiment(config, make_mesh()).config.data.strong == 'affine'
+    config.data.strong = 'google'
+    with pytest.raises(UserError, match=r'16×16 pixels out, all of an image of 8×8; use data.strong=usb'):
+        build_experiment(config, make_mesh())
 
 
 @pytest.fixture
@@ -154,6 +181,16 @@ def test_files_that_hold_no_method(tmp_path, text, function, message):
         create_method(f'{path}:{function}', mlp())
     assert message in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+def test_a_file_may_hold_dataclasses(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        'from __future__ import annotations\nimport dataclasses\nfrom metasemi_jax.methods.supervised import '
+        'supervised\n\n@dataclasses.dataclass\nclass Options:\n    beta: float = 1.0\n\ndef f(network):\n'
+        '    return supervised(network)\n'
+    )
+    assert isinstance(create_method(f'{path}:f', mlp()), Method)
 
 
 def test_create_method_names_what_is_wrong():

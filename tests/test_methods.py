@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import method_derivations
-from metasemi_jax.methods import METHODS
-from method_steps import close, derived_steps, make_problem, our_steps
+from metasemi_jax.methods import METHODS, semi_supervised
+from metasemi_jax.methods.targets import predictions
+from method_steps import close, derived_steps, make_problem, mlp, our_steps
 
 pytestmark = pytest.mark.usefixtures('quick_compilation', 'x64')
 
@@ -93,6 +94,25 @@ def test_every_method_is_here():
     assert {method_of(variant) for variant in PLAIN} == {*METHODS}
     # All that have targets can move them.
     assert {method_of(variant) for variant in WITH_META} == {*METHODS} - {'supervised'}
+
+
+def test_an_image_that_is_twice_in_a_batch_is_averaged_once():
+    """A pool that is smaller than the batch: the averages stay averages, and targets sum to 1."""
+    params, batches = make_problem()
+    for batch in batches:
+        batch['unlabeled_ids'] = np.array([0, 0, 0, 1, 1, 2, 3, 3])
+    steps = list(our_steps('temporal_ensembling', {}, batches, params))
+    for number, step in enumerate(steps, start=1):
+        assert step['state']['count'].tolist() == [number] * 4 + [0] * 4
+        close(np.sum(step['state']['ensemble'][:4], axis=-1), 1 - 0.6**number)
+    close(np.sum(steps[-1]['targets'], axis=-1), 1)
+
+
+def test_a_joint_pass_has_its_own_predictions():
+    with pytest.raises(ValueError, match="predict='teacher' needs a pass of its own"):
+        semi_supervised(
+            mlp(), targets=predictions, predict='teacher', batch_norm='joint', second_view='strong'
+        )
 
 
 def test_vat_without_a_trial_step_takes_the_limit():

@@ -1,6 +1,8 @@
 """Training on one's own images, as a user types it and in this process."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -23,31 +25,64 @@ from metasemi_jax.training.experiment_data import choose_split, load_data
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recorder import Recorder
 from own_images import own_config, own_flags, random_pixels, write_folder, write_image
-from small_runs import ROOT, assert_same_state, contents, make_run, read_log, read_state, run_main
+from small_runs import ROOT, assert_same_state, contents, main_of, make_run, read_log, read_state, run_main
 
 # Compiling is most of this file's time.
 pytestmark = pytest.mark.usefixtures('quick_compilation')
-QUICK = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+
+
+# In bash: notes in the folder $NOTES what each `python` is given, and starts none.
+NOTE = """
+python() {
+    noted=$((${noted:-0} + 1))
+    printf '%s\\0' "$@" > "$NOTES/$noted"
+    if [ "$1" = - ]; then cat > "$NOTES/$noted.py"; fi
+}
+head() { :; }
+"""
+
+
+def typed(text, notes, **environment):
+    """(arguments, program on stdin or '') of every `python` in the bash blocks of a page."""
+    blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+    subprocess.run(
+        ['bash', '-euo', 'pipefail', '-c', NOTE + ''.join(blocks)],
+        env=os.environ | environment | {'NOTES': str(notes)},
+        check=True,
+    )
+    for number in sorted(int(path.name) for path in notes.iterdir() if not path.suffix):
+        program = notes / f'{number}.py'
+        arguments = (notes / str(number)).read_text().split('\0')[:-1]
+        yield arguments, program.read_text() if program.exists() else ''
+
+
+def do(arguments, program):
+    """What `python ARGUMENTS < PROGRAM` does, in this process: to start ten takes a minute."""
+    sys.argv = list(arguments)
+    if arguments == ['-']:
+        exec(compile(program, 'typed', 'exec'), {'__name__': '__main__'})
+    elif arguments[0] == '-m':
+        main_of(arguments[1].removeprefix('metasemi_jax.'))(arguments[1:])
+    else:
+        # Narrow: evaluations with the network's own width would take most of the time.
+        main_of(arguments[0].removesuffix('.py'))([*arguments, '--config.model.width=2'])
 
 
 @pytest.fixture(scope='module')
-def documented(tmp_path_factory):
+def documented(tmp_path_factory, quick_compilation):
     """A folder in which every command of docs/own_images.md was typed, and what they printed."""
     here = tmp_path_factory.mktemp('documented')
-    for name in ('main.py', 'configs', 'metasemi_jax'):
-        (here / name).symlink_to(ROOT / name)
     text = (ROOT / 'docs' / 'own_images.md').read_text()
-    assert 'export short=--config.total_steps=20' in text
-    first, *rest = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
-    environment = QUICK | {
-        'short': '--config.total_steps=20',
-        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-    }
-    options = {'cwd': here, 'env': environment, 'capture_output': True, 'text': True, 'timeout': 500}
-    subprocess.run(['bash', '-euo', 'pipefail', '-c', first], check=True, **options)
-    process = subprocess.run(['bash', '-euo', 'pipefail', '-c', ''.join(rest)], **options)
-    assert (process.returncode, process.stderr) == (0, '')
-    return here, process.stdout
+    assert 'type `export STEPS=20` first' in text
+    commands = list(typed(text, tmp_path_factory.mktemp('notes'), STEPS='4'))
+    assert len(commands) > 10
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(here)
+        patch.setattr('sys.argv', sys.argv)
+        for command in commands:
+            do(*command)
+    return here, printed.getvalue()
 
 
 def test_the_documented_commands_train(documented):
@@ -58,7 +93,7 @@ def test_the_documented_commands_train(documented):
     for name in runs:
         results = json.loads((here / 'runs' / name / 'results.json').read_text())
         has_test_set = name != 'arrays'
-        assert results['steps'] == 20
+        assert results['steps'] == 4
         assert ('test_error_last' in results) == ('ema_test_error_best' in results) == has_test_set
         assert ('validation_error_last' in results) == (not has_test_set)
         assert results['num_held_out'] == (0 if has_test_set else 20)

@@ -232,7 +232,7 @@ BAD = {
     '--workdir=RUN gone.png': 'gone.png: there is no such file or folder',
     '--workdir=RUN text.txt': 'none of the 1 images can be read: text.txt (not an image, or damaged)',
     '--workdir=RUN grey.npz': 'grey.npz: its images are of 8×8×1, the network takes 8×8×3',
-    '--workdir=RUN a.png --weights=first': 'value should be one of <last|best|ema|best_ema>',
+    '--workdir=RUN a.png --weights=first': 'value should be one of <last|best|ema|best_ema|reported>',
     '--workdir=RUN a.png --batch_size=-1': 'flag --batch_size=-1: -1 is not a non-negative integer',
     '--workdir=RUN a.png --output=RUN': 'is a folder; name a file',
     '--workdir=RUN a.png --output=no/such/folder.csv': 'cannot be written (No such file or directory)',

@@ -6,6 +6,9 @@ import pytest
 from configs import digits, folder
 from metasemi_jax.config import OPEN, check_config, flatten
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import write_json
+from metasemi_jax.sweep.__main__ import plan
+from metasemi_jax.sweep.folder import swept_fields, write_record
 from metasemi_jax.training import recipe
 from metasemi_jax.training.choices import has_black_border, with_image_size
 from metasemi_jax.training.loop import train_and_evaluate
@@ -52,6 +55,14 @@ def test_a_number_of_steps_moves_the_schedule():
     assert values['method.rampup_steps'] == 200
     assert values['eval_every'] == 50
     assert values['ema_decay'] == 0.9
+
+
+def test_what_a_time_budget_changes_is_not_told():
+    assert 'total_steps=' in sentence(chosen())
+    told = sentence(chosen(), time_budget=True)
+    assert 'total_steps=' not in told
+    assert 'warmup_steps=' not in told
+    assert 'model.name=conv_small' in told
 
 
 def test_methods_without_a_ramp_up_in_steps_get_none():
@@ -121,10 +132,12 @@ def test_files_are_resized_to_what_they_are(tmp_path):
     write_folder(tmp_path / 'mine')
     config = folder.get_config()
     config.data.path = str(tmp_path / 'mine')
-    assert with_image_size(config).data.image_size == 8
+    sized, chosen = with_image_size(config)
+    assert sized.data.image_size == chosen['data.image_size'] == 8
+    assert config.data.image_size is None
     config.data.path = str(tmp_path / 'nowhere')
-    assert with_image_size(config).data.image_size == 32
-    assert with_image_size(digits.get_config()) == digits.get_config()
+    assert with_image_size(config)[1] == {'data.image_size': 32}
+    assert with_image_size(digits.get_config()) == (digits.get_config(), {})
 
 
 def test_only_a_recipe_leaves_fields_open():
@@ -143,17 +156,17 @@ def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / 'mine.npz', x=images, y=labels, x_test=images[:9], y_test=labels[[0, 1, 2] * 3])
     config = folder.get_config()
     config.data.path = str(tmp_path / 'mine.npz')
-    config.batch_size = 6
     results = train_and_evaluate(config, tmp_path / 'run')
     assert results['steps'] == 4
     assert results['reported_weights'] in ('raw', 'ema')
     printed = capsys.readouterr().out
+    assert 'data.image_size=0' in printed
     there = flatten(read_json(Workdir(tmp_path / 'run').config))
     assert there['recipe'] == 'chosen'
     for name, value in re.findall(r'([a-z_.]+)=([\w.-]+)', sentence(chosen())):
-        assert f'{name}=' in printed or name == 'batch_size', (name, value)
+        assert f'{name}=' in printed, (name, value)
         assert there[name] is not None
-    assert there['batch_size'] == 6
+    assert there['batch_size'] == 64
     # On a machine with other cores, or with another rule, the run is the same.
     monkeypatch.setattr(recipe, 'CPU_STEPS', (400, 400))
     assert train_and_evaluate(config, tmp_path / 'run') == results
@@ -161,3 +174,34 @@ def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
     config.total_steps = 9
     with pytest.raises(UserError, match='total_steps: 4 there, 9 here'):
         train_and_evaluate(config, tmp_path / 'run')
+
+
+def test_a_run_that_trained_nothing_chooses_anew(tmp_path):
+    config, files = folder.get_config(), Workdir(tmp_path / 'run')
+    begun = folder.get_config()
+    begun.update_from_flattened_dict(chosen(batch_size=64) | {'recipe': 'chosen', 'data.image_size': 32})
+    begun.batch_size = 64
+    files.path.mkdir()
+    write_json(files.config, begun.to_dict())
+    config.batch_size = 8
+    assert files.with_choices_of_run(config) is config
+    (files.checkpoints / '4').mkdir(parents=True)
+    there = files.with_choices_of_run(config)
+    assert (there.recipe, there.batch_size, there.data.image_size) == ('chosen', 8, 32)
+
+
+def test_a_sweep_of_a_recipe_goes_on(tmp_path):
+    """Its record has open fields, its runs have chosen theirs."""
+    config = folder.get_config()
+    (run,) = plan(config, {}, [0], tmp_path)
+    write_record(tmp_path, [], config)
+    begun = folder.get_config()
+    begun.update_from_flattened_dict(chosen() | {'recipe': 'chosen', 'data.image_size': 0})
+    run.files.path.mkdir()
+    write_json(run.files.config, begun.to_dict())
+    (run.files.checkpoints / '4').mkdir(parents=True)
+    assert plan(config, {}, [0], tmp_path)[0].config.total_steps is None
+    assert swept_fields(tmp_path) == []
+    config.data.flip = True
+    with pytest.raises(UserError, match=r'data.flip: False there, True here'):
+        plan(config, {}, [0], tmp_path)

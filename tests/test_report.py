@@ -250,6 +250,12 @@ def test_nothing_else_has_the_papers_figures(tmp_path, fields):
         (cifar10, 'fixmatch', {'model__name': 'conv_large'}, None),
         (cifar10, 'fixmatch', {'method__meta': True}, None),
         (cifar10, 'fixmatch', {'data__num_labels': 1000}, None),
+        # Options that the published programs lack.
+        (svhn, 'metasemi', {'method__second_view': 'strong'}, None),
+        (svhn, 'metasemi', {'method__temperature': 0.5}, None),
+        (svhn, 'metasemi', {'method__meta_moves': 'weights'}, None),
+        (svhn, 'metasemi', {'undropped_statistics': True}, None),
+        (cifar10, 'fixmatch', {'data__strong': 'affine'}, None),
         # USB's figures are of its bugs.
         (cifar10, 'mean_teacher', {}, None),
         (cifar10, 'uda', {}, None),

@@ -160,7 +160,8 @@ def running(folder, tmp_path):
             start_new_session=True,
         )
     try:
-        wait_until(lambda: process.poll() is not None or 'step 4/' in (tmp_path / 'out').read_text())
+        # Where other programs share the machine, compiling takes minutes.
+        wait_until(lambda: process.poll() is not None or 'step 4/' in (tmp_path / 'out').read_text(), 300)
         workers = children(process.pid)
         assert len(workers) == 2
         yield process, workers, tmp_path

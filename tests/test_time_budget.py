@@ -16,8 +16,9 @@ from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.prepared import Prepared
 from metasemi_jax.training.recorder import Recorder
-from metasemi_jax.training.time_budget import Costs, plan
+from metasemi_jax.training.time_budget import Costs, begun_plan, keep_plan, plan, recipe_of
 from metasemi_jax.training.trial import measure
+from metasemi_jax.workdir import Workdir
 from small_runs import assert_same_state, contents, read_log, read_state, tiny_config
 
 RECIPE = {
@@ -119,7 +120,9 @@ def test_a_run_has_the_steps_of_its_plan_and_goes_on_with_them(tmp_path, monkeyp
 
     def die(recorder, at):
         show(recorder, at)
-        raise RuntimeError('died')
+        # The first evaluation is the best so far, and saved.
+        if recorder.evaluated(at):
+            raise RuntimeError('died')
 
     monkeypatch.setattr(Recorder, 'show', die)
     with pytest.raises(RuntimeError):
@@ -156,11 +159,35 @@ def test_a_run_has_the_steps_of_its_plan_and_goes_on_with_them(tmp_path, monkeyp
     other = tiny_config(time_budget='60s', total_steps=1200, optimizer__milestones=(600, 1000))
     with pytest.raises(UserError, match=r'optimizer.milestones: \[800, 1000\] there, \[600, 1000\] here'):
         train_and_evaluate(other, tmp_path / 'run')
-    (tmp_path / 'run' / 'time_budget.json').write_text('{}')
-    with pytest.raises(UserError, match=r'time_budget\.json is damaged'):
-        train_and_evaluate(config, tmp_path / 'run')
+    for damage, message in (
+        ({}, 'time_budget=None must be a time'),
+        (planned | {'run': 3}, 'run must hold total_steps, optimizer.warmup_steps, '),
+        (planned | {'run': planned['run'] | {'total_steps': '9'}}, "total_steps='9' must be of the type int"),
+        (planned | {'run': planned['run'] | {'eval_every': None}}, 'run has a field without a value'),
+        (planned | {'recipe': planned['recipe'] | {'log_every': 0}}, 'log_every=0 must be more than 0'),
+    ):
+        (tmp_path / 'run' / 'time_budget.json').write_text(json.dumps(damage))
+        with pytest.raises(UserError, match=rf'time_budget\.json is damaged .{message}'):
+            train_and_evaluate(config, tmp_path / 'run')
     (tmp_path / 'run' / 'time_budget.json').write_text(json.dumps(planned, indent=2) + '\n')
     assert contents(tmp_path / 'run') == before
+
+
+def test_a_refused_budget_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, 'measure', lambda *args: Costs(9.0, 1.0, 0.5, 10.0))
+    with pytest.raises(UserError, match=r'time_budget leaves .* give more time'):
+        train_and_evaluate(tiny_config(time_budget='60s'), tmp_path / 'runs' / 'new')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_trained_nothing_is_planned_anew(tmp_path):
+    """Killed for memory before its first step, it takes a corrected batch_size, whose steps cost less."""
+    config, files = tiny_config(time_budget='60s'), Workdir(tmp_path)
+    run = recipe_of(config)
+    keep_plan(files, config, run, Costs(1, 1, 1, 1))
+    assert begun_plan(files, tiny_config(time_budget='60s', batch_size=4)) is None
+    (files.checkpoints / '4').mkdir(parents=True)
+    assert begun_plan(files, config) == run
 
 
 @pytest.mark.usefixtures('quick_compilation')

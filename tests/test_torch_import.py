@@ -9,11 +9,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from absl import flags as flags_module
 from ml_collections import config_flags
 
+from configs import folder as folder_config
 from configs import imagenet, svhn
 from metasemi_jax.classifier import load_classifier
 from metasemi_jax.cli import parse_config_flags
@@ -26,7 +26,7 @@ from metasemi_jax.torch_import import __main__ as torch_import
 from metasemi_jax.torch_import.__main__ import import_checkpoint, to_state_dict
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint, rename_imagenet
 from metasemi_jax.torch_import.state_dict import parameter_keys
-from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest
+from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest, restore_step
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from test_torch_state_dict import random_state_dict
@@ -89,8 +89,7 @@ def restore(workdir, config, step=None):
     try:
         if step is None:
             return restore_newest(manager, template).state
-        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, template))
-        return manager.restore(step, args=ocp.args.Composite(state=target))['state']
+        return restore_step(manager, template, step).state
     finally:
         manager.close()
 
@@ -388,3 +387,10 @@ def test_a_file_of_the_imagenet_program(tmp_path):
     read = read_checkpoint(tmp_path / 'checkpoint.pth.tar')
     assert (read['step'], float(read['best_acc'])) == (675_616, 55.5)
     np.testing.assert_array_equal(read['model']['module.fc.weight'], arrays['fc.weight'])
+
+
+def test_a_recipe_that_is_open_is_refused(small, tmp_path):
+    """It would choose a number of steps, and a schedule, that the checkpoint never saw."""
+    with pytest.raises(UserError, match="recipe='auto' leaves open what the checkpoint was trained with"):
+        import_checkpoint(official(small), folder_config.get_config(), tmp_path / 'run')
+    assert list(tmp_path.iterdir()) == []

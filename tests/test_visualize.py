@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metasemi_jax.errors import UserError, printable
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.visualize import __main__ as visualize
 from metasemi_jax.visualize import look, review
+from metasemi_jax.visualize.html_report import html_report
+from metasemi_jax.visualize.page import NAMES
 from metasemi_jax.visualize.run_names import run_names
 from own_images import own_config, write_image
 from small_runs import ROOT, contents, make_run, tiny_config
@@ -82,6 +85,7 @@ def test_a_finished_run(trained, capsys):
         assert min(edge.min() for edge in (image[0], image[-1], image[:, 0], image[:, -1])) == 255, name
         assert image.min() < 50
         assert (figures / f'{name}.pdf').read_bytes().startswith(b'%PDF')
+    assert FIGURES == NAMES
     page = Page((figures / 'report.html').read_text())
     pictures = [reference for reference in page.references if reference.startswith('data:image/png;base64,')]
     assert len(pictures) == len(FIGURES)
@@ -173,7 +177,7 @@ BAD = {
     'RUN --split=validation': 'has no validation images; choose another of test, ',
     'MINE --split=test': 'has no test images; choose another of test, validation',
     'MINE --split=unlabeled': 'the labels of its unlabeled images are not known; choose another --split',
-    'RUN --weights=first': 'value should be one of <last|best|ema|best_ema>',
+    'RUN --weights=first': 'value should be one of <last|best|ema|best_ema|reported>',
     'RUN --num_points=3': '--num_points=3: 3 is not integer >= 10',
     'RUN --seed=-1': 'flag --seed=-1: -1 is not an integer in the range',
     'RUN --output=file': 'file is a file; name a folder',
@@ -285,3 +289,47 @@ def test_a_browser_complains_of_nothing(mine, tmp_path, capsys):
     assert 'Confusion matrix' in process.stdout
     assert 'CONSOLE' not in process.stderr
     capsys.readouterr()
+
+
+def test_pictures_of_others_are_not_written_over(trained, tmp_path):
+    """Of a paper, say, whose figures lie where its text is."""
+    workdir, _ = trained
+    for name in ('report.html', 'tsne.png', 'curves.pdf'):
+        file = tmp_path / name / name
+        file.parent.mkdir()
+        file.write_text('mine')
+        assert f'{file} was not written by this command; name another folder' in run(
+            workdir, f'--output={file.parent}'
+        )
+        assert contents(file.parent) == {file: b'mine'}
+    file = tmp_path / 'several' / 'run_2' / 'curves.png'
+    file.parent.mkdir(parents=True)
+    file.write_text('mine')
+    other = shutil.copytree(workdir, tmp_path / 'run')
+    assert f'{file} was not written' in run(workdir, other, f'--output={tmp_path}/several')
+
+
+def test_the_page_comes_first(tmp_path):
+    """A start that was killed between two files left what the next one knows as its own."""
+    target = tmp_path / 'figures'
+    (target / 'curves.png').mkdir(parents=True)
+    page = html_report('a run', []).encode()
+    with pytest.raises(UserError, match='cannot be written'):
+        visualize._write(target, {'curves.png': b'', 'report.html': page})
+    assert (target / 'report.html').read_bytes() == page
+    (target / 'curves.png').rmdir()
+    (target / 'curves.png').write_text('ours')
+    visualize._check_output(target, [''])
+
+
+def test_names_are_legible_in_every_locale():
+    """With LC_ALL=C, too, where os.fsencode refuses all letters but English ones."""
+    escaped = 'größe'.encode().decode('ascii', 'surrogateescape')
+    for name, shown in (
+        ('größe 8×8', 'größe 8×8'),
+        (escaped, 'größe'),
+        (os.fsdecode(b'a\xff'), 'a\ufffd'),
+        ('\ud800', '?'),
+    ):
+        assert printable(name) == shown
+    assert '<h1>größe 8×8</h1>' in html_report(f'{escaped} 8×8', [])

@@ -151,3 +151,29 @@ def test_a_folder_that_another_host_did_not_make(tmp_path):
     files.path.mkdir()
     files.config.touch()
     files.check_shared(seconds=0)
+
+
+def test_a_start_that_fails_before_it_writes_leaves_nothing(tmp_path):
+    def begin(files, *, write):
+        with files.lock():
+            if write:
+                files.create(digits.get_config(), IDS)
+            raise UserError('refused')
+
+    def start(path, *, write=False):
+        with pytest.raises(UserError, match='refused'):
+            begin(Workdir(path), write=write)
+
+    start(tmp_path / 'runs' / 'new')
+    assert everything(tmp_path) == {}
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'empty').mkdir()
+    start(tmp_path / 'runs' / 'new')
+    start(tmp_path / 'empty')
+    assert {*everything(tmp_path)} == {
+        'runs',
+        'empty',
+        'empty/.lock',
+    }
+    start(tmp_path / 'runs' / 'new', write=True)
+    assert 'runs/new/config.json' in everything(tmp_path)

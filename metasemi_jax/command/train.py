@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     """The command; ends with one line and the exit code 1 where it cannot do what is asked.
 
     Args:
-      argv: as `sys.argv`.
+      argv: the command line, as `sys.argv` holds it.
     """
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(

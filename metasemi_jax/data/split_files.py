@@ -18,8 +18,8 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
     a label after a name or path is left out.
 
     Args:
-      path: of the file.
-      ids: of the training images, unique.
+      path: the file to read.
+      ids: unique ids of the training images.
 
     Returns:
       Sorted ids.

@@ -31,10 +31,10 @@ def draw_split(
 
     Args:
       dataset: labels of -1 are never chosen.
-      num_labels: how many, the same number of every class; 0 for all that are known.
-      num_validation: how many of the labeled images are held out. With 0 it is none, or a fifth where the
+      num_labels: number of labeled images, the same of every class; 0 for all labels that are known.
+      num_validation: number of labeled images held out. 0 holds none out, or a fifth where the
         dataset has neither a test nor a validation set.
-      seed: of both draws.
+      seed: seeds the draws of the labeled and of the validation images.
       labeled_ids: the labeled images, where they are not to be drawn.
 
     Raises:
@@ -117,9 +117,9 @@ def class_balanced_split(
     Args:
       labels: int [N].
       ids: N unique strings.
-      num_labels: how many images keep their label.
+      num_labels: number of images that keep their label.
       num_classes: K.
-      seed: of the draw.
+      seed: seeds the draw.
 
     Raises:
       UserError: a number that the classes cannot share evenly, or more than a class holds.

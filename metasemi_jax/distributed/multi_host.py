@@ -25,7 +25,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 
     Args:
       coordinator: 'HOST:PORT' of process 0, reachable by all.
-      num_processes: how many there are.
+      num_processes: number of processes.
       process_id: 0 to `num_processes` - 1.
 
     Raises:
@@ -37,7 +37,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     if alone and find_spec('libtpu') is None:
         return
     if missing and len(missing) < len(given):
-        raise UserError(f'{" and ".join(missing)} must be given too; see "Scaling out" in README.md')
+        raise UserError(f'{" and ".join(missing)} must be given too; see docs/scaling.md')
     if coordinator and not coordinator.rpartition(':')[2].isdecimal():
         raise UserError(f'--coordinator={coordinator} must be HOST:PORT of process 0')
     if coordinator and not 0 <= process_id < num_processes:
@@ -121,10 +121,10 @@ def check_same(what: str, value: str) -> None:
 
     Args:
       what: what messages call it.
-      value: of it, as this process sees it.
+      value: what this process has for it.
 
     Raises:
-      UserError: in every process.
+      UserError: the processes disagree; raised in each of them.
     """
     if jax.process_count() == 1:
         return

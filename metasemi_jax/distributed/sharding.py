@@ -42,7 +42,7 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     Args:
       tree: NumPy arrays. Where `sharding` splits an axis, each process gives its own stretch of it, as
         `process_rows` says; otherwise all give the same.
-      sharding: of every leaf.
+      sharding: the layout of every leaf.
     """
     if jax.process_count() == 1:
         # A CPU device would take the NumPy memory itself, and the caller may donate the array.

@@ -48,7 +48,7 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     Where all are labeled, they are the unlabeled pool too.
 
     Args:
-      config: of `make_config`.
+      config: as `make_config` returns it.
       dataset: in memory, without test and validation images.
       listener: hears how the fit goes.
 

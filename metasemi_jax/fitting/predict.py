@@ -24,7 +24,7 @@ def predict_probs(
     Args:
       config: the nested fields of the run.
       variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
-      form: of the examples.
+      form: form of the examples that the network takes.
       num_classes: K.
       examples: [N, ...] as `form` says.
     """

@@ -26,7 +26,7 @@ def create_method(name: str, network: Any, **options: Any) -> Method:
       network: a `Network`, or a model as `create_model` returns it.
       **options: the method's own, as its function lists them; of every method that has targets also `meta`
         (whether the meta-gradient moves them), `meta_moves` ('labels', 'weights' or 'both') and the fields
-        `meta_lr`, `estimator`, `epsilon` and `at_inner_step` of `Meta`.
+        `meta_lr`, `estimator`, `epsilon`, `at_inner_step` and `inner_lr` of `Meta`.
 
     Raises:
       UserError: an unknown name or option, or a file that cannot be used.

@@ -1,6 +1,7 @@
 """A method of one's own, from a Python file outside the package."""
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def load_method(name: str) -> Callable[..., Method]:
     if spec is None:
         raise UserError(f"method.name '{name}': {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # it is Python, and may fail in any way

@@ -31,10 +31,10 @@ def freematch(
     Args:
       network: the student.
       meta: moves the probabilities before the threshold; the state follows the unmoved ones.
-      momentum: of the averages.
+      momentum: share of the old average that is kept.
       most: largest threshold t; 0.95 on SVHN.
-      fairness_weight: of the self-adaptive fairness term; 0 for none.
-      consistency_weight: constant.
+      fairness_weight: weight of the self-adaptive fairness term; 0 for none.
+      consistency_weight: weight of the unlabeled loss, constant.
       batch_norm: 'joint' as published, or 'labeled', which is cheaper: see `semi_supervised`.
     """
 
@@ -81,9 +81,9 @@ def fairness_term(logits: Array, weights: Array, state: dict[str, Array]) -> Arr
     histogram of its classes; both are normalised. A class that is missing from a histogram is 0 there.
 
     Args:
-      logits: [n, K], of the strong view.
+      logits: [n, K], logits of the strong view.
       weights: [n], 0 or 1.
-      state: of `freematch`.
+      state: the state of `freematch`.
 
     Returns:
       Scalar; 0 where no image counts.

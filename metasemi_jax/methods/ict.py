@@ -30,9 +30,10 @@ def ict(
     Args:
       network: the student.
       meta: moves the mixed targets.
-      mixup_gamma: of λ ~ Beta(γ, γ), one for each image; 1.0 on CIFAR-10, 0.1 on SVHN.
-      consistency_weight: of the squared error, averaged over the classes; reached along a Gaussian.
-      rampup_share, total_steps: as of `pseudo_label`.
+      mixup_gamma: γ of λ ~ Beta(γ, γ), one λ for each image; 1.0 on CIFAR-10, 0.1 on SVHN.
+      consistency_weight: final weight of the squared error (mean over the classes), reached along a
+        Gaussian.
+      rampup_share, total_steps: as in `pseudo_label`.
     """
 
     def targets(inputs: Inputs, key: Array) -> Targets:

@@ -61,9 +61,10 @@ def refine(
 
     Args:
       targets: soft labels, and weights or None.
-      inputs: θ, the batch and α.
-      meta: how.
-      network, loss: of the student on the unlabeled images.
+      inputs: state before the step: θ, the batch and α.
+      meta: estimator and step sizes.
+      network: the student.
+      loss: loss of one unlabeled image, from logits and targets.
       labels, weights: which of the two to move.
 
     Returns:

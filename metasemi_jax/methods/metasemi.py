@@ -39,14 +39,15 @@ def metasemi(
 
     Args:
       network: the student.
-      meta: of its own predictions in evaluation mode.
-      mixup: of each labeled image with an unlabeled one.
+      meta: moves the network's own predictions, made in evaluation mode; None: they stay.
+      mixup: whether each labeled image is mixed with an unlabeled one.
       mixup_gamma: γ of λ ~ Beta(γ, γ), one for each pair.
       consistency_weight: w_t, reached linearly after `rampup_steps`.
-      rampup_steps: steps, of the recipe.
-      second_view: not of the paper: which view of the unlabeled images the consistency loss sees, 'weak' or
-        'strong'; the pseudo-labels stay those of the first view. None: that first view.
-      temperature: not of the paper: of the softmax of the pseudo-labels; less than 1 sharpens them.
+      rampup_steps: steps after which w_t is reached.
+      second_view: the view of the unlabeled images that the consistency loss sees: another 'weak' one, or a
+        'strong' one. The pseudo-labels are those of the first view. None, as in the paper: the first view.
+      temperature: divides the logits of the pseudo-labels; less than 1 sharpens them. 1, as in the paper,
+        changes nothing.
     """
 
     def draw(key: Array, count: int) -> Array:

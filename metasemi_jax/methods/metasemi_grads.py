@@ -36,18 +36,18 @@ def metasemi_grads(
 
     Args:
       model: `model.apply(variables, images, train=...)` -> logits, as of `create_model`; or a `Network`.
-      params, batch_stats: its variables.
+      params, batch_stats: the variables of `model`.
       batch: the examples; its `unlabeled_labels` are never read here.
       mixup_lambda: λ [B], or None for no mix-up.
       lr: α of the inner step, the optimizer's learning rate in the recipe.
       consistency_weight: w_t.
       meta_lr: β.
       estimator: a key of `ESTIMATORS`, or None for no meta-gradient and no consistency term.
-      epsilon: of `finite_difference`; the others ignore it.
+      epsilon: ‖εg‖₂ of `finite_difference`; the other estimators ignore it.
       dropout_key: the model's 'dropout' rng, or None for no dropout.
 
     Returns:
-      grads: of the structure of `params`.
+      grads: the gradient of the loss, of the structure of `params`.
       new_batch_stats: running statistics after the train-mode passes, in the order of the authors' program:
         mixed (or labeled) images first, then unlabeled ones.
       aux: scalars 'label_loss', 'label_grad_norm', 'classification_loss', 'consistency_loss', 'loss'; [B, K]

@@ -33,11 +33,11 @@ def mixmatch(
     Args:
       network: the student.
       meta: moves the mixed targets of the unlabeled part.
-      temperature: of the sharpening.
+      temperature: T of `sharpen`; less than 1 sharpens.
       mixup_gamma: α of λ ~ Beta(α, α), then max(λ, 1 - λ), one for each image.
-      consistency_weight: of the squared error, averaged over the classes: 75 on CIFAR-10, 150 on CIFAR-100,
-        250 on SVHN; reached linearly.
-      rampup_share, total_steps: as of `pseudo_label`.
+      consistency_weight: final weight of the squared error (mean over the classes), reached linearly: 75 on
+        CIFAR-10, 150 on CIFAR-100, 250 on SVHN.
+      rampup_share, total_steps: as in `pseudo_label`.
     """
 
     def targets(inputs: Inputs, key: Array) -> Targets:

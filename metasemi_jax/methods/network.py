@@ -25,7 +25,7 @@ def as_network(model: Any, *, undropped_statistics: bool = False) -> Network:
     may insist on one.
 
     Args:
-      model: see above.
+      model: a Flax model, or a `Network`.
       undropped_statistics: take the new running statistics from a pass without dropout. Dropout of whole
         feature maps doubles the variances that the next BatchNorm sees, and evaluation mode does not drop:
         with the usual statistics its predictions are flatter. One forward pass more for each pass.

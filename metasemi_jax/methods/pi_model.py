@@ -22,8 +22,8 @@ def pi_model(
     Args:
       network: the student.
       meta: moves the targets.
-      consistency_weight: of the squared error, averaged over the classes; reached linearly.
-      rampup_share, total_steps: as of `pseudo_label`.
+      consistency_weight: final weight of the squared error (mean over the classes), reached linearly.
+      rampup_share, total_steps: as in `pseudo_label`.
     """
     return semi_supervised(
         network,

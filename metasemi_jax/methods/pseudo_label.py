@@ -22,9 +22,11 @@ def pseudo_label(
     Args:
       network: the student.
       meta: moves the probabilities before the threshold.
-      threshold: strictly exceeded, as in the original.
-      consistency_weight: reached linearly after `rampup_share` of `total_steps`; 0 steps: from the start.
-      rampup_share, total_steps: of the run.
+      threshold: probability that must be exceeded, strictly, as in the original.
+      consistency_weight: final weight of the cross-entropy, reached linearly after `rampup_share` of
+        `total_steps`; with `total_steps` 0 it holds from the start.
+      rampup_share: share of `total_steps` over which the weight rises.
+      total_steps: steps of the whole run.
     """
     return semi_supervised(
         network,

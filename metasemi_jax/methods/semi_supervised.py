@@ -42,30 +42,34 @@ def semi_supervised(
       network: the student.
       targets: (inputs, key) -> what the unlabeled images should be called; soft labels where `select` is
         given. None: the method looks at no unlabeled image.
-      select: (targets, inputs) -> hard labels and weights of soft ones.
+      select: (targets, inputs) -> hard labels, and weights, in the place of soft labels.
       meta: moves the targets against the meta-gradient: soft labels before `select`, weights after it.
       mix: (targets, inputs, key) -> the same with `labeled`, images mixed by means of the final targets.
-      predict: whose logits `inputs.weak_logits` and `inputs.predict` are. 'training': the student's, with
-        dropout masks of their own; 'same_pass': those of the student's own pass over the weak view;
-        'evaluation': with running statistics, without dropout; 'teacher': those of the EMA weights, in
-        training mode.
-      labeled_loss: of `Targets.labeled`; an unmixed labeled batch has the cross-entropy.
-      unlabeled_loss: None trains on the labeled part alone.
+      predict: the source of the logits in `inputs.weak_logits` and `inputs.predict`. 'training': the
+        student in training mode, with dropout masks of their own; 'same_pass': the student's own pass over
+        the weak view; 'evaluation': the student with running statistics, without dropout;
+        'teacher': the EMA weights, in training mode.
+      labeled_loss: loss of one image of `Targets.labeled`; an unmixed labeled batch has the cross-entropy.
+      unlabeled_loss: loss of one unlabeled image; None trains on the labeled part alone.
       weight: step -> weight of the unlabeled loss.
       extra: (forward, logits, targets, inputs) -> scalar, added to the loss. `forward` is the student in
-        training mode, with gradient; `logits` are its logits of the images that the targets name.
+        training mode, with gradient, or None with a joint pass; `logits` are its logits of the images that
+        the targets name.
       batch_norm: which passes move the running statistics: the 'labeled' one alone; 'every' one in turn,
         labeled, then unlabeled; or one 'joint' pass over labeled images, weak and second view.
       init: (number of classes, number of unlabeled images) -> the method's own state.
       second_view: 'weak' or 'strong': what the second view is; None where there is none.
 
     Raises:
-      ValueError: an unknown `predict` or `batch_norm`, or a joint pass without a second view.
+      ValueError: an unknown `predict` or `batch_norm`, or a joint pass without a second view, or with another
+        `predict` than its own, 'training'.
     """
     if predict not in ('training', 'same_pass', 'evaluation', 'teacher'):
         raise ValueError(f'predict={predict!r} is none of training, same_pass, evaluation, teacher')
     if batch_norm not in PASSES or (batch_norm == 'joint' and second_view is None):
         raise ValueError(f'batch_norm={batch_norm!r} is none of {", ".join(PASSES)}, or lacks a second view')
+    if batch_norm == 'joint' and predict != 'training':
+        raise ValueError(f"predict={predict!r} needs a pass of its own; a joint pass has 'training'")
     find = None
     if targets is not None:
         find = functools.partial(

@@ -31,9 +31,9 @@ def softmatch(
     Args:
       network: the student.
       meta: moves the probabilities before they are weighed; the state follows the unmoved ones.
-      momentum: of the averages.
+      momentum: share of the old average that is kept.
       num_sigma: n of the weight exp(-min(p - μ, 0)²/(2σ²/n²)).
-      consistency_weight: constant.
+      consistency_weight: weight of the unlabeled loss, constant.
       batch_norm: 'joint' as published, or 'labeled', which is cheaper: see `semi_supervised`.
     """
 

@@ -34,9 +34,10 @@ def step_loss(pieces: Pieces, params: Params, inputs: Inputs, keys: Keys) -> tup
     """mean(labeled_loss) + weight·mean(weights·unlabeled_loss) + extra, to be differentiated in `params`.
 
     Args:
-      pieces: of the method.
+      pieces: the arguments of `semi_supervised` that make the method.
       params: θ, with gradient; `inputs.params` holds the same numbers as constants.
-      inputs, keys: of the step.
+      inputs: state before the step, and the batch.
+      keys: randomness of the step.
 
     Returns:
       The loss, a scalar, and the outcome: statistics and the method's state after the step, and what to log.

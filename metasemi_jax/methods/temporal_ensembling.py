@@ -31,9 +31,9 @@ def temporal_ensembling(
       network: the student.
       meta: moves the targets.
       momentum: α.
-      consistency_weight: of the squared error, averaged over the classes; 30 on CIFAR-10 and SVHN, 100 on
-        CIFAR-100. Reached along a Gaussian after `rampup_share` of `total_steps`.
-      rampup_share, total_steps: as of `pseudo_label`.
+      consistency_weight: final weight of the squared error (mean over the classes): 30 on CIFAR-10 and SVHN,
+        100 on CIFAR-100. Reached along a Gaussian after `rampup_share` of `total_steps`.
+      rampup_share, total_steps: as in `pseudo_label`.
     """
 
     def targets(inputs: Inputs, key: Array) -> Targets:
@@ -45,7 +45,8 @@ def temporal_ensembling(
         # The average starts at 0: divide by the sum of its weights. Images of no visit have weight 0.
         share = jnp.where(visits > 0, 1 - momentum ** visits.astype(ensemble.dtype), 1)
         new = momentum * ensemble[ids] + (1 - momentum) * probs
-        state = {'ensemble': ensemble.at[ids].set(new), 'count': count.at[ids].add(1)}
+        # An image that is twice in the batch is averaged, and counted, once.
+        state = {'ensemble': ensemble.at[ids].set(new), 'count': count.at[ids].set(visits + 1)}
         return Targets(ensemble[ids] / share[:, None], (visits > 0).astype(probs.dtype), state=state)
 
     def init(num_classes: int, num_images: int) -> dict[str, Array]:

@@ -29,7 +29,7 @@ def method_title(fields: dict[str, Any]) -> str:
     """The name of a method with these settings; a method of one's own is called like its function.
 
     Args:
-      fields: of a run's config, flat, as `settled` completes them: {'method.name': 'fixmatch', ...}.
+      fields: flat config of a run, as `settled` completes it: {'method.name': 'fixmatch', ...}.
     """
     name, meta = fields['method.name'], fields.get('method.meta')
     if name == 'metasemi':

@@ -38,9 +38,11 @@ def vat(
       radius: ‖r‖₂ of an image, normalised.
       xi: length of the trial step, 1e-6 in the original. In float32 such a step leaves little but rounding
         noise; 0 is its limit, one Jacobian-vector product, which is exact.
-      entropy_weight: of the mean entropy of P(w), not ramped up; 0: VAT without entropy minimisation.
-      consistency_weight: reached linearly after `rampup_share` of `total_steps`.
-      rampup_share, total_steps: as of `pseudo_label`.
+      entropy_weight: weight of the mean entropy of P(w), not ramped up; 0 for VAT without entropy
+        minimisation.
+      consistency_weight: final weight of the KL divergence, reached linearly after `rampup_share` of
+        `total_steps`.
+      rampup_share, total_steps: as in `pseudo_label`.
     """
 
     def targets(inputs: Inputs, key: Array) -> Targets:

@@ -1,4 +1,4 @@
-"""The networks, by name. Flax stays inside this package: the rest sees `model.init` and `model.apply`."""
+"""The networks, by name: Flax modules. Methods see them as two pure functions, see `methods/network.py`."""
 
 import functools
 from collections.abc import Callable
@@ -37,7 +37,8 @@ def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) ->
     Args:
       name: a key of `MODELS`.
       num_classes: K.
-      dtype: of the computation. Parameters, running statistics, features and logits are at least float32.
+      dtype: dtype of the computation. Parameters, running statistics, features and logits have at least
+        float32.
       **kwargs: the network's own options, such as `width` and `dropout_rate`.
 
     Raises:

@@ -48,7 +48,7 @@ def batch_norm(
     """BatchNorm as in the recipe; running averages keep `momentum`, 0.9 of PyTorch's default.
 
     Flax stores the *biased* batch variance, PyTorch the unbiased one, n/(n-1) times as large at n values a
-    channel: by 8e-6 at 128 × 32 × 32, by 2.2e-4 at 128 × 6 × 6, ConvLarge's last blocks.
+    channel: larger by 8e-6 at 128 × 32 × 32, by 2.2e-4 at 128 × 6 × 6, ConvLarge's last blocks.
     """
     wide = at_least_float32(dtype)
     return nn.BatchNorm(

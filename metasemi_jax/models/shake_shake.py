@@ -93,7 +93,7 @@ def shake(first: Array, second: Array, key: Array | None) -> Array:
 
     Args:
       first, second: [B, H, W, C], the outputs of the branches.
-      key: of α and β, both uniform in [0, 1], independent, one of each for each example; None for ½.
+      key: draws α and β of each example, independent and uniform in [0, 1]; None: both are ½.
 
     Returns:
       [B, H, W, C]. By `stop_gradient`, not a custom VJP: forward mode, which the meta-gradient needs, works.

@@ -12,7 +12,6 @@ image does not stop the rest. For a split with labels the error in percent is pr
 
 import contextlib
 import csv
-import os
 import sys
 import time
 from collections import deque
@@ -33,9 +32,9 @@ from metasemi_jax.command.flags import (
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.data.images.chunks import Chunk, ImageSource, array_source, open_images
 from metasemi_jax.data.images.counter import ImageCounter
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, first_ten, printable
 from metasemi_jax.predict.output import FIRST_COLUMNS, STDOUT, check_output, open_output
-from metasemi_jax.predict.run_data import SPLITS, load_run_data, split_images
+from metasemi_jax.predict.run_data import RUN_SPLITS, load_run_data, split_images
 from metasemi_jax.progress import ProgressLine
 from metasemi_jax.training.experiment_data import evaluation_resize
 from metasemi_jax.workdir import Workdir
@@ -82,7 +81,7 @@ class Tally:
     def add(self, chunk: Chunk, predictions: Predictions) -> None:
         """Count a batch."""
         self.count += len(chunk.names)
-        self.failed += [f'{_printable(chunk.names[i])} ({reason})' for i, reason in chunk.errors.items()]
+        self.failed += [f'{printable(chunk.names[i])} ({reason})' for i, reason in chunk.errors.items()]
         if chunk.labels is not None:
             known = chunk.labels >= 0
             self.known += int(known.sum())
@@ -114,7 +113,7 @@ def main(argv: list[str]) -> None:
     """The command; ends with one line and the exit code 1 where it cannot do what is asked.
 
     Args:
-      argv: as `sys.argv`.
+      argv: the command line, as `sys.argv` holds it.
     """
     # Flags of its own, so that a program may import this module beside other commands.
     values = flags.FlagValues()
@@ -127,7 +126,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         'split',
         None,
-        SPLITS,
+        RUN_SPLITS,
         "Classify the run's own images: of the test or validation set, or its labeled or unlabeled pool.",
         flag_values=values,
     )
@@ -242,10 +241,6 @@ def _counted(
         for row in columns.rows(chunk, predictions):
             counter(count)
             yield row
-
-
-def _printable(name: str) -> str:
-    return os.fsencode(name).decode(errors='replace')
 
 
 def _summary(tally: Tally, split: str | None, seconds: float, whole: float) -> Iterator[str]:

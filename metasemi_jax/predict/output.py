@@ -50,7 +50,7 @@ def open_output(output: str, workdir: Path) -> Iterator[IO[str]]:
 
     Args:
       output: as `check_output` has accepted it.
-      workdir: of the run, which remembers what was written.
+      workdir: folder of the run; it remembers what was written.
 
     Raises:
       UserError: it cannot be written.

@@ -14,7 +14,7 @@ from metasemi_jax.data.splits import split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment_data import load_data
 
-SPLITS = ('test', 'validation', 'labeled', 'unlabeled')
+RUN_SPLITS = ('test', 'validation', 'labeled', 'unlabeled')
 
 
 class RunData(NamedTuple):
@@ -43,8 +43,9 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
     then the splits hold those that are left, and `changes` says so.
 
     Args:
-      classifier: of `load_classifier`.
-      data_path, data_dir: where the images are now, in the place of its `data.path` and `data.data_dir`.
+      classifier: as `load_classifier` returns it.
+      data_path, data_dir: folders of the images today, in the place of the run's `data.path` and
+        `data.data_dir`.
 
     Raises:
       UserError: images that cannot be had, or are not those of the run any more.
@@ -107,7 +108,7 @@ def _run_data(classifier: Classifier, config: Any, dataset: Dataset) -> RunData:
 
 
 def split_images(classifier: Classifier, data: RunData, name: str) -> SplitImages:
-    """The images of the split `name` of `SPLITS`, both training pools in the order of their ids.
+    """The images of the split `name` of `RUN_SPLITS`, both training pools in the order of their ids.
 
     Raises:
       UserError: the run has no such images.
@@ -115,7 +116,7 @@ def split_images(classifier: Classifier, data: RunData, name: str) -> SplitImage
     found = find_split(data, name)
     if found is None:
         raise UserError(
-            f'{classifier.files.path} has no {name} images; choose another of {", ".join(SPLITS)}'
+            f'{classifier.files.path} has no {name} images; choose another of {", ".join(RUN_SPLITS)}'
         )
     return found
 

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     """The command; ends with one line and the exit code 1 where it cannot do what is asked.
 
     Args:
-      argv: as `sys.argv`.
+      argv: the command line, as `sys.argv` holds it.
     """
     values = flags.FlagValues()
     flags.DEFINE_string(

@@ -41,6 +41,14 @@ USB = Source(
     28,
 )
 WIDTHS = {'conv_large': 128, 'wide_resnet': 2}  # of the published networks
+# What no published program has: the values that leave it out.
+WITHOUT_OURS = {'undropped_statistics': (None, False), 'data.strong': (None, 'google', 'usb')}
+METASEMI_WITHOUT_OURS = {
+    'method.second_view': (None,),
+    'method.temperature': (None, 1),
+    'method.meta_moves': (None, 'labels'),
+    'method.inner_lr': (None,),
+}
 
 _USB_TITLES = ('FixMatch', 'FlexMatch', 'FreeMatch', 'SoftMatch', 'MixMatch')
 
@@ -80,14 +88,19 @@ def published(fields: dict[str, Any], num_labels: int) -> Published | None:
     the methods, see docs/methods.md.
 
     Args:
-      fields: of the run's config, flat, as `settled` completes them: {'data.name': 'svhn_cropped', ...}.
-      num_labels: the labeled images that it had, those held out included.
+      fields: flat config of the run, as `settled` completes it: {'data.name': 'svhn_cropped', ...}.
+      num_labels: number of its labeled images, those held out included.
     """
     title = method_title(fields)
     for source, errors, all_labels in PUBLISHED.get((fields['data.name'], num_labels), ()):
-        if title in errors and _is_network(fields, source):
+        if title in errors and _is_as_published(fields) and _is_network(fields, source):
             return Published(errors[title], source, all_labels)
     return None
+
+
+def _is_as_published(fields: dict[str, Any]) -> bool:
+    without = WITHOUT_OURS | (METASEMI_WITHOUT_OURS if fields['method.name'] == 'metasemi' else {})
+    return all(fields.get(name) in values for name, values in without.items())
 
 
 def _is_network(fields: dict[str, Any], source: Source) -> bool:

@@ -11,11 +11,11 @@ from metasemi_jax.config import FIELDS, differing_fields, flatten, settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods.titles import method_title
 from metasemi_jax.report.published import Published, published
-from metasemi_jax.results import PROTOCOLS, WEIGHTS
+from metasemi_jax.results import PROTOCOLS, WEIGHT_PREFIXES
 from metasemi_jax.sweep.folder import is_sweep, run_folders, swept_fields
 from metasemi_jax.workdir import Workdir
 
-METHOD = ('method.name', 'method.meta', 'method.mixup', 'method.entropy_weight')  # what names a method
+METHOD_FIELDS = ('method.name', 'method.meta', 'method.mixup', 'method.entropy_weight')  # what names a method
 # What a method's recipe brings along: rows of different methods may differ in it, and the notes name it.
 RECIPE = ('method.', 'optimizer.', 'unlabeled_ratio', 'ema_decay', 'ema_convention', 'data.strong')
 
@@ -174,15 +174,15 @@ def _row(
                 f'{one.fields["seed"]}; leave one of them out'
             )
     fields = runs[0].fields
-    others = [f'{name}={fields[name]}' for name in differing if name not in METHOD]
-    named = not others or any(name in METHOD for name in differing)
+    others = [f'{name}={fields[name]}' for name in differing if name not in METHOD_FIELDS]
+    named = not others or any(name in METHOD_FIELDS for name in differing)
     return Row(
         name=', '.join([method_title(fields)] * named + others),
         setting={name: fields[name] for name in by},
         seeds=[run.fields['seed'] for run in runs],
         figures={
             prefix + protocol: [run.results[prefix + protocol] for run in runs]
-            for prefix in WEIGHTS
+            for prefix in WEIGHT_PREFIXES
             for protocol in PROTOCOLS
             if all(prefix + protocol in run.results for run in runs)
         },

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from metasemi_jax.report.runs import Row, spread
-from metasemi_jax.results import MEDIAN_OVER, WEIGHTS
+from metasemi_jax.results import MEDIAN_OVER, WEIGHT_PREFIXES
 
 # What the first line of the Markdown begins with.
 FIRST_CELLS = (b'| test error, %', b'| validation error, %')
@@ -35,7 +35,7 @@ def lines_of(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
     return [
         (row.name if not prefix else f'{row.name}, {weights}', prefix, row)
         for row in rows
-        for prefix, weights in WEIGHTS.items()
+        for prefix, weights in WEIGHT_PREFIXES.items()
         if prefix + last in row.figures
     ]
 
@@ -99,7 +99,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
         for protocol in protocols:
             values = row.figures.get(prefix + protocol)
             cells += spread(values) if values else (None, None)
-        weights = WEIGHTS[prefix].split()[0]
+        weights = WEIGHT_PREFIXES[prefix].split()[0]
         own = [row.setting[name] for name in settings]
         seeds = ' '.join(map(str, row.seeds))
         published = (None, None)

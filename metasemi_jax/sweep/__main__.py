@@ -49,7 +49,7 @@ RUN = 'metasemi_jax.sweep.run'  # the module of a run's process
 POLL_S = 0.1
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run of the sweep, begun or not."""
 
     label: str  # for people: its place in the sweep and its name
@@ -63,14 +63,14 @@ def plan(
     seeds: list[int],
     folder: Path,
     recipe: Callable[[str], Any] | None = None,
-) -> list[Run]:
+) -> list[PlannedRun]:
     """Every run of the sweep, one seed after the other, so that the settings can be compared early.
 
     Args:
-      config: of all runs.
+      config: settings that all runs share.
       grid: the fields that differ between them, with their values.
-      seeds: of each setting.
-      folder: of the sweep.
+      seeds: seeds with which each setting is trained.
+      folder: folder of the sweep.
       recipe: method name -> the config in the place of `config` for runs of a grid over methods.
 
     Raises:
@@ -82,13 +82,13 @@ def plan(
     for number, (seed, setting) in enumerate(pairs, 1):
         base = recipes.get(setting.get('method.name'), config)
         name = run_name(setting, seed)
-        run = Run(
+        run = PlannedRun(
             f'[{number}/{len(pairs)}] {name}',
             _with_fields(base, setting | {'seed': seed}),
             Workdir(folder / name),
         )
         check_config(run.config)
-        run.files.check(run.config)
+        run.files.check(run.files.with_choices_of_run(run.config))
         runs.append(run)
     check_record(folder, list(grid), config)
     return runs
@@ -105,7 +105,7 @@ def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
 class _Process:
     """A run at work."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: PlannedRun):
         self.run = run
         self._started = time.perf_counter()
         run.files.path.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ class _Process:
         return said[-1].strip().removeprefix('error: ') if said else f'it ended with the exit code {code}'
 
 
-def run_all(runs: list[Run], jobs: int, stop: StopRequest) -> dict[str, str]:
+def run_all(runs: list[PlannedRun], jobs: int, stop: StopRequest) -> dict[str, str]:
     """Train what is not finished, `jobs` at once, until `stop`; prints a line for each start and end.
 
     Returns:
@@ -187,7 +187,7 @@ def _stopped_at_end() -> Iterator[list[_Process]]:
             process.stop()
 
 
-def _start(run: Run) -> _Process:
+def _start(run: PlannedRun) -> _Process:
     print(f'{run.label}: {"continues" if run.files.config.exists() else "starts"}', flush=True)
     return _Process(run)
 
@@ -216,7 +216,7 @@ def main(argv: list[str]) -> None:
     """The command; ends with one line and the exit code 1 where it cannot do what is asked.
 
     Args:
-      argv: as `sys.argv`.
+      argv: the command line, as `sys.argv` holds it.
     """
     values = _flags()
     run_command(

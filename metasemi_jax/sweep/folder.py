@@ -42,7 +42,7 @@ def swept_fields(folder: Path) -> list[str]:
     """The fields that a sweep's runs differ in, the seed aside.
 
     Raises:
-      UserError: its record is damaged.
+      UserError: the sweep's record is damaged.
     """
     return _read_record(folder)['fields']
 
@@ -57,7 +57,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             raise UserError(f"fields: there is no setting '{unknown[0]}'")
         if not isinstance(config, dict):
             raise UserError(f'config={config!r} must hold the settings')
-        check_saved(config)
+        check_saved(config, may_be_open=True)  # each run chooses what its recipe leaves open
     return record
 
 

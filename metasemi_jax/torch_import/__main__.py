@@ -54,7 +54,7 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     Raises:
       UserError: a checkpoint, config and workdir that do not fit one another. Nothing was written.
     """
-    _check_workdir(workdir)
+    _check_target(workdir, config)
     check_config(config)
     name = config.model.name
     variables = convert_state_dict(name, checkpoint['model'])
@@ -94,7 +94,11 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     ]
 
 
-def _check_workdir(workdir: str | Path) -> None:
+def _check_target(workdir: str | Path, config: Any) -> None:
+    if config.get('recipe') == 'auto':
+        raise UserError(
+            "recipe='auto' leaves open what the checkpoint was trained with; name its experiment by --config"
+        )
     path = Workdir(workdir).path
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f'--workdir={path} is not empty; name a new folder')
@@ -216,7 +220,7 @@ def main(argv: list[str]) -> None:
     """The command; ends with one line and the exit code 1 where it cannot do what is asked.
 
     Args:
-      argv: as `sys.argv`.
+      argv: the command line, as `sys.argv` holds it.
     """
     # Flags of its own, so that a program may import this module beside `main.py`.
     values = flags.FlagValues()
@@ -244,7 +248,7 @@ def _import(file: str, values: flags.FlagValues) -> None:
     if model and model != config.model.name:
         config.model.name = model
         overrides.append(f'--config.model.name={model}')
-    _check_workdir(workdir)
+    _check_target(workdir, config)
     checkpoint = read_checkpoint(file)
     sizes = infer_sizes(config.model.name, checkpoint['model'])
     if config.model.width is None and sizes.width != MODELS[config.model.name].width:

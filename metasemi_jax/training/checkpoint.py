@@ -46,7 +46,7 @@ def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.Checkpoint
 
     Args:
       folder: made if it is missing.
-      read_only: to look into a run that may be going on: nothing is made, and what it is writing stays.
+      read_only: whether to look only, as into a run that may still train: nothing is made or deleted.
 
     Raises:
       UserError: what lies there cannot be read.
@@ -107,7 +107,7 @@ def check_readable(folder: Path) -> None:
     """Refuse checkpoints that this process may not read; they are as good as before.
 
     Args:
-      folder: of the checkpoints; what a run is about to write or to delete there is left out.
+      folder: the checkpoints folder. What a run is about to write or to delete there is left out.
 
     Raises:
       UserError: naming the first file, or the folder.
@@ -192,7 +192,7 @@ def save_checkpoint(
     """Start a save of `step` in the background, once the one before it is done.
 
     Args:
-      manager: from `open_checkpoints`.
+      manager: as `open_checkpoints` returns it.
       state: copied to the host before this returns, so that its buffers may be donated.
       record: JSON to keep beside it.
       step: names the checkpoint; saving a step twice writes it once.
@@ -248,7 +248,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
     """The newest checkpoint that can be read, or None where there is none at all.
 
     Args:
-      manager: from `open_checkpoints`.
+      manager: as `open_checkpoints` returns it.
       state: gives structure, dtypes and placement; its values are not used. The checkpoint may come from
         another number of devices or processes.
 

@@ -16,21 +16,22 @@ LOOKED_AT = 500  # images
 BLACK = 16  # of 255: the brightest that a black pixel may be
 
 
-def with_image_size(config: Any, sides: tuple[int, int] | None = None) -> Any:
-    """`config` with `data.image_size` chosen where it is open; 0 leaves those of an .npz file as they are.
+def with_image_size(config: Any, sides: tuple[int, int] | None = None) -> tuple[Any, dict[str, Any]]:
+    """`config` with `data.image_size` chosen where it is open (0: the images' own), and the choice.
 
     Args:
-      config: of the run.
+      config: settings of the run.
       sides: height and width of images in memory, all of one size, in the place of those at `data.path`.
     """
     if config.recipe != 'auto' or config.data.image_size is not None:
-        return config
+        return config, {}
     size = image_size(
         image_sides(config.data.path) if sides is None else [sides],
         one_size=sides is not None or config.data.path.lower().endswith('.npz'),
         accelerator=_accelerator(),
     )
-    return _with_fields(config, {'data.image_size': size})
+    chosen = {'data.image_size': size}
+    return _with_fields(config, chosen), chosen
 
 
 def with_choices(config: Any, dataset: Dataset) -> tuple[Any, dict[str, Any]]:

@@ -84,7 +84,7 @@ def make_evaluate(
     Args:
       model: `model.apply(variables, images, train=False)` -> logits.
       normalize: uint8 images -> what the model takes.
-      mesh: where the variables (on every device) and the data lie.
+      mesh: the devices on which the data and, on each, the variables lie.
 
     Returns:
       The function; one compilation serves raw and EMA weights, every batch and every evaluation.

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
 from metasemi_jax.data.batches.resident import Pipeline
 from metasemi_jax.data.batches.views import make_normalize
 from metasemi_jax.data.dataset import Dataset, InputForm
@@ -77,17 +78,19 @@ def build_experiment(
 
     Args:
       config: a ConfigDict that `check_config` has passed.
-      mesh: of all devices.
-      split: of a run that was begun; by default it is drawn, or read, as the config says.
-      dataset: in the place of the one that the config names.
+      mesh: mesh over all devices.
+      split: split of a run that was begun before; None: draw or read it, as the config says.
+      dataset: dataset in memory, in the place of the one that the config names.
 
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
+    size = {}
     if dataset is None:
-        config = with_image_size(config)
+        config, size = with_image_size(config)
         dataset = load_data(config)
     config, chosen = with_choices(config, dataset)
+    chosen = size | chosen
     check_batch_bytes(config, dataset.image_shape)
     split = choose_split(config, dataset, split)
     labeled, unlabeled = training_pools(config, dataset, split)
@@ -98,6 +101,7 @@ def build_experiment(
             f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
             'method.name=supervised to train on labels alone'
         )
+    _check_strong_view(config, method, dataset.image_shape)
     drawn = unlabeled if method.unlabeled else unlabeled[:0]
     form = input_form(config, dataset, np.union1d(labeled, unlabeled))
     tx = build_optimizer(config)
@@ -120,7 +124,7 @@ def build_experiment(
         devices += f' in {jax.process_count()} processes'
     return Experiment(
         config=config,
-        chosen=sentence(chosen) if chosen else '',
+        chosen=sentence(chosen, time_budget=bool(config.time_budget)) if chosen else '',
         state=jax.device_get(
             TrainState.create(
                 variables,
@@ -225,6 +229,15 @@ def build_method(config: Any, model: nn.Module) -> Method:
             'add --config.ema_decay=0.999'
         )
     return method
+
+
+def _check_strong_view(config: Any, method: Method, image_shape: tuple[int, int, int]) -> None:
+    side = max(image_shape[:2])
+    if method.second_view == 'strong' and config.data.strong == 'google' and side <= GOOGLE_CUTOUT // 2:
+        raise UserError(
+            f'data.strong=google cuts {GOOGLE_CUTOUT}×{GOOGLE_CUTOUT} pixels out, all of an image of '
+            f'{side}×{side}; use data.strong=usb or affine'
+        )
 
 
 def build_train_step(

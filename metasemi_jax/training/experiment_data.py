@@ -25,6 +25,7 @@ from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, check_labels, draw_split, split_positions
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
+from metasemi_jax.training.recipe import BATCH_SIZE
 
 # ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
 EVALUATION_RESIZE = 256 / 224
@@ -58,14 +59,14 @@ def check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
     Raises:
       UserError: naming what a batch takes, and what there is.
     """
-    # A recipe has yet to choose the batch size when the data are loaded.
-    count = (1 + config.unlabeled_ratio) * (config.batch_size or 1)
+    batch_size = config.batch_size or BATCH_SIZE  # None: the recipe is about to choose it
+    count = (1 + config.unlabeled_ratio) * batch_size
     needed, there = FLOAT_BYTES * count * math.prod(image_shape), machine_memory()
     if needed > there:
         raise UserError(
             f"one step's {count:,} images of {_times(image_shape)} take {needed:,} bytes, and this machine "
             f'has {there:,}; use a smaller data.image_size={config.data.image_size} or '
-            f'batch_size={config.batch_size}'
+            f'batch_size={batch_size}'
         )
 
 
@@ -83,7 +84,7 @@ def _times(sizes: tuple[int, ...]) -> str:
 
 
 def evaluation_resize(config: Any) -> int:
-    """To what an image file is scaled before its middle is cut out: `resize` of `decode_square`."""
+    """Pixels to which the shorter side of a test image is resized before the centre crop; 0: `image_size`."""
     return round(config.data.image_size * EVALUATION_RESIZE) if config.data.crop == 'resized' else 0
 
 

@@ -46,8 +46,8 @@ def example_images(dataset: Any, split: Split, unlabeled: np.ndarray) -> Callabl
     """() -> at most `LOOKED_AT` unlabeled and test (without them validation) images, the same in every run.
 
     Args:
-      dataset: of the run.
-      split: of its labeled images.
+      dataset: the run's data.
+      split: labeled and validation images of the run.
       unlabeled: int, positions of the unlabeled pool.
     """
     held_out, _ = split_positions(dataset.train_ids, split.validation)
@@ -81,8 +81,8 @@ def prediction_sheets(
 
     Args:
       predict: uint8 [n, H, W, C] -> probabilities [n, K].
-      examples: of `example_images`.
-      class_names: K.
+      examples: what a function of `example_images` returns.
+      class_names: names of the K classes.
     """
     names = [_drawable(name, k) for k, name in enumerate(class_names)]
     sheets = {}

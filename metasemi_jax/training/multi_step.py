@@ -40,7 +40,8 @@ def make_run_steps(
       train_step: as `make_train_step` returns it.
       to_batch: as in `Pipeline`.
       max_steps: the leading axis of `host_batches`, of which the first `count` entries are used.
-      mesh: its devices share every batch: axis 1 of `host_batches` is split among them, all else is on each.
+      mesh: the devices. They share every batch: axis 1 of `host_batches` is split among them, all else is on
+        each.
 
     Returns:
       The function. `state` is donated; `sums` are the metrics of its steps added up; `key` is the run's one

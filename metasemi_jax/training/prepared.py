@@ -24,10 +24,10 @@ def prepare(config: Any, experiment: Experiment, mesh: Mesh, *, lr_factor: float
     """Place the data of `experiment` on the devices, and make the function that does up to `max_steps` steps.
 
     Args:
-      config: of the run.
-      experiment: its data and step.
-      mesh: of all devices.
-      lr_factor: on the learning rate.
+      config: settings of the run.
+      experiment: data and step of the run.
+      mesh: mesh over all devices.
+      lr_factor: factor on the learning rate.
     """
     pipeline = experiment.pipeline
     streaming = not jax.tree.leaves(pipeline.device_data)

@@ -33,8 +33,9 @@ def place_probe_data(
     """Draw up to `PROBED_IMAGES` of each pool and place them on the devices of `mesh`.
 
     Args:
-      images, labels: of the training images, an array or `StoredImages`.
-      labeled, unlabeled: positions of the two pools in it. Every process draws the same.
+      images: training images, an array or `StoredImages`.
+      labels: int [N], their labels.
+      labeled, unlabeled: positions of the two pools in `images`. Every process draws the same.
     """
     most = min(PROBED_IMAGES, max(1, PROBED_BYTES // int(np.prod(images.shape[1:]))))
     rng = np.random.default_rng(0)
@@ -57,7 +58,7 @@ def make_probe(
     Args:
       model: a Flax model of this package, or a `Network`.
       normalize: uint8 images -> what the model takes.
-      mesh: where variables and data lie.
+      mesh: the devices on which variables and data lie.
     """
     network = as_network(model)
 

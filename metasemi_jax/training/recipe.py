@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from metasemi_jax.config import BUDGETED
 from metasemi_jax.methods import method_options
 from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.mlp import MLP
@@ -149,7 +150,8 @@ RULES: dict[str, Rule] = {
 }
 
 
-def sentence(chosen: Mapping[str, Any]) -> str:
-    """One line for people: what was chosen, and how to change it."""
-    values = ', '.join(f'{name}={value}' for name, value in chosen.items() if value is not None)
+def sentence(chosen: Mapping[str, Any], *, time_budget: bool = False) -> str:
+    """One line for people: what was chosen, and how to change it; not what a time budget changes."""
+    told = {name: value for name, value in chosen.items() if not (time_budget and name in BUDGETED)}
+    values = ', '.join(f'{name}={value}' for name, value in told.items() if value is not None)
     return f'chosen from the images and the device: {values}; --config.FIELD=VALUE changes one'

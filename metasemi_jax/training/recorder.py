@@ -43,14 +43,14 @@ class Recorder:
         """Go on from a checkpoint, or begin.
 
         Args:
-          manager, log, progress, pace: where things go.
-          total_steps: of the whole run.
+          manager, log, progress, pace: destinations of checkpoints, metrics, lines for people and timings.
+          total_steps: steps of the whole run.
           num_classes: K.
           split_sha256, data_sha256: kept in every checkpoint.
           started: a `time.perf_counter()`.
-          record: of the checkpoint that the run goes on from.
-          rollbacks: how often this process went back to it, with those of the record the halvings of the
-            learning rate.
+          record: metadata of the checkpoint that the run goes on from; None in a new run.
+          rollbacks: rollbacks so far, which each halve the learning rate. The larger of this number and the
+            one in `record` counts: a checkpoint does not know of rollbacks to it.
         """
         self._manager, self._log, self._progress, self._pace = manager, log, progress, pace
         self._total_steps, self._num_classes = total_steps, num_classes
@@ -148,7 +148,7 @@ class Recorder:
     ) -> bool:
         """Evaluate raw and EMA weights; returns whether the error that selects is the lowest so far.
 
-        An equal one counts as lower: of several steps, the best is the latest.
+        An equal error counts as lower: among equal steps the latest is the best.
         """
         scalars, errors = {}, {}
         weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
@@ -186,7 +186,7 @@ class Recorder:
         Args:
           step: steps done.
           state: after them.
-          sums: of the window that a stop cuts in two.
+          sums: sums of the metrics since the last log, where a stop cuts that window in two.
           scheduled: whether an undisturbed run saves here too.
 
         Raises:

@@ -3,12 +3,12 @@
 import math
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import BUDGETED, flatten
+from metasemi_jax.config import BUDGETED, check_fields, flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
 from metasemi_jax.methods import method_options
 from metasemi_jax.progress import duration, parse_duration
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import RESTORE, Workdir, naming, read_json
 
 LEAST_STEPS = 10
 FOR_EVALUATIONS, FOR_CHECKPOINTS = 0.2, 0.1  # shares of the time that they may take
@@ -33,7 +33,7 @@ def plan(recipe: dict[str, Any], costs: Costs, seconds: float) -> dict[str, Any]
     Args:
       recipe: the fields `BUDGETED` of the config; method.rampup_steps may be None.
       costs: measured.
-      seconds: from now on, compilation of the final step included.
+      seconds: time left from now on, compilation of the final step included.
 
     Raises:
       UserError: less than `LEAST_STEPS` steps are possible.
@@ -84,16 +84,17 @@ def recipe_of(config: Any) -> dict[str, Any]:
 
 
 def begun_plan(files: Workdir, config: Any) -> dict[str, Any] | None:
-    """The fields `BUDGETED` that the run in `files` began with; None in a new run, or one without a budget.
+    """The fields `BUDGETED` that the run in `files` began with.
+
+    None in a new run and in one without a budget. None too in one that has trained nothing: it may have other
+    settings now, of other costs, and is measured again.
 
     Raises:
       UserError: the run began with another budget or recipe, or its file is damaged.
     """
-    if not config.time_budget or not _file(files).exists():
+    if not config.time_budget or not files.time_budget.exists() or not files.is_trained():
         return None
-    begun = read_json(_file(files))
-    if not {'time_budget', 'recipe', 'run'} <= begun.keys() or begun['run'].keys() != {*BUDGETED}:
-        raise UserError(f'{_file(files)} is damaged; restore it, or name another --workdir')
+    begun = _read(files)
     here = {'time_budget': config.time_budget} | recipe_of(config)
     there = {'time_budget': begun['time_budget']} | begun['recipe']
     # None: left open; and the run's own number is as good as the recipe's.
@@ -113,7 +114,7 @@ def begun_plan(files: Workdir, config: Any) -> dict[str, Any] | None:
 def keep_plan(files: Workdir, config: Any, run: dict[str, Any], costs: Costs) -> None:
     """Write what `begun_plan` reads; `config` is the recipe's."""
     content = {'time_budget': config.time_budget, 'recipe': recipe_of(config), 'run': run}
-    write_json(_file(files), content | {'seconds': costs._asdict()})
+    write_json(files.time_budget, content | {'seconds': costs._asdict()})
 
 
 def with_plan(config: Any, run: dict[str, Any]) -> Any:
@@ -129,5 +130,16 @@ def seconds_of(config: Any) -> float:
     return parse_duration(config.time_budget)
 
 
-def _file(files: Workdir) -> Any:
-    return files.path / 'time_budget.json'
+def _read(files: Workdir) -> dict[str, Any]:
+    begun = read_json(files.time_budget)
+    with naming(files.time_budget, RESTORE):
+        if not isinstance(begun.get('time_budget'), str):
+            raise UserError(f'time_budget={begun.get("time_budget")!r} must be a time')
+        for part in ('recipe', 'run'):
+            fields = begun.get(part)
+            if not isinstance(fields, dict) or fields.keys() != {*BUDGETED}:
+                raise UserError(f'{part} must hold {", ".join(BUDGETED)}')
+            check_fields({name: value for name, value in fields.items() if value is not None})
+        if None in (begun['run'][name] for name in BUDGETED if name != 'method.rampup_steps'):
+            raise UserError('run has a field without a value')
+    return begun

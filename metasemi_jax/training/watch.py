@@ -39,9 +39,9 @@ def new_warnings(
     """What the last of `looks` shows that `known` does not tell yet; each kind is told once.
 
     Args:
-      looks: of all evaluations so far, in their order.
+      looks: what all evaluations so far saw, in their order.
       known: the warnings so far.
-      total_steps: of the run.
+      total_steps: steps of the whole run.
       num_classes: K.
     """
     settled = [look for look in looks if look.step >= SETTLED * total_steps]

@@ -28,17 +28,20 @@ from metasemi_jax.cli import run_command
 from metasemi_jax.command.flags import define_data_location, define_weights, naming_output
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.errors import UserError
-from metasemi_jax.files import write_atomically
-from metasemi_jax.predict.run_data import SPLITS
+from metasemi_jax.files import check_writable, write_atomically
+from metasemi_jax.predict.run_data import RUN_SPLITS
+from metasemi_jax.visualize.html_report import is_report
 from metasemi_jax.visualize.look import look
-from metasemi_jax.visualize.page import draw_files, undrawable
+from metasemi_jax.visualize.page import NAMES, PAGE, draw_files, undrawable
+from metasemi_jax.visualize.run_names import output_folders
+from metasemi_jax.visualize.style import FORMATS
 
 
 def main(argv: list[str]) -> None:
     """The command; ends with one line and the exit code 1 where it cannot do what is asked.
 
     Args:
-      argv: as `sys.argv`.
+      argv: the command line, as `sys.argv` holds it.
     """
     values = flags.FlagValues()
     _define_flags(values)
@@ -73,7 +76,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         'split',
         None,
-        SPLITS,
+        RUN_SPLITS,
         'Images for the confusion matrix and the mistakes; by default test, in runs without a test set '
         'validation.',
         flag_values=values,
@@ -128,17 +131,36 @@ def _output_folder(output: str | None, classifiers: Sequence[Classifier]) -> Pat
     """Where to write, refused before the work rather than after it."""
     several = len(classifiers) > 1
     target = Path(output or ('runs/figures' if several else classifiers[0].files.path / 'figures'))
-    nearest = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise UserError(f'--output={target}: {nearest} is a file; name a folder')
+    folders = output_folders([c.files.path.name for c in classifiers]) if several else []
+    with naming_output(target, 'folder'):
+        _check_output(target, ['', *folders])
     return target
+
+
+def _check_output(target: Path, folders: Sequence[str]) -> None:
+    """Refuse a folder that cannot be written, or holds somebody's own pictures in the `folders` below it.
+
+    Raises:
+      UserError, OSError: naming what is in the way.
+    """
+    try:
+        check_writable(target)
+    except NotADirectoryError as error:
+        raise UserError(f'--output={target}: {error.filename} is a file; name a folder') from error
+    names = [f'{name}.{suffix}' for name in NAMES for suffix in FORMATS]
+    paths = [target / PAGE, *(target / folder / name for folder in folders for name in names)]
+    there = [path for path in paths if path.exists()]
+    # The page tells whose the pictures are.
+    if there and not (paths[0].is_file() and is_report(paths[0].read_bytes()[:1000])):
+        raise UserError(f'--output={target}: {there[0]} was not written by this command; name another folder')
 
 
 def _write(target: Path, contents: dict[str, bytes]) -> None:
     with naming_output(target, 'folder'):
-        for name, content in contents.items():
+        # The page first: by it the next start knows its own pictures.
+        for name in sorted(contents, key=lambda name: name != PAGE):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target / name, content)
+            write_atomically(target / name, contents[name])
 
 
 if __name__ == '__main__':

@@ -81,7 +81,7 @@ def draw_reliability(
     """Accuracy against probability, and how many images have which.
 
     Args:
-      confidence: of the images of `split`.
+      confidence: confidence on the images of `split`.
       rescaled: the same at a temperature that was fitted on held-out images.
       why_not: a sentence, where there is none.
     """

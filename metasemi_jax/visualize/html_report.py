@@ -2,10 +2,10 @@
 
 import base64
 import html
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from metasemi_jax.errors import printable
 from metasemi_jax.visualize.style import DPI, Picture
 
 CSS_DPI = 96
@@ -77,6 +77,11 @@ def html_report(title: str, sections: Sequence[Section]) -> str:
     return ''.join([*parts, '</body>\n</html>\n'])
 
 
+def is_report(start: bytes) -> bool:
+    """Whether a file that begins with `start` is such a page, of whatever version."""
+    return b"default-src 'none'; img-src data:" in start[:500]
+
+
 def _section(section: Section) -> list[str]:
     parts = [f'<h2>{_text(section.heading)}</h2>\n'] if section.heading else []
     parts += [f'<p>{_text(paragraph)}</p>\n' for paragraph in section.paragraphs]
@@ -122,5 +127,4 @@ def _figure(picture: Picture) -> str:
 
 
 def _text(text: str) -> str:
-    # A path may hold bytes that are not UTF-8, which the page cannot.
-    return html.escape(os.fsencode(text).decode(errors='replace'))
+    return html.escape(printable(text))

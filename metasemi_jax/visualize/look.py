@@ -27,7 +27,7 @@ from metasemi_jax.visualize.mistakes import MOST, Mistakes, most_confident_mista
 from metasemi_jax.visualize.review import Review, Reviewed, choose_samples
 from metasemi_jax.visualize.run_outputs import Judged, Sample, choose_judged, run_network
 from metasemi_jax.visualize.training_log import TrainingLog, read_training_log
-from metasemi_jax.visualize.tsne import Pool
+from metasemi_jax.visualize.tsne import EmbeddedPool
 
 
 class Reliability(NamedTuple):
@@ -53,7 +53,7 @@ class Run(NamedTuple):
     mistakes: Mistakes | None
     review: Review | None
     reliability: Reliability | None
-    pools: list[Pool]
+    pools: list[EmbeddedPool]
 
 
 def look(
@@ -69,10 +69,10 @@ def look(
     """Run the network over the run's images and keep what is drawn.
 
     Args:
-      classifier: of `load_classifier`.
-      split: to judge by; None for the test, or without one the validation images.
-      num_points: images in t-SNE, at most.
-      seed: of that choice, and of t-SNE.
+      classifier: as `load_classifier` returns it.
+      split: images to judge by; None for the test images, or without any the validation images.
+      num_points: largest number of images in t-SNE.
+      seed: seeds the choice of those images, and t-SNE.
       say: takes lines for people.
       data_path, data_dir: see `load_run_data`.
 
@@ -198,14 +198,14 @@ def _reliability(found: dict[str, Judged], judged: str) -> Reliability:
     )
 
 
-def _embed(samples: Sequence[Sample], seed: int, say: Callable[[str], None]) -> list[Pool]:
+def _embed(samples: Sequence[Sample], seed: int, say: Callable[[str], None]) -> list[EmbeddedPool]:
     features = np.concatenate([sample.features for sample in samples])
     begun = time.perf_counter()
     points = embed(features, seed=seed)
     say(f't-SNE of {len(features):,} images in {time.perf_counter() - begun:.1f} s')
     ends = np.cumsum([len(sample.features) for sample in samples])[:-1]
     return [
-        Pool(
+        EmbeddedPool(
             sample.name,
             sample.total,
             part,

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from metasemi_jax.results import PROTOCOLS
-from metasemi_jax.results import WEIGHTS as RESULT_WEIGHTS
+from metasemi_jax.results import PROTOCOLS, WEIGHT_PREFIXES
 from metasemi_jax.visualize.calibration import draw_reliability
 from metasemi_jax.visualize.classes import class_header, class_rows, draw_class_errors
 from metasemi_jax.visualize.confusion import draw_confusion
@@ -22,6 +21,18 @@ from metasemi_jax.visualize.tsne import TsneRow, draw_tsne
 SHORT_PROTOCOLS = {
     name: name.split('_error_')[1].replace('_', ' ').replace('20', ' of 20') for name in PROTOCOLS
 }
+PAGE = 'report.html'
+# Of the pictures, without the further sheets of unlabeled images.
+NAMES = (
+    'tsne',
+    'curves',
+    'pseudo_labels',
+    'confusion',
+    'class_errors',
+    'reliability',
+    'mistakes',
+    'unlabeled',
+)
 UNFOLDED = 20  # classes of a table that is shown at once
 
 
@@ -29,8 +40,8 @@ def draw_files(runs: Sequence[Run], seed: int, *, now: datetime) -> dict[str, by
     """Every file by its path in the output folder.
 
     Args:
-      runs: of the same classes.
-      seed: of t-SNE, for the captions.
+      runs: runs of the same classes.
+      seed: seed of t-SNE, for the captions.
       now: the date of the page.
     """
     with drawing_fonts(_texts(runs)):
@@ -82,7 +93,7 @@ def _draw_files(runs: Sequence[Run], seed: int, now: datetime) -> dict[str, byte
             section = section._replace(heading=name)
         sections.append(section)
     title = shown[0] if len(runs) == 1 else f'{len(runs)} runs'
-    contents['report.html'] = html_report(title, sections).encode()
+    contents[PAGE] = html_report(title, sections).encode()
     return contents
 
 
@@ -153,7 +164,7 @@ def _comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
     """A row for each run: its results, and the error of the weights that are shown."""
     keys = {
         prefix + protocol: ', '.join([protocol.split('_')[0], kind, *['EMA'] * bool(prefix)])
-        for prefix in RESULT_WEIGHTS
+        for prefix in WEIGHT_PREFIXES
         for protocol, kind in SHORT_PROTOCOLS.items()
         if any(prefix + protocol in (run.results or {}) for run in runs)
     }
@@ -171,7 +182,7 @@ def _comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
 def _result_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (f'{results[prefix + protocol]:.2f}%', f'{protocol.split("_")[0]} images, {weights}', meaning)
-        for prefix, weights in RESULT_WEIGHTS.items()
+        for prefix, weights in WEIGHT_PREFIXES.items()
         for protocol, meaning in PROTOCOLS.items()
         if prefix + protocol in results
     ]

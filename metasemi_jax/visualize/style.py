@@ -2,11 +2,11 @@
 
 import functools
 import io
-import os
 import textwrap
 import unicodedata
 from typing import Any, NamedTuple
 
+from metasemi_jax.errors import printable
 from metasemi_jax.visualize.fonts import legible
 
 # Okabe and Ito's eight, a brown and a purple. Seen with any of the three colour blindnesses (Machado 2009) no
@@ -131,8 +131,7 @@ def thousands(axis: Any) -> None:
 
 
 def _one_line(name: str) -> str:
-    # A folder's name may hold bytes that are not UTF-8.
-    return ' '.join(os.fsencode(name).decode(errors='replace').split())
+    return ' '.join(printable(name).split())
 
 
 def _cut(text: str, letters: int) -> str:

@@ -23,7 +23,7 @@ LABELED = 'labeled image'
 MANY_LABELED = 200  # drawn smaller, or they would hide the others
 
 
-class Pool(NamedTuple):
+class EmbeddedPool(NamedTuple):
     """The drawn images of one kind, n of them."""
 
     name: str  # 'labeled', 'unlabeled', 'test', 'validation'
@@ -37,7 +37,7 @@ class TsneRow(NamedTuple):
     """One run."""
 
     name: str
-    pools: list[Pool]
+    pools: list[EmbeddedPool]
 
 
 def draw_tsne(rows: Sequence[TsneRow], class_names: Sequence[str], *, seed: int) -> Drawing:
@@ -97,7 +97,7 @@ def _draw_row(axes: Sequence[Any], row: TsneRow, kinds: Sequence[str]) -> None:
         panel.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
 
 
-def _scatter(panel: Any, pool: Pool) -> None:
+def _scatter(panel: Any, pool: EmbeddedPool) -> None:
     for label in np.unique(pool.classes):
         x, y = pool.points[pool.classes == label].T
         style = _style(int(label), labeled=pool.name == 'labeled')
@@ -116,7 +116,7 @@ def _style(label: int, *, labeled: bool) -> dict[str, Any]:
     )
 
 
-def _counted(pools: Sequence[Pool]) -> str:
+def _counted(pools: Sequence[EmbeddedPool]) -> str:
     drawn, total = sum(len(pool.points) for pool in pools), sum(pool.total for pool in pools)
     return f'{total:,}' if drawn == total else f'{drawn:,} of {total:,}'
 

@@ -23,8 +23,8 @@ def affine_view(images: Array, key: Array, *, pad_mode: str = 'black') -> Array:
     """Each image [B, H, W, C], uint8, under an affine map, a change of tone and a hole of its own.
 
     Args:
-      images: of any size.
-      key: used up; all draws are uniform and independent for every image.
+      images: uint8 [B, H, W, C], any H and W.
+      key: one key for all images; the draws are uniform, and independent for every image.
       pad_mode: what lies outside an image: 'black', or its 'reflect'ion.
     """
     keys = jax.random.split(key, 3)

@@ -14,7 +14,7 @@ def random_crop(images: Array, key: Array, *, pad: int, mode: str = 'black') -> 
       images: [B, H, W, C]; black is 0, so this comes before normalisation.
       key: one offset is drawn for each image.
       pad: less than H and W; 0 leaves the images as they are.
-      mode: of `PAD_MODES`: 'black', or 'reflect': mirrored at the border pixels, which are not repeated.
+      mode: one of `PAD_MODES`: 'black', or 'reflect': mirrored at the border pixels, which are not repeated.
     """
     if pad == 0:
         return images

@@ -42,7 +42,7 @@ def resident_pipeline(
     """All training images, or features, on every device; the host sends nothing but indices.
 
     Args:
-      dataset: its training split stays on the devices.
+      dataset: the data set whose training images stay on the devices.
       labeled, unlabeled: positions of the two pools in it, which may overlap. An empty unlabeled pool gives
         batches with no unlabeled images, which labeled-only training accepts.
       batch_size: B of the labeled batch.

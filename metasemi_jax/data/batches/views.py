@@ -43,7 +43,7 @@ def make_views(
     """The views of the published recipes.
 
     Args:
-      pad, pad_mode: of the random crop, see `random_crop`; 0 for no crop.
+      pad, pad_mode: arguments of `random_crop`; pad 0 for no crop.
       flip: whether images are mirrored at random.
       mean, std: per channel, of images scaled to 0..1.
       second: 'weak': another draw of the weak view; 'strong': see `strong`; None: no second view.

@@ -52,7 +52,7 @@ def open_images(
     Args:
       arguments: paths.
       image_shape: [H, W, C] of what the network takes.
-      resize: of image files, as for `decode_square`.
+      resize: argument of `decode_square`, for image files.
       say: called with a line for people on what was left out of a folder.
 
     Raises:

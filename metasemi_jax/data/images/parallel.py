@@ -1,4 +1,4 @@
-"""The same for many images, by all cores."""
+"""Ordered parallel map over images in threads; Pillow releases the GIL while it decodes."""
 
 import collections
 import itertools

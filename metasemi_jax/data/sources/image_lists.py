@@ -10,7 +10,7 @@ from metasemi_jax.data.sources.image_walk import ImageWalk, is_image_name, is_wo
 from metasemi_jax.errors import UserError, first_ten
 
 LAYOUT = 'labeled/<class>/*, unlabeled/** and, if you have one, test/<class>/* and val/<class>/*'
-SPLITS = ('train', 'val', 'test')
+LISTED_SPLITS = ('train', 'val', 'test')
 
 
 class ImageFile(NamedTuple):
@@ -18,7 +18,7 @@ class ImageFile(NamedTuple):
 
     id: str  # where it is: relative to the folder (of the CSV file), with '/'
     label: str  # a class name; '' where it is not known, in `train` alone
-    split: str  # of `SPLITS`
+    split: str  # of `LISTED_SPLITS`
 
 
 class Listing(NamedTuple):
@@ -176,7 +176,7 @@ def _csv_row(path: Path, line: int, row: dict[str, str]) -> ImageFile:
     name, label, split = row['path'].strip(), row['label'].strip(), row.get('split', '').strip() or 'train'
     if not name:
         raise UserError(f'{path}, line {line}: the path is empty')
-    if split not in SPLITS:
+    if split not in LISTED_SPLITS:
         raise UserError(f"{path}, line {line}: the split '{split}' is unknown; use train, val or test")
     if split != 'train' and not label:
         raise UserError(f'{path}, line {line}: an image of the split {split} needs a label')

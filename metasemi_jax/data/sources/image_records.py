@@ -41,8 +41,8 @@ def index_records(builder: Any, splits: Sequence[str], count: Callable[[int], No
     """File names and labels in the stored order; reads, and decodes in small, every image once.
 
     Args:
-      builder: of TFDS, prepared, with the features 'image', 'label' and 'file_name'.
-      splits: of its splits.
+      builder: a TFDS builder, prepared, with the features 'image', 'label' and 'file_name'.
+      splits: names of the splits to read.
       count: called for each image, with their number.
 
     Returns:

@@ -27,7 +27,7 @@ class ImageWalk:
 
         Args:
           folder: relative to the root; '' for the root itself.
-          owner: of these images, for `owner_of`.
+          owner: the name that `owner_of` gives for these images.
 
         Raises:
           UserError: a folder that cannot be read.

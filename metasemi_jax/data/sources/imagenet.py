@@ -25,17 +25,17 @@ from metasemi_jax.progress import ProgressLine, duration
 
 NAME = 'imagenet2012'
 VERSION = '5.1.0'
-SPLITS = ('train', 'validation')
+TFDS_SPLITS = ('train', 'validation')
 
 
 def load_imagenet(*, data_dir: str = '', manual_dir: str = '', image_size: int, resize: int = 0) -> Dataset:
     """ImageNet's training images, and its validation images to test on; the first use prepares them.
 
     Args:
-      data_dir: where TFDS keeps prepared datasets; '' for its own default.
+      data_dir: folder of prepared TFDS datasets; '' for TFDS's own default.
       manual_dir: folder of the two tar files, needed by the first use alone; '' for TFDS's own default,
         `downloads/manual` in `data_dir`.
-      image_size, resize: of the images, see `decode_square`.
+      image_size, resize: arguments of `decode_square`.
 
     Returns:
       A dataset of `StoredImages`. An id is the name of the file, as 'n01440764_10026.JPEG'.
@@ -59,7 +59,7 @@ def load_imagenet(*, data_dir: str = '', manual_dir: str = '', image_size: int, 
                 colour=True,
                 resize=resize,
             )
-            for split in SPLITS
+            for split in TFDS_SPLITS
         )
     return Dataset(
         train,
@@ -85,8 +85,8 @@ def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | 
     builder = _builder(root)
     if not is_prepared(builder):
         return None
-    counts = {split: builder.info.splits[split].num_examples for split in SPLITS}
-    return found if counts == {split: len(found[0][f'{split}_labels']) for split in SPLITS} else None
+    counts = {split: builder.info.splits[split].num_examples for split in TFDS_SPLITS}
+    return found if counts == {split: len(found[0][f'{split}_labels']) for split in TFDS_SPLITS} else None
 
 
 def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
@@ -114,13 +114,13 @@ def _prepare_and_index(
         line.say(f'{NAME}: preparing it in {root}, once, from {" and ".join(ARCHIVES)}')
         prepare(builder, folder, imagenet_splits(folder, ImageCounter(line, f'{NAME}: prepared')))
         builder = _builder(root)
-    lacking = [split for split in SPLITS if split not in builder.info.splits]
+    lacking = [split for split in TFDS_SPLITS if split not in builder.info.splits]
     if lacking:
         raise UserError(
             f'{NAME}: {builder.data_dir} lacks the split {lacking[0]}; delete that folder to prepare it '
             'again, or use another one with --config.data.data_dir='
         )
-    arrays = index_records(builder, SPLITS, ImageCounter(line, f'{NAME}: checked'))
+    arrays = index_records(builder, TFDS_SPLITS, ImageCounter(line, f'{NAME}: checked'))
     write_cache(cache, arrays, builder.info.features['label'].names)
     line.say(f'{NAME}: ready after {duration(time.perf_counter() - start)}, file names and labels in {cache}')
     return read_cache(cache)

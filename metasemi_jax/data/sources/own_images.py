@@ -15,7 +15,7 @@ from metasemi_jax.data.images.parallel import in_threads
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.image_arrays import load_npz, npz_image_shape
-from metasemi_jax.data.sources.image_lists import SPLITS, ImageFile, check_ids, list_csv, list_folder
+from metasemi_jax.data.sources.image_lists import LISTED_SPLITS, ImageFile, check_ids, list_csv, list_folder
 from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.progress import ProgressLine
 
@@ -33,7 +33,7 @@ def load_own_images(
     those of the labeled training images, in the order of their names.
 
     Args:
-      path: of the folder or file.
+      path: the folder, .csv or .npz file.
       image_size: side of the images, in pixels; 0 keeps the size of an .npz file's.
       memory_budget: bytes that the images may take, counted in colour. Files that take more stay on disk;
         their test and validation images are in memory even so, where these take at most a 32nd of it.
@@ -57,7 +57,7 @@ def load_own_images(
             _check_files(source, listed, image_size)
             if left_out:
                 ProgressLine().say(left_out)
-            in_order = sorted(listed, key=lambda file: SPLITS.index(file.split))
+            in_order = sorted(listed, key=lambda file: LISTED_SPLITS.index(file.split))
             files = ImageFiles(source.parent if is_csv else source, [file.id for file in in_order])
             if on_disk or len(files) * image_size**2 * 3 > memory_budget:
                 colour = check_images(files, source=str(source))
@@ -66,8 +66,8 @@ def load_own_images(
                 images = read_images(files, image_size, source=str(source))
             dataset = _dataset(source, in_order, images, memory_budget // EVALUATION_SHARE)
             return dataset._replace(
-                content=_content(files, in_order, SPLITS[:1]),
-                judged_content=_content(files, in_order, SPLITS[1:]),
+                content=_content(files, in_order, LISTED_SPLITS[:1]),
+                judged_content=_content(files, in_order, LISTED_SPLITS[1:]),
             )
         if source.suffix.lower() == '.npz':
             return load_npz(source, image_size=image_size, memory_budget=memory_budget)
@@ -110,7 +110,7 @@ def _check_files(source: Path, files: list[ImageFile], image_size: int) -> None:
 def _dataset(
     source: Path, files: list[ImageFile], images: np.ndarray | StoredImages, evaluation_budget: int
 ) -> Dataset:
-    """`files` and their `images` in the order of `SPLITS`."""
+    """`files` and their `images` in the order of `LISTED_SPLITS`."""
     class_names = _class_names(source, files)
     index = {name: i for i, name in enumerate(class_names)} | {'': -1}
     labels = np.array([index[file.label] for file in files], np.int32)

@@ -26,7 +26,7 @@ def load_dataset(
     Args:
       name: a key of `SOURCES`, one of `TFDS_DATASETS`, 'imagenet2012', or 'own_images'.
       data_dir, manual_dir: folders of the TFDS datasets, see `load_tfds`; the others ignore them.
-      path, image_size, memory_budget, resize, on_disk: of one's own images, see `load_own_images`; of these
+      path, image_size, memory_budget, resize, on_disk: arguments of `load_own_images`. Of these
         ImageNet takes `image_size` and `resize`, and the other TFDS datasets `memory_budget` and `on_disk`.
 
     Raises:

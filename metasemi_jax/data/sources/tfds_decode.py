@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from metasemi_jax.data.sources.tfds_recipes import Recipe
+from metasemi_jax.data.sources.tfds_recipes import TfdsRecipe
 from metasemi_jax.errors import UserError
 
 READ_TOGETHER = 500  # records
 
 
 def decode(
-    builder: Any, recipe: Recipe, count: Callable[[int], None], *, pixels: bool = True
+    builder: Any, recipe: TfdsRecipe, count: Callable[[int], None], *, pixels: bool = True
 ) -> dict[str, np.ndarray]:
     """Read a prepared dataset, and put it in the order of its ids.
 
     Args:
-      builder: of `stock_builder`.
-      recipe: of the same dataset.
+      builder: as `stock_builder` returns it.
+      recipe: entry of `RECIPES` for the same dataset.
       count: called for each image, with their number.
       pixels: False leaves the images where they are, and tells in which records they lie.
 
@@ -56,24 +56,24 @@ def decode(
     return arrays
 
 
-def num_images(builder: Any, recipe: Recipe) -> int:
+def num_images(builder: Any, recipe: TfdsRecipe) -> int:
     """Training and test images."""
     return sum(builder.info.splits[split].num_examples for split in (*recipe.training, 'test'))
 
 
-def image_bytes(builder: Any, recipe: Recipe) -> int:
+def image_bytes(builder: Any, recipe: TfdsRecipe) -> int:
     """Bytes of all decoded images."""
     return num_images(builder, recipe) * int(np.prod(builder.info.features['image'].shape))
 
 
-def _empty(builder: Any, count: int, recipe: Recipe, *, pixels: bool) -> tuple[np.ndarray, ...]:
+def _empty(builder: Any, count: int, recipe: TfdsRecipe, *, pixels: bool) -> tuple[np.ndarray, ...]:
     form = ((count, *builder.info.features['image'].shape), np.uint8) if pixels else (count, np.int32)
     longest = max(map(len, (*recipe.training, 'test'))) + 1 + recipe.id_digits
     return np.empty(*form), np.empty(count, np.int32), np.empty(count, f'<U{longest}')
 
 
 def _fill(
-    builder: Any, split: str, recipe: Recipe, arrays: list[np.ndarray], count: Callable[[], None]
+    builder: Any, split: str, recipe: TfdsRecipe, arrays: list[np.ndarray], count: Callable[[], None]
 ) -> None:
     """Fill images (or the numbers of records), labels and ids of one split, each at its position."""
     from metasemi_jax.data.images.decode import open_image
@@ -94,7 +94,7 @@ def _fill(
         raise ValueError(f'{filled.sum()} different ids in {split}')
 
 
-def _examples(builder: Any, split: str, recipe: Recipe) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _examples(builder: Any, split: str, recipe: TfdsRecipe) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(number of the record, position in the original file, features) of each record, as they are stored."""
     import tensorflow_datasets as tfds
 

@@ -46,9 +46,9 @@ def check_sources(name: str, data_dir: Path, manual_dir: Path, *, required: bool
     """Whether `prepare` will find, or can download, what `name` is made of; writes nothing.
 
     Args:
-      name: of the dataset.
-      data_dir: where TFDS keeps prepared datasets and downloads.
-      manual_dir: where the user may have put the original files.
+      name: TFDS name of the dataset.
+      data_dir: folder of prepared TFDS datasets and of downloads.
+      manual_dir: folder in which the user may have put the original files.
       required: whether they must all be there.
 
     Raises:
@@ -96,7 +96,7 @@ def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -
     """Write the dataset of `builder` into its folder, as array_record, all or nothing.
 
     Args:
-      builder: of TFDS, whose folder does not exist.
+      builder: a TFDS builder whose folder does not exist.
       manual_dir: original files in it are used, the others are downloaded.
       split_generators: stands in for the builder's own `_split_generators`, which needs TensorFlow.
 
@@ -187,7 +187,7 @@ def _png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    # Not compressed: so small an image shrinks by a quarter, and that takes half of the time.
+    # Compression would save a quarter of the bytes of so small an image, and take half of the time.
     # Pillow's grey images have no axis of channels.
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'PNG', compress_level=0)
     return file.getvalue()

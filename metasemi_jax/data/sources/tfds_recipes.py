@@ -19,7 +19,7 @@ Downloader = Callable[[str], Path]  # file name -> local path
 Contents = tuple[dict[str, ArchiveSplit], dict[str, list[str]]]  # by split; class names by TFDS feature
 
 
-class Recipe(NamedTuple):
+class TfdsRecipe(NamedTuple):
     """How one dataset is made of its original files."""
 
     version: str  # of the stock builder
@@ -37,12 +37,12 @@ def _svhn(download: Downloader, root: Path) -> Contents:
     return {split: read_svhn(download(f'{split}_32x32.mat')) for split in ('train', 'test')}, {}
 
 
-def _cifar(file: str, layout: Cifar) -> Recipe:
+def _cifar(file: str, layout: Cifar) -> TfdsRecipe:
     def read(download: Downloader, root: Path) -> Contents:
         del root
         return read_cifar(download(file), layout)
 
-    return Recipe('3.0.2', (file,), 5, read, 'about 1 GB')
+    return TfdsRecipe('3.0.2', (file,), 5, read, 'about 1 GB')
 
 
 MNIST_FILES = tuple(
@@ -63,10 +63,12 @@ def _stl10(download: Downloader, root: Path) -> Contents:
 
 
 RECIPES = {
-    'svhn_cropped': Recipe('3.1.0', ('train_32x32.mat', 'test_32x32.mat'), 6, _svhn, 'about 1 GB'),
+    'svhn_cropped': TfdsRecipe('3.1.0', ('train_32x32.mat', 'test_32x32.mat'), 6, _svhn, 'about 1 GB'),
     'cifar10': _cifar('cifar-10-binary.tar.gz', CIFAR10),
     'cifar100': _cifar('cifar-100-binary.tar.gz', CIFAR100),
-    'mnist': Recipe('3.0.1', MNIST_FILES, 5, _mnist, 'about 300 MB', has_ids=False),
-    'fashion_mnist': Recipe('3.0.1', MNIST_FILES, 5, _mnist, 'about 300 MB', has_ids=False),
-    'stl10': Recipe('1.0.0', (ARCHIVE,), 6, _stl10, 'about 12 GB', ('train', 'unlabelled'), has_ids=False),
+    'mnist': TfdsRecipe('3.0.1', MNIST_FILES, 5, _mnist, 'about 300 MB', has_ids=False),
+    'fashion_mnist': TfdsRecipe('3.0.1', MNIST_FILES, 5, _mnist, 'about 300 MB', has_ids=False),
+    'stl10': TfdsRecipe(
+        '1.0.0', (ARCHIVE,), 6, _stl10, 'about 12 GB', ('train', 'unlabelled'), has_ids=False
+    ),
 }

@@ -48,7 +48,7 @@ def load_tfds(
 
     Args:
       name: one of `TFDS_DATASETS`.
-      data_dir: where TFDS keeps prepared datasets; '' for its own default, $TFDS_DATA_DIR or
+      data_dir: folder of prepared TFDS datasets; '' for TFDS's own default, $TFDS_DATA_DIR or
         ~/tensorflow_datasets. The decoded arrays lie there too, in `metasemi_jax/`.
       manual_dir: folder of the original archives, needed by the first use alone, see `originals_folder`; with
         '' a file that is not there is downloaded.

@@ -33,7 +33,7 @@ def draw_google(key: Array, shape: tuple[int, ...]) -> Draws:
 
     Args:
       key: one key for all images.
-      shape: of the images, [B, H, W, C].
+      shape: shape of the images, [B, H, W, C].
     """
     count, size = shape[0], jnp.asarray(shape[1:3], jnp.int32)
     keys = jax.random.split(key, 5)
@@ -80,7 +80,7 @@ def draw_usb(key: Array, shape: tuple[int, ...]) -> Draws:
 
     Args:
       key: one key for all images.
-      shape: of the images, [B, H, W, C].
+      shape: shape of the images, [B, H, W, C].
     """
     count, height, width, _ = shape
     keys = jax.random.split(key, 4)

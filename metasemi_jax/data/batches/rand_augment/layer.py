@@ -27,7 +27,7 @@ def apply(images: Array, operation: Array, value: Array, *, channels: int) -> Ar
       images: uint8 [B, H, W, channels], or with opacity as one channel more, 0 where the picture is empty.
       operation: int32 [B].
       value: float32 [B], in the operation's unit.
-      channels: of colour.
+      channels: number of colour channels, opacity not counted.
     """
     colors, opacity = images[..., :channels], images[..., channels:]
     drawn = (colors, operation, value)

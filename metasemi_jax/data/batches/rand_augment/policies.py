@@ -73,7 +73,7 @@ def cutout(images: Array, box: Array, color: tuple[int, int, int]) -> Array:
     """`images` uint8 [B, H, W, C] with `color` in a box of each.
 
     Args:
-      images: of one channel, they take the luma of `color`.
+      images: images of one channel get the luma of `color`.
       box: int32 [B, 4]: top, left, bottom, right, the last two exclusive.
       color: red, green, blue.
     """
