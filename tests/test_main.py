@@ -14,7 +14,7 @@ BAD_FLAGS = {
     '--config=configs/nope.py': 'there is no such file (seen from ',
     '--confg=configs/digits.py': "Unknown command line flag 'confg'",
     'digits': "unexpected argument 'digits'",
-    '--config.data.name=mnist': "data.name 'mnist': there is no source for this dataset; choose one of",
+    '--config.data.name=cifar11': "data.name 'cifar11': there is no source for this dataset; choose one of",
     '--config.model.name=vgg': "model.name 'vgg' is unknown; choose one of conv_large, conv_small",
     '--config.model.name=conv_large': 'needs images of at least 12×12, not 8×8',
     '--config.method.estimator=guess': 'must be one of exact, finite_difference, jvp',

@@ -19,7 +19,7 @@ LASTING = {'total_steps': 100_000, 'checkpoint_every': 100_000, 'eval_every': 10
 # preexec_fn of Popen: a process that runs JAX must not fork.
 WITH_USUAL_SIGNALS = """
 import os, signal, sys
-for number in (signal.SIGINT, signal.SIGHUP):
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     signal.signal(number, signal.SIG_DFL)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
