@@ -86,6 +86,17 @@ def check_results(results: dict[str, Any]) -> None:
     steps = results.get('steps')
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
         raise UserError(f'steps={steps!r} must be a number of steps')
+    warned = results.get('warnings', [])
+    if not isinstance(warned, list) or not all(map(_is_warning, warned)):
+        raise UserError(f"warnings={warned!r} must be a list of a 'step' and a 'message' each")
+
+
+def _is_warning(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get('step'), int)
+        and isinstance(value.get('message'), str)
+    )
 
 
 def reported_weights(figures: dict[str, Any], *, ema_decay: float, total_steps: int) -> str:

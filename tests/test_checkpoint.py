@@ -192,7 +192,7 @@ def test_a_flipped_bit_that_decodes_is_noticed(two_checkpoints, tmp_path, monkey
         def flipping(step, args):
             restored = restore(step, args=args)
             if step == 2:
-                stats = restored['state'].batch_stats
+                stats = restored['state']['batch_stats']
                 stats['mean'] = stats['mean'].at[2].set(3e-45)
             return restored
 
