@@ -31,7 +31,7 @@ def began_with(monkeypatch, config, workdir):
 
     states = []
 
-    def look(config, files, experiment, mesh, started):
+    def look(config, files, experiment, mesh, started, log_images):
         states.append(experiment.state)
         raise BeganError
 
@@ -69,6 +69,7 @@ def test_other_classes_get_a_new_last_layer(source, tmp_path, monkeypatch, capsy
         train_ids=dataset.train_ids[small],
         test_images=dataset.test_images[test],
         test_labels=dataset.test_labels[test],
+        test_ids=dataset.test_ids[test],
         class_names=dataset.class_names[:5],
     )
     monkeypatch.setitem(registry.SOURCES, 'digits', lambda: fewer)
