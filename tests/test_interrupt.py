@@ -14,8 +14,7 @@ WAITER = """
 import signal, sys, time
 from metasemi_jax.command.signals import ENDING, LINE
 from metasemi_jax.training.preemption import stop_on_signals
-# A shell starts what it puts into the background with SIGINT ignored, nohup with SIGHUP, and the tests may run
-# there.
+# A shell ignores SIGINT for what it puts into the background, nohup SIGHUP; the tests may run so.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with stop_on_signals() as stop:
