@@ -284,14 +284,15 @@ def _loop(
         # A stop does not wait for an evaluation; the run makes up for it when it goes on.
         evaluating = last or (step % config.eval_every == 0 and not stopping)
         lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate, experiment.probe)
+        scheduled = last or lowest or step % config.checkpoint_every == 0
+        if stopping or scheduled:
+            recorder.save(step, state, sums=sums, scheduled=scheduled)
+        # After the save: weights are worth more than pictures, should the disk be full.
         if last and log_images:
             variables = {'params': state.params, 'batch_stats': state.batch_stats}
             predict = functools.partial(jax.jit(experiment.predict), variables)
             sheets = prediction_sheets(predict, experiment.examples(), experiment.class_names)
             recorder.show_images(step, sheets)
-        scheduled = last or lowest or step % config.checkpoint_every == 0
-        if stopping or scheduled:
-            recorder.save(step, state, sums=sums, scheduled=scheduled)
         if due:
             recorder.show(step)
         if stopping:

@@ -1,5 +1,6 @@
 """What a run keeps of itself: figures, evaluations, checkpoints."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -228,8 +229,9 @@ class Recorder:
             ) from error
 
     def _last_saved(self) -> str:
-        # One that is being written may yet fail.
-        self._manager.wait_until_finished()
+        # One that is being written may yet fail, as what is reported here did.
+        with contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
         saved = self._manager.latest_step()
         return 'nothing was saved yet' if saved is None else f'the last good checkpoint is of step {saved}'
 
