@@ -115,13 +115,9 @@ def build_experiment(
     evaluate = make_evaluate(model, to_input, mesh)
     probe = make_probe(model, to_input, mesh)
     probe_data = place_probe_data(dataset.train_images, dataset.train_labels, labeled, drawn, mesh)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
-    sizes = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
+    counts = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
     }
-    devices = f'{mesh.size} × {jax.default_backend()}' if mesh.size > 1 else jax.default_backend()
-    if jax.process_count() > 1:
-        devices += f' in {jax.process_count()} processes'
     return Experiment(
         config=config,
         chosen=sentence(chosen, time_budget=bool(config.time_budget)) if chosen else '',
@@ -144,18 +140,27 @@ def build_experiment(
         is_same_data=lambda recorded: is_same_data(recorded, dataset, split.validation),
         class_names=dataset.class_names,
         input_form=form,
-        description=(
-            f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in sizes.items())} '
-            f'{"samples" if dataset.has_features else "images"} of '
-            f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
-            f'{"×".join(map(str, dataset.image_shape))} '
-            f'{"features" if dataset.has_features else "pixels"}'
-            f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
-        ),
+        description=_describe(config, dataset, counts, variables, dtype, mesh),
         predict=lambda variables, images: jax.nn.softmax(
             model.apply(variables, to_input(images), train=False)
         ),
         examples=example_images(dataset, split, unlabeled),
+    )
+
+
+def _describe(
+    config: Any, dataset: Dataset, counts: dict[str, int], variables: dict, dtype: Any, mesh: Mesh
+) -> str:
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    samples, axes = ('samples', 'features') if dataset.has_features else ('images', 'pixels')
+    devices = f'{mesh.size} × {jax.default_backend()}' if mesh.size > 1 else jax.default_backend()
+    if jax.process_count() > 1:
+        devices += f' in {jax.process_count()} processes'
+    return (
+        f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in counts.items())} {samples} of '
+        f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
+        f'{"×".join(map(str, dataset.image_shape))} {axes}'
+        f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
     )
 
 

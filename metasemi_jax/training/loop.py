@@ -289,12 +289,15 @@ def _loop(
             recorder.save(step, state, sums=sums, scheduled=scheduled)
         # After the save: weights are worth more than pictures, should the disk be full.
         if last and log_images:
-            variables = {'params': state.params, 'batch_stats': state.batch_stats}
-            predict = functools.partial(jax.jit(experiment.predict), variables)
-            sheets = prediction_sheets(predict, experiment.examples(), experiment.class_names)
-            recorder.show_images(step, sheets)
+            recorder.show_images(step, _prediction_sheets(experiment, state))
         if due:
             recorder.show(step)
         if stopping:
             break
     return step
+
+
+def _prediction_sheets(experiment: Experiment, state: TrainState) -> dict[str, np.ndarray]:
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    predict = functools.partial(jax.jit(experiment.predict), variables)
+    return prediction_sheets(predict, experiment.examples(), experiment.class_names)
