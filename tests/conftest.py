@@ -7,6 +7,12 @@ os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'xla')
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+# Nearly every program here runs a few times on small inputs: what makes code fast costs more than it saves.
+# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test` compiles as users do.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+os.environ.setdefault(
+    'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+)
 
 import jax
 import pytest
@@ -27,14 +33,6 @@ def x64():
     jax.config.update('jax_enable_x64', True)
     yield
     jax.config.update('jax_enable_x64', before)
-
-
-@pytest.fixture(scope='module')
-def quick_compilation():
-    """For programs that run once on small inputs: XLA skips what makes code fast."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -19,8 +19,6 @@ from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.workdir import Workdir
 from small_runs import contents, make_run, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):

@@ -13,8 +13,6 @@ from metasemi_jax.methods import METHODS, semi_supervised
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.targets import confident, predictions
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 # Why a method does not end below the labels alone.
 NOT_BELOW = {
     'supervised': 'it is the labels alone',

@@ -13,7 +13,6 @@ from metasemi_jax.optimizer import sgd_momentum, warmup_piecewise_schedule
 from metasemi_jax.train_step import TrainState, make_train_step
 from metasemi_jax.training.multi_step import call_ends, make_run_steps, place_host_batches
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 MESH = make_mesh(jax.devices()[:1])
 
 

@@ -33,14 +33,6 @@ def tiny(**options):
     return MetaSemiClassifier(**TINY | {'settings': NARROW} | options)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _quick():
-    """Compilation of many small programs, each run a few times."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.fixture(scope='module')
 def digits():
     """Training images, labels of which 50 are known, test images and their labels."""

@@ -26,9 +26,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ON_DISK = {'data__memory_budget': 100, 'data__num_workers': 1}
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp('mine'), labeled=(6, 5), unlabeled=20, test=5, val=3)
@@ -154,7 +151,6 @@ def running(folder, tmp_path):
         process = subprocess.Popen(
             main_command(f'--workdir={tmp_path}/run', *own_flags(folder, **options)),
             cwd=ROOT,
-            env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
             stdout=out,
             stderr=err,
             start_new_session=True,

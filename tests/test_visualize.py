@@ -27,8 +27,6 @@ LOOKS = ('confusion', 'class_errors', 'reliability', 'mistakes', 'unlabeled')
 FIGURES = ('tsne', 'curves', 'pseudo_labels', *LOOKS)
 ODD = ('$a_b$', '<b>&"')  # names of classes
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
