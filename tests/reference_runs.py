@@ -121,12 +121,12 @@ def convolution_by_products(images, kernel, strides, padding, *, precision=None,
 
     XLA has no fast convolution of float64 for CPUs: a step of ConvLarge takes 17 s with it, and 3 s so.
     """
-    groups = options.pop('feature_group_count')
-    assert groups == 1
-    assert all(set(dilation) == {1} for dilation in (options['lhs_dilation'], options['rhs_dilation']))
+    assert options['feature_group_count'] == 1
+    assert {*options['lhs_dilation'], *options['rhs_dilation']} == {1}
     height, width = kernel.shape[:2]
-    pads = jax.lax.padtype_to_pads(images.shape[1:3], (height, width), strides, padding)
-    images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(images.shape[1:3], (height, width), strides, padding)
+    images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     rows, columns = (
         1 + (have - need) // stride
         for have, need, stride in zip(images.shape[1:3], (height, width), strides, strict=True)
