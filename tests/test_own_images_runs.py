@@ -27,7 +27,6 @@ from metasemi_jax.training.recorder import Recorder
 from own_images import own_config, own_flags, random_pixels, write_folder, write_image
 from small_runs import ROOT, assert_same_state, contents, main_of, make_run, read_log, read_state, run_main
 
-# Compiling is most of this file's time.
 # In bash: notes in the folder $NOTES what each `python` is given, and starts none.
 NOTE = """
 python() {
