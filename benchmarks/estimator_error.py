@@ -17,7 +17,7 @@ from metasemi_jax.meta_gradient import ESTIMATORS, finite_difference
 from metasemi_jax.methods.losses import cross_entropy, squared_error
 from metasemi_jax.models import create_model
 from metasemi_jax.torch_import.__main__ import convert_state_dict
-from tests.reference_runs import initial_state_dict, load
+from tests.helpers.reference_runs import initial_state_dict, load
 
 NET = 'conv_large'
 EPSILONS = (1e-1, 1e-2, 1e-3, 1e-4)

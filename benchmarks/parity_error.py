@@ -11,7 +11,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 
-from tests.reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
+from tests.helpers.reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A few cases of tests/fuzz_workdir.py, and what messages advise, done."""
+"""A few cases of tests/helpers/fuzz_workdir.py, and what messages advise, done."""
 
 import contextlib
 import json

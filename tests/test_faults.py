@@ -12,6 +12,7 @@ import time
 import pytest
 
 from metasemi_jax.command.signals import LINE
+from processes import wait_for, wait_for_step
 from small_runs import (
     ROOT,
     assert_same_state,
@@ -36,19 +37,8 @@ def start(workdir, environment=None, **overrides):
     )
 
 
-def wait_for(process, seen):
-    for line in process.stdout:
-        if seen(line):
-            return line
-    return pytest.fail(f'ended too soon: {process.stderr.read()}')
-
-
 def wait_for_training(process):
     wait_for(process, lambda line: line.startswith('first step'))
-
-
-def wait_for_step(process, step):
-    wait_for(process, lambda line: line.startswith('step ') and int(line[5:].split('/')[0]) >= step)
 
 
 @pytest.fixture(scope='module')

@@ -12,6 +12,7 @@ import pytest
 
 from metasemi_jax.distributed.multi_host import join_processes
 from metasemi_jax.errors import UserError
+from processes import wait_for_step
 from small_runs import main_command, read_log, run_here, tiny_flags
 
 RUN = {'total_steps': 12, 'data__num_validation': 10}
@@ -70,13 +71,6 @@ def finish(processes):
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
     return [output for output, _ in outputs]
-
-
-def wait_for_step(process, step):
-    for line in process.stdout:
-        if line.startswith('step ') and int(line[5:].split('/')[0]) >= step:
-            return
-    pytest.fail(f'ended too soon: {process.stderr.read()}')
 
 
 @pytest.fixture(scope='module')

@@ -41,7 +41,7 @@ def found(tmp_path_factory):
     """What `sharding_worker.py` computed: five steps of ConvLarge on 1, 2 and 8 devices."""
     out = tmp_path_factory.mktemp('sharding') / 'out.npz'
     environment = os.environ | {'PYTHONPATH': str(ROOT)}
-    command = [sys.executable, ROOT / 'tests' / 'sharding_worker.py', out]
+    command = [sys.executable, ROOT / 'tests' / 'helpers' / 'sharding_worker.py', out]
     subprocess.run(command, check=True, env=environment, timeout=500)
     return dict(np.load(out))
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from own_images import own_config, own_flags, write_folder, write_image
+from processes import wait_until
 from small_runs import ROOT, assert_same_state, main_command, read_log, read_state
 
 # A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
@@ -129,13 +129,6 @@ def children(pid):
     return found
 
 
-def wait_until(true, seconds=60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def is_over(pid):
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z'
@@ -156,12 +149,16 @@ def running(folder, tmp_path):
             start_new_session=True,
         )
     try:
+
+        def begun():
+            return process.poll() is not None or 'step 4/' in (tmp_path / 'out').read_text()
+
         # Where other programs share the machine, compiling takes minutes.
-        wait_until(lambda: process.poll() is not None or 'step 4/' in (tmp_path / 'out').read_text(), 300)
+        wait_until(begun, 'it trains', 300)
         workers = children(process.pid)
         assert len(workers) == 2
         yield process, workers, tmp_path
-        wait_until(lambda: all(map(is_over, workers)), 10)
+        wait_until(lambda: all(map(is_over, workers)), 'the workers end', 10)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -181,7 +178,7 @@ def test_a_kill_leaves_no_worker(running):
     process, workers, _ = running
     process.kill()
     process.wait()
-    wait_until(lambda: all(map(is_over, workers)), 10)
+    wait_until(lambda: all(map(is_over, workers)), 'the workers end', 10)
 
 
 def test_a_killed_worker_ends_the_run_in_one_line(running):

@@ -1,7 +1,7 @@
 """The reference runs in tests/data, played through this program.
 
-`python tests/reference_runs.py` writes tests/data/jvp_float64.npz anew: the figures of `convlarge_mixup` with
-the meta-gradient by `jvp` in float64, which the float32 test compares with.
+`python tests/helpers/reference_runs.py` writes tests/data/jvp_float64.npz anew: the figures of
+`convlarge_mixup` with the meta-gradient by `jvp` in float64, which the float32 test compares with.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
 from metasemi_jax.train_step import metasemi_grads
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parents[1] / 'data'
 NETS = {'convlarge_mixup': 'conv_large', 'convlarge_plain': 'conv_large', 'shake_shake26': 'shake_shake26'}
 JVP_FIGURES = DATA / 'jvp_float64.npz'
 

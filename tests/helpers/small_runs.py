@@ -19,7 +19,7 @@ from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoin
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.workdir import Workdir
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = {
     'total_steps': 12,
     'batch_size': 8,

@@ -1,6 +1,6 @@
 """What `test_sharding.py` looks at, on eight virtual devices: a program, since JAX makes them when it starts.
 
-python tests/sharding_worker.py OUT.npz
+python tests/helpers/sharding_worker.py OUT.npz
 """
 
 import re

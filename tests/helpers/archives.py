@@ -216,8 +216,8 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 def command(name, folder, script, *flags, max_file_bytes=0):
     """`python SCRIPT FLAGS` where TFDS expects the archives in `folder`, and longer files fail."""
-    tests = Path(__file__).parent
-    program = ['env', f'PYTHONPATH={tests}:{tests.parent}', sys.executable, '-c', PRELUDE]
+    here = Path(__file__).parent
+    program = ['env', f'PYTHONPATH={here}:{here.parents[1]}', sys.executable, '-c', PRELUDE]
     return [*program, name, str(folder), str(max_file_bytes), str(script), *map(str, flags)]
 
 
