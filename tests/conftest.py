@@ -10,7 +10,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 # Nearly every program here runs a few times on small inputs: what makes code fast costs more than it saves.
-# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test` compiles as users do.
+# `make test JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=` compiles as users do.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ.setdefault(
     'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'

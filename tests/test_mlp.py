@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from test_recipe import fields
 
 from metasemi_jax.data.batches.views import STRONG_NOISE, WEAK_NOISE, feature_views, make_normalize
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.training.recipe import Facts, choose
+from test_recipe import fields
 
 
 def test_its_layers_by_hand():

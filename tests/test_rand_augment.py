@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
-from test_rand_augment_operations import images_of
 
 import pillow_rand_augment as pillow
 from metasemi_jax.data.batches.rand_augment import VARIANTS, rand_augment
@@ -14,6 +13,7 @@ from metasemi_jax.data.batches.rand_augment.draws import draw_google, draw_usb, 
 from metasemi_jax.data.batches.rand_augment.operations import CODES, OPERATIONS
 from metasemi_jax.data.batches.rand_augment.policies import augment, cutout
 from metasemi_jax.data.batches.views import make_views
+from test_rand_augment_operations import images_of
 
 NAMES = list(OPERATIONS)
 MANY = 20_000
