@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from metasemi_jax.data.batches.views import Statistics, normalize_by
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.network import as_network
@@ -25,10 +26,16 @@ class ProbeData(NamedTuple):
     labeled_images: Array  # uint8 [n, H, W, C]
     labels: Array  # int32 [n]
     unlabeled_images: Array  # uint8 [m, H, W, C], m = 0 where the method looks at none
+    statistics: Statistics  # to normalise them by
 
 
 def place_probe_data(
-    images: Any, labels: np.ndarray, labeled: np.ndarray, unlabeled: np.ndarray, mesh: Mesh
+    images: Any,
+    labels: np.ndarray,
+    labeled: np.ndarray,
+    unlabeled: np.ndarray,
+    statistics: Statistics,
+    mesh: Mesh,
 ) -> ProbeData:
     """Draw up to `PROBED_IMAGES` of each pool and place them on the devices of `mesh`.
 
@@ -36,18 +43,19 @@ def place_probe_data(
       images: training images, an array or `StoredImages`.
       labels: int [N], their labels.
       labeled, unlabeled: positions of the two pools in `images`. Every process draws the same.
+      statistics: as `normalize_by` takes them.
+      mesh: mesh over all devices.
     """
     most = min(PROBED_IMAGES, max(1, PROBED_BYTES // int(np.prod(images.shape[1:]))))
     rng = np.random.default_rng(0)
     drawn = [np.sort(rng.choice(pool, min(most, len(pool)), replace=False)) for pool in (labeled, unlabeled)]
     pixels = [np.asarray(images[positions]) for positions in drawn]
-    return place(ProbeData(pixels[0], labels[drawn[0]].astype(np.int32), pixels[1]), replicated(mesh))
+    data = ProbeData(pixels[0], labels[drawn[0]].astype(np.int32), pixels[1], statistics)
+    return place(data, replicated(mesh))
 
 
 @functools.lru_cache(maxsize=16)
-def make_probe(
-    model: Any, normalize: Callable[[Array], Array], mesh: Mesh
-) -> Callable[[dict, ProbeData], dict[str, float]]:
+def make_probe(model: Any, mesh: Mesh) -> Callable[[dict, ProbeData], dict[str, float]]:
     """(variables, data) -> figures of the network, found by forward passes alone.
 
     Of the labeled images 'labeled_loss', the mean cross-entropy with running statistics, and
@@ -57,12 +65,12 @@ def make_probe(
 
     Args:
       model: a Flax model of this package, or a `Network`.
-      normalize: uint8 images -> what the model takes.
       mesh: the devices on which variables and data lie.
     """
     network = as_network(model)
 
     def figures(variables: dict, data: ProbeData) -> dict[str, Array]:
+        normalize = functools.partial(normalize_by, data.statistics)
         images = normalize(data.labeled_images)
         own = network.logits(variables, images)
         fresh, _ = network.train_logits(variables, images, None)
