@@ -67,7 +67,9 @@ class Classifier(NamedTuple):
     def description(self) -> str:
         """One line for people: which weights, after how many steps, of which network."""
         total = self.config.total_steps
-        unfinished = '' if self.files.results.exists() else ' (the run is not finished)'
+        # A fit that was saved has no results: it was not evaluated.
+        finished = self.files.results.exists() or self.step >= total
+        unfinished = '' if finished else ' (the run is not finished)'
         return (
             f'{self.files.path}: {self.config.model.name}, {WEIGHTS[self.weights]}, after step {self.step:,} '
             f'of {total:,}{unfinished}; {len(self.class_names)} classes, '

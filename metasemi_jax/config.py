@@ -387,7 +387,7 @@ def _check_used(fields: dict[str, Any]) -> None:
     data = fields['data.name']
     for name, (default, users) in USED_BY.items():
         if fields[name] not in (default, None) and data not in users:
-            advice = 'add --config=configs/folder.py' if name == 'data.path' else 'leave it out'
+            advice = 'add config=configs/folder.py' if name == 'data.path' else 'leave it out'
             raise UserError(f'{name}={fields[name]} is not used with data.name={data}; {advice}')
 
 

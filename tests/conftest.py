@@ -11,6 +11,8 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 import jax
 import pytest
 
+from metasemi_jax.progress import speaking
+
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
@@ -18,6 +20,13 @@ def pytest_collection_modifyitems(items):
     """The files with long tests first, lest one worker end up with the last of them."""
     long = {item.path for item in items if item.get_closest_marker('slow')}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(autouse=True)
+def _speaking():
+    """As in a command: many tests read what a run says."""
+    with speaking():
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What hears how a fit goes: nobody, or a progress line."""
 
 import math
+import sys
 
 from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
 
@@ -22,7 +23,7 @@ class Printer(Listener):
     """Prints lines, and a progress line that is rewritten in place in a terminal."""
 
     def __init__(self):
-        self._progress, self._pace, self._loss = ProgressLine(), None, math.nan
+        self._progress, self._pace, self._loss = ProgressLine(sys.stdout), None, math.nan
         self._ticks = Ticks(in_place=self._progress.in_place)
 
     def say(self, line: str) -> None:

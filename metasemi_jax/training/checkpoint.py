@@ -273,7 +273,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
         steps = ', '.join(f'{step} ({reason})' for step, reason in damaged.items())
         raise UserError(
             f'no checkpoint in {manager.directory} can be read: {steps}; '
-            'put back a good copy, or start again in a new --workdir'
+            'put back a good copy, or start again in a new workdir'
         )
     return None
 
@@ -380,8 +380,15 @@ def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, An
 
 
 def _saved_tree(folder: Path) -> dict[str, Any]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.metadata(folder).item_metadata.tree
+    # Orbax warns that a file is missing which checkpoints of this kind do not have.
+    logger = logging.getLogger('absl')
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.metadata(folder).item_metadata.tree
+    finally:
+        logger.setLevel(before)
 
 
 @functools.cache

@@ -233,7 +233,7 @@ def build_method(config: Any, model: nn.Module) -> Method:
     if method.teacher and not config.ema_decay:
         raise UserError(
             f'method.name={config.method.name} learns from averaged weights, and ema_decay=0 keeps none; '
-            'add --config.ema_decay=0.999'
+            'add ema_decay=0.999'
         )
     return method
 

@@ -100,7 +100,7 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
         if data.num_labels not in (0, len(named)):
             raise UserError(
                 f'data.split_file={data.split_file} names {len(named):,} images, data.num_labels='
-                f'{data.num_labels}; add --config.data.num_labels={len(named)}'
+                f'{data.num_labels}; add data.num_labels={len(named)}'
             )
     if begun is None:
         return draw_split(
@@ -112,8 +112,8 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
         )
     if named is not None and {*named} != {*begun.labeled, *begun.validation}:
         raise UserError(
-            f'data.split_file={data.split_file} is not the split that this --workdir began with; name '
-            'that file, or another --workdir'
+            f'data.split_file={data.split_file} is not the split that this workdir began with; name '
+            'that file, or another workdir'
         )
     check_labels(dataset, [*begun.labeled, *begun.validation])
     count = len(begun.labeled) + len(begun.validation)

@@ -23,7 +23,7 @@ from metasemi_jax.distributed.multi_host import (
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.files import write_json
-from metasemi_jax.progress import Pace, ProgressLine, duration
+from metasemi_jax.progress import Pace, ProgressLine, duration, say
 from metasemi_jax.results import reported_weights, summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
@@ -58,6 +58,8 @@ def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -
       UserError: settings, data or a workdir that cannot be used (nothing was written), or a loss that is
         no longer a number.
       SystemExit: SIGTERM or Ctrl-C came; the state was saved. The code is 128 + the signal's number.
+
+    Lines on how it goes are written within `progress.speaking()`, as in the command; else it is silent.
     """
     started = time.perf_counter()
     with naming_lost_peers():
@@ -79,7 +81,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         # longer one goes on.
         longer = results is not None and results['steps'] < config.total_steps
         finished = results is not None and files.is_described() and not longer
-    check_same('--workdir', str(finished))
+    check_same('workdir', str(finished))
     with failing_together():
         if not finished:
             mesh = make_mesh()
@@ -88,9 +90,9 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
             check_batch_size(config.batch_size, mesh.size)
             if config.model.init_from and not files.saved_steps():
                 experiment, note = begin_from(experiment, config.model.init_from)
-                print(note)
+                say(note)
     if finished:
-        print(f'{files.path}: this run is finished\n{table(results)}')
+        say(f'{files.path}: this run is finished\n{table(results)}')
         return results
     check_same('settings that were chosen', agreed_settings(config))
     check_same('images or split of them', experiment.data_sha256 + experiment.split_sha256)
@@ -115,9 +117,9 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
                 )
         with failing_together():
             files.check_shared()
-        print(experiment.description)
+        say(experiment.description)
         if experiment.chosen:
-            print(experiment.chosen)
+            say(experiment.chosen)
         figures = _run(config, files, experiment, mesh, started, log_images)
         results = figures | {
             'seed': config.seed,
@@ -131,7 +133,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         }
         if is_first():
             write_json(files.results, results)
-    print(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
+    say(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
 
 
@@ -142,14 +144,14 @@ def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: 
       UserError: the budget is too short.
     """
     budget = seconds_of(config)
-    print(f'time_budget={config.time_budget}: compiling, and timing some steps ...', flush=True)
+    say(f'time_budget={config.time_budget}: compiling, and timing some steps ...')
     costs = measure(config, experiment, mesh, files.path, budget)
     left = float(of_first(np.asarray(budget - (time.perf_counter() - started))))
     run = plan(recipe_of(config), costs, left)
     with failing_together():
         if is_first():
             keep_plan(files, config, run, costs)
-    print(
+    say(
         f'{run["total_steps"]:,} steps in the {duration(left)} left, of {costs.step:.3g} s each; '
         f'an evaluation ({costs.evaluation:.2g} s) every {run["eval_every"]:,}'
     )
@@ -172,7 +174,7 @@ def _run(
                     advice = f'{MAX_ROLLBACKS} rollbacks did not help: {NEW_RUN}'
                     raise DivergedError(error.what, advice, rollbacks=MAX_ROLLBACKS) from error
                 rollbacks = error.rollbacks + 1
-                print(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}, at half the learning rate')
+                say(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}, at half the learning rate')
                 started = time.perf_counter()
 
 
@@ -217,9 +219,7 @@ def _run_once(
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
         stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop, log_images)
     if stopped_at < config.total_steps:
-        print(
-            f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
-        )
+        say(f'{stop.name}: saved after step {stopped_at}; the same command continues from there')
         raise SystemExit(stop.exit_code)
     return summarize(recorder.history) | {
         'rollbacks': recorder.rollbacks,

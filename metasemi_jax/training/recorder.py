@@ -20,7 +20,7 @@ from metasemi_jax.training.checkpoint import amend_checkpoint, save_checkpoint
 from metasemi_jax.training.run_log import RunLog
 from metasemi_jax.training.watch import Look, Warned, new_warnings
 
-NEW_RUN = 'Start again in a new --workdir with a lower optimizer.lr'
+NEW_RUN = 'Start again in a new workdir with a lower optimizer.lr'
 
 
 class Recorder:
@@ -238,6 +238,6 @@ class Recorder:
     def _diverged(self, what: str, step: int) -> DivergedError:
         return DivergedError(
             f'{what} at step {step}; {self._last_saved()}',
-            f'{NEW_RUN}, or go on at half the rate with --config.on_nonfinite=rollback',
+            f'{NEW_RUN}, or add on_nonfinite=rollback to go on at half the rate',
             rollbacks=self.rollbacks,
         )

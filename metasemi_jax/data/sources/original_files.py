@@ -82,7 +82,7 @@ def check_network(
         files = ' and '.join(map(Original.describe, missing))
         raise UserError(
             f'{dataset}: cannot download {missing[0].url} ({trouble}); without a network put {files} '
-            f'into {folder}, or into another folder and name it with --config.data.manual_dir='
+            f'into {folder}, or into another folder and name it with data.manual_dir='
         )
 
 

@@ -44,12 +44,12 @@ def load_own_images(
       UserError: naming what is wrong with the images, all of it where many may be.
     """
     if not path:
-        raise UserError('name your images with --config.data.path=: a folder, a .csv or an .npz file')
+        raise UserError('name your images with data.path=: a folder, a .csv or an .npz file')
     source = user_path(path)
     if not source.exists():
-        raise UserError(f'--config.data.path={path}: there is no such folder or file')
+        raise UserError(f'{path}: there is no such folder or file; name your images with data.path=')
     if not source.is_dir() and not source.is_file():
-        raise UserError(f'--config.data.path={path} is neither a folder nor a file; save the images as files')
+        raise UserError(f'{path} is neither a folder nor a file; save the images as files')
     is_csv = source.suffix.lower() == '.csv'
     try:
         if source.is_dir() or is_csv:
@@ -73,7 +73,7 @@ def load_own_images(
             return load_npz(source, image_size=image_size, memory_budget=memory_budget)
     except OSError as error:
         raise UserError(f'{error.filename or source} cannot be read ({error.strerror or error})') from error
-    raise UserError(f'--config.data.path={path} is neither a folder nor a .csv or .npz file')
+    raise UserError(f'{path} is neither a folder nor a .csv or .npz file')
 
 
 def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
