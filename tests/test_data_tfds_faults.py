@@ -355,7 +355,9 @@ def test_a_full_disk(folders, tmp_path, expect):
 LOAD = """
 import sys
 from metasemi_jax.data.sources.registry import load_dataset
-data = load_dataset('svhn_cropped', data_dir=sys.argv[1], manual_dir=sys.argv[2])
+from metasemi_jax.progress import speaking
+with speaking():
+    data = load_dataset('svhn_cropped', data_dir=sys.argv[1], manual_dir=sys.argv[2])
 print('sum', int(data.train_images.sum()))
 """
 
