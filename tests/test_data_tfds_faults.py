@@ -190,7 +190,7 @@ def test_a_refused_connection(name, folders, expect):
     assert 'refused' in message
     assert f'{file} ({num_bytes} bytes, {base_url}/{file})' in message
     assert f'into {data_dir}/downloads/manual' in message
-    assert '--config.data.manual_dir=' in message
+    assert 'name it with data.manual_dir=' in message
     assert not data_dir.exists()
 
 
