@@ -20,7 +20,7 @@ from metasemi_jax.files import replace_closed_streams
 from metasemi_jax.progress import speaking
 
 HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
-PATIENCE_S = 60  # after a failure, with whatever threads of libraries are still at work
+PATIENCE_S = 60  # seconds that threads of libraries may take to end after a failure
 
 
 def run_command(
@@ -60,7 +60,7 @@ def run_command(
         with speaking(_spelled):
             main(*arguments)
     except UserError as error:
-        # Who reads a file in vain, because JAX has no device for it, blames the file.
+        # Without a device for JAX, reading a file fails, and the message blames the file.
         _fail(missing_device(error) or str(error))
     except BrokenPipeError:
         # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
@@ -70,7 +70,7 @@ def run_command(
     except (OSError, UnicodeError) as error:
         _fail(_one_line(error))
     except KeyboardInterrupt:
-        # In a program that is no command of ours; in one, `signals` has ended it.
+        # Only in a program that did not `begin` as a command: there `signals` ends it first.
         print(f'SIGINT: {signals.LINE}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -255,7 +255,7 @@ def _one_line(error: BaseException) -> str:
 
 def _fail(message: str) -> None:
     signals.end_within(PATIENCE_S)
-    # A name or a value in it may be of several lines.
+    # A name or a value in the message may have several lines.
     sys.exit(f'error: {_spelled(" ".join(message.splitlines()))}')
 
 

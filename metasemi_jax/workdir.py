@@ -190,8 +190,8 @@ class Workdir:
     def describe(self) -> str:
         """What a finished run left behind, for people."""
         described = {
-            self.results.name: 'these figures',
-            self.metrics.name: 'every logged figure; also as TensorBoard events',
+            self.results.name: 'these metrics',
+            self.metrics.name: 'every logged metric; also as TensorBoard events',
             f'{self.checkpoints.name}/': 'the latest two and the best',
             self.config.name: 'the settings',
             self.labeled_ids.name: 'which images kept their label',

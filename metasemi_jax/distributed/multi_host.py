@@ -18,7 +18,7 @@ LOST_AFTER_SECONDS = 30
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connect this process with the others; the first call to JAX. All but the first fall silent.
+    """Connect this process with the others; the first call to JAX. All but the primary process fall silent.
 
     On TPU pods, under SLURM (`srun`) and Open MPI the processes find each other by themselves; elsewhere all
     three arguments are needed. A program alone on its machine does nothing here.
@@ -63,7 +63,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Whether this is the primary process, which prints and writes files."""
     return jax.process_index() == 0
 
 
@@ -90,12 +90,12 @@ def failing_together() -> Iterator[None]:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether `flag` is true in any process; all must ask."""
+    """Whether `flag` is true in any process; every process must call this."""
     return flag if jax.process_count() == 1 else bool(_everyones(np.asarray(flag)).any())
 
 
 def of_first(value: np.ndarray) -> np.ndarray:
-    """What process 0 gives; all must ask."""
+    """The value that process 0 gives; every process must call this."""
     return value if jax.process_count() == 1 else _everyones(value)[0]
 
 

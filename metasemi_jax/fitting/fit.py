@@ -34,9 +34,9 @@ ADVICE = 'Lower optimizer.lr'
 
 
 class Fitted(NamedTuple):
-    """What a fit gives."""
+    """The result of a fit."""
 
-    config: Any  # with what the recipe chose
+    config: Any  # the settings, with those that the recipe chose
     variables: dict  # {'params': ..., 'batch_stats': ...}, NumPy arrays
     input_form: InputForm
     warnings: list[Warned]
@@ -50,7 +50,7 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     Args:
       config: as `make_config` returns it.
       dataset: in memory, without test and validation images.
-      listener: hears how the fit goes.
+      listener: is told of lines and losses; None: nobody is.
 
     Raises:
       UserError: settings that do not fit the data.

@@ -1,4 +1,4 @@
-"""What hears how a fit goes: nobody, or a progress line."""
+"""Listeners to a fit: one is silent, one prints a progress line."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ class Listener:
         """After `step` of `total` steps the mean training loss since the last time was `loss`."""
 
     def tick(self, step: int, total: int) -> None:
-        """Another call is under way, of which nothing is known yet."""
+        """Another call of the step is under way; its loss is not known yet."""
 
 
 class Printer(Listener):

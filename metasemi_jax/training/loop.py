@@ -59,7 +59,7 @@ def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -
         no longer a number.
       SystemExit: SIGTERM or Ctrl-C came; the state was saved. The code is 128 + the signal's number.
 
-    Lines on how it goes are written within `progress.speaking()`, as in the command; else it is silent.
+    Progress is printed within `progress.speaking()`, as by the command; otherwise the function is silent.
     """
     started = time.perf_counter()
     with naming_lost_peers():
@@ -77,8 +77,8 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
     with failing_together():
         files.check(config)
         results = files.read_results()
-        # A finished run that lacks a file, or has a damaged one, goes through the motions, to get it back; a
-        # longer one goes on.
+        # A finished run that lacks a file, or has a damaged one, passes through all stages, which writes the
+        # file. A run with more total_steps goes on.
         longer = results is not None and results['steps'] < config.total_steps
         finished = results is not None and files.is_described() and not longer
     check_same('workdir', str(finished))
@@ -106,7 +106,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         with failing_together():
             if is_first():
                 if longer:
-                    # Its figures are of fewer steps than config.json is about to name.
+                    # Its metrics are those of fewer steps than config.json is about to name.
                     files.results.rename(files.path / f'results_{results["steps"]}.json')
                 files.create(
                     config,
@@ -120,15 +120,15 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         say(experiment.description)
         if experiment.chosen:
             say(experiment.chosen)
-        figures = _run(config, files, experiment, mesh, started, log_images)
-        results = figures | {
+        metrics_of_run = _run(config, files, experiment, mesh, started, log_images)
+        results = metrics_of_run | {
             'seed': config.seed,
             'steps': config.total_steps,
             **({'time_budget': config.time_budget} if config.time_budget else {}),
             'split_sha256': experiment.split_sha256,
             'num_held_out': len(experiment.split.validation),
             'reported_weights': reported_weights(
-                figures, ema_decay=config.ema_decay, total_steps=config.total_steps
+                metrics_of_run, ema_decay=config.ema_decay, total_steps=config.total_steps
             ),
         }
         if is_first():
@@ -211,11 +211,11 @@ def _run_once(
         recorder.say(f'{files.path}: ' + (f'continuing after step {start}' if start else 'starting'))
         evaluation_due = start == config.total_steps or (start and start % config.eval_every == 0)
         if evaluation_due and not recorder.evaluated(start):
-            # It was stopped by a signal before it could, or imported.
+            # A signal stopped the run before this evaluation, or the checkpoint was imported.
             lowest = recorder.evaluate(start, state, experiment.evaluate, experiment.probe)
             if lowest or start == config.total_steps or start % config.checkpoint_every == 0:
                 recorder.amend(start, state)
-        # Closed: its worker processes end.
+        # Closing the generator ends its worker processes.
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
         stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop, log_images)
     if stopped_at < config.total_steps:
@@ -245,7 +245,7 @@ def _loop(
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
     log_images = log_images and jax.process_count() == 1
     if log_images and start == 0:
-        # The stream goes on with this very batch.
+        # The first step trains on this batch too.
         first = next(host_batches)
         host_batches = itertools.chain([first], host_batches)
         shown_rows = first_rows(first)
@@ -287,7 +287,7 @@ def _loop(
         scheduled = last or lowest or step % config.checkpoint_every == 0
         if stopping or scheduled:
             recorder.save(step, state, sums=sums, scheduled=scheduled)
-        # After the save: weights are worth more than pictures, should the disk be full.
+        # After the save: if the disk is full, weights are worth more than pictures.
         if last and log_images:
             recorder.show_images(step, _prediction_sheets(experiment, state))
         if due:

@@ -1,4 +1,4 @@
-"""What the network makes of a few training images in evaluation mode: what `watch` judges a run by."""
+"""Metrics of a few training images in evaluation mode, by which `watch` judges a run."""
 
 import functools
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def place_probe_data(
 
 @functools.lru_cache(maxsize=16)
 def make_probe(model: Any, mesh: Mesh) -> Callable[[dict, ProbeData], dict[str, float]]:
-    """(variables, data) -> figures of the network, found by forward passes alone.
+    """(variables, data) -> metrics of the network, from forward passes alone.
 
     Of the labeled images 'labeled_loss', the mean cross-entropy with running statistics, and
     'batch_statistics_loss', the same with the statistics of these images; neither drops anything. Of the
@@ -69,7 +69,7 @@ def make_probe(model: Any, mesh: Mesh) -> Callable[[dict, ProbeData], dict[str, 
     """
     network = as_network(model)
 
-    def figures(variables: dict, data: ProbeData) -> dict[str, Array]:
+    def probe_metrics(variables: dict, data: ProbeData) -> dict[str, Array]:
         normalize = functools.partial(normalize_by, data.statistics)
         images = normalize(data.labeled_images)
         own = network.logits(variables, images)
@@ -87,7 +87,7 @@ def make_probe(model: Any, mesh: Mesh) -> Callable[[dict, ProbeData], dict[str, 
             }
         return found
 
-    run = jax.jit(figures, out_shardings=replicated(mesh), compiler_options=deterministic_options())
+    run = jax.jit(probe_metrics, out_shardings=replicated(mesh), compiler_options=deterministic_options())
     return lambda variables, data: {
         name: float(value) for name, value in jax.device_get(run(variables, data)).items()
     }

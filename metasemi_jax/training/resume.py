@@ -1,4 +1,4 @@
-"""Where a run goes on from."""
+"""From which checkpoint a run goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def _set_aside(folder: Path, damaged: dict[int, str]) -> None:
 
 
 def _check_same_data(restored: Restored, experiment: Experiment, folder: Path) -> None:
-    # None: made by torch_import where the images were not at hand, so no split has been used yet.
+    # None: torch_import made the run without the images, so no split has been used yet.
     if restored.record['split_sha256'] not in (None, experiment.split_sha256):
         raise UserError(
             f'labeled_ids.txt beside {folder} is not the split that this run was trained on; '

@@ -126,7 +126,7 @@ def with_plan(config: Any, run: dict[str, Any]) -> Any:
 
 
 def seconds_of(config: Any) -> float:
-    """The budget."""
+    """The budget of `config` in seconds."""
     return parse_duration(config.time_budget)
 
 

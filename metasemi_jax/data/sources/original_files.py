@@ -1,4 +1,4 @@
-"""Checks before TFDS is let loose: are the original files there, whole, or else can they be downloaded."""
+"""Checks before TFDS starts: the original files are there and whole, or they can be downloaded."""
 
 import hashlib
 import threading

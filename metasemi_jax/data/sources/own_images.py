@@ -20,7 +20,7 @@ from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.progress import ProgressLine
 
 EVALUATION_SHARE = 32  # of the memory budget
-HASHED_BYTES = 1 << 26  # files of a split that take more are told apart by their sizes
+HASHED_BYTES = 1 << 26  # a split with more bytes is identified by the sizes of its files
 
 
 def load_own_images(
@@ -126,7 +126,7 @@ def _dataset(
         )
     )
     if np.prod(images.shape[1:]) * (len(val[0]) + len(test[0])) <= evaluation_budget:
-        # Evaluated again and again.
+        # In memory: every evaluation reads them again.
         val, test = ((np.asarray(pixels), known) for pixels, known in (val, test))
     return Dataset(
         *train,
