@@ -103,7 +103,7 @@ def _refusal(message: str) -> str:
 
 
 def _numpy_scalar_globals() -> list[Any]:
-    """Globals of a NumPy number among the checkpoint's metrics: harmless, but not on PyTorch's own list."""
+    """What a NumPy number among the checkpoint's figures needs; harmless, but not on PyTorch's own list."""
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64')]
     names = ('numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar')

@@ -17,11 +17,11 @@ BLACK = 16  # of 255: the brightest that a black pixel may be
 
 
 def with_image_size(config: Any, sides: tuple[int, int] | None = None) -> tuple[Any, dict[str, Any]]:
-    """`config` with `data.image_size` chosen if it is open (0 keeps the size of the images), and the choice.
+    """`config` with `data.image_size` chosen where it is open (0: the images' own), and the choice.
 
     Args:
       config: settings of the run.
-      sides: height and width of images in memory; None: look at the images of `data.path`.
+      sides: height and width of images in memory, all of one size, in the place of those at `data.path`.
     """
     if config.recipe != 'auto' or config.data.image_size is not None:
         return config, {}
@@ -43,7 +43,7 @@ def with_choices(config: Any, dataset: Dataset) -> tuple[Any, dict[str, Any]]:
 
 
 def find_facts(config: Any, dataset: Dataset) -> Facts:
-    """The facts about the images and this machine that the recipe needs."""
+    """What the recipe wants to know of the images and of this machine."""
     return Facts(
         image_shape=dataset.image_shape,
         num_images=len(dataset.train_labels),

@@ -49,23 +49,23 @@ Array = jax.Array
 
 
 class Experiment(NamedTuple):
-    """What the loop needs: the functions and arrays that a config stands for."""
+    """What the loop needs of a config."""
 
     config: Any  # with what its recipe chose
-    chosen: str  # one line for people on what the recipe chose; '' if it chose nothing
+    chosen: str  # one line for people; '' where nothing was chosen
     state: TrainState  # before the first step, on the host
     pipeline: Pipeline
     model: nn.Module
-    make_train_step: Callable[[float], StepFn]  # factor on the learning rate -> step
+    make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
     # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
-    probe: Callable[[dict], dict[str, float]]  # variables -> metrics of a few training images, see `probe`
+    probe: Callable[[dict], dict[str, float]]  # variables -> figures of a few training images, see `probe`
     split: Split
     split_sha256: str  # of the labeled ids
     data_sha256: str  # of all images, their labels and the classes
     is_same_data: Callable[[str | None], bool]  # whether a `data_sha256` of any version is of these data
     class_names: tuple[str, ...]
-    input_form: InputForm  # of the images; enough to use the network without the data
+    input_form: InputForm  # of the images, for whoever uses the network without the data
     description: str  # one line for people
     predict: Callable[[dict, Array], Array]  # (variables, uint8 [n, H, W, C]) -> probabilities [n, K]
     examples: Callable[[], dict[str, Examples]]  # some images of the run, to look at
@@ -167,7 +167,7 @@ def _describe(
 
 
 def rescheduled(experiment: Experiment, config: Any) -> Experiment:
-    """`experiment` with the step counts of `config`, which agrees with its config in all other fields."""
+    """The same experiment with the numbers of steps of `config`, which is otherwise its own."""
     method, tx = build_method(config, experiment.model), build_optimizer(config)
     return experiment._replace(
         config=config, make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor)
@@ -186,7 +186,7 @@ def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
 
 
 def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int]) -> TrainState:
-    """Shapes and dtypes of the state of a run of `config`: the target for restoring its checkpoints."""
+    """The state of a run of `config`, shapes and dtypes alone: what its checkpoints are restored into."""
     return jax.eval_shape(
         lambda variables: TrainState.create(
             variables, build_optimizer(config), with_ema=config.ema_decay > 0

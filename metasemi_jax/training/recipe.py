@@ -18,11 +18,11 @@ LARGEST = {False: 32, True: 64}  # side of the images, by whether there is an ac
 BATCH_SIZE = 64
 # Multiply-adds that a core may spend on the forward passes of a run, four to five minutes of two cores.
 CPU_WORK = 4.3e12
-CORES = 4  # most cores that speed up so small a network
+CORES = 4  # more do not help so small a network
 CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
 EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
-# Cost of a step in forward passes for each image of the batch; MetaSemi takes 12.
+# Forward passes that a step costs, of an image of the batch; 12 are MetaSemi's.
 PASSES = 12
 UNDROPPED = ('conv_small', 'conv_large', 'mlp', 'wide_resnet')  # networks whose dropout is switched off
 
@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     num_images: int  # labeled and unlabeled ones to train on
     black_border: bool  # whether most pixels at the images' edge are black
     accelerator: bool  # whether the network runs on something else than a CPU
-    cores: int = 2  # CPU cores
+    cores: int = 2  # of the CPU
 
 
 Fields = Mapping[str, Any]
@@ -93,7 +93,7 @@ def _total_steps(facts: Facts, fields: Fields) -> int:
 
 
 def _multiply_adds(facts: Facts, fields: Fields) -> float:
-    """Multiply-adds of the forward pass of one example through conv_small or the MLP."""
+    """Of the forward pass of one example through conv_small, or the MLP."""
     if _features(facts):
         width = fields['model.width'] or MLP.width
         return width * (facts.image_shape[0] + width)
@@ -104,7 +104,7 @@ def _multiply_adds(facts: Facts, fields: Fields) -> float:
 
 
 def _round(steps: float) -> int:
-    """`steps` rounded down to two digits."""
+    """To two digits."""
     unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
     return int(steps) // unit * unit
 
@@ -118,7 +118,7 @@ def _rampup(facts: Facts, fields: Fields) -> int | None:
 
 
 def _ema_decay(facts: Facts, fields: Fields) -> float:
-    """The average spans a hundredth of the steps, and at most a thousand of them."""
+    """The averages reach over a hundredth of the steps, and at most over a thousand."""
     return round(1 - 1 / min(1000, max(2, fields['total_steps'] / 100)), 4)
 
 
