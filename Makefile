@@ -1,15 +1,19 @@
-# The two commands: `make train` and `make test`. Both make .venv first, where it is missing or out of date.
+# The commands: `make train`, `make test` and `make test-quick`. Each makes .venv first, where it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-torch lint clean
+.PHONY: train test test-quick test-torch lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python main.py
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=20
+
+# Some of every part: without the tests that take more than two seconds.
+test-quick: $(VENV)/.installed-dev lint
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=20 --quick
 
 # Reading a .pth file is the one thing that needs PyTorch; the other tests of torch_import run without it.
 test-torch: $(VENV)/.installed-dev

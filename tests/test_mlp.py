@@ -16,8 +16,6 @@ from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.training.recipe import Facts, choose
 from test_recipe import fields
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def test_its_layers_by_hand():
     model = create_model('mlp', 3, width=4)

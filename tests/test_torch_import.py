@@ -29,7 +29,7 @@ from metasemi_jax.torch_import.state_dict import parameter_keys
 from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest, restore_step
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
-from test_torch_state_dict import random_state_dict
+from state_dicts import random_state_dict
 
 # ml_collections loads a config file by a method that Python is about to remove.
 loads_a_config = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')

@@ -19,8 +19,6 @@ from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recorder import Recorder
 from small_runs import assert_same_state, contents, read_log, read_state, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):

@@ -13,8 +13,6 @@ from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recorder import Recorder
 from small_runs import assert_same_state, contents, make_run, read_log, read_state, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
