@@ -22,7 +22,7 @@ from metasemi_jax.results import check_results
 
 # Each start of a run writes what `create` writes; a finished run is then gone through without training.
 REWRITE = 'start the command that trained this run again: it writes the file, and trains no finished run anew'
-RESTORE = 'no command can write it again: put back a copy, or use another --workdir'
+RESTORE = 'no command can write it again: put back a copy, or use another workdir'
 REDRAW = (
     'delete labeled_ids.txt and validation_ids.txt, and start the command that trained this run again: it '
     'draws the same split'
@@ -41,6 +41,7 @@ KEPT = {
     'validation_ids.txt',
     'class_names.json',
     'input.json',
+    'images.npz',
     'metrics.jsonl',
     'results.json',
     'checkpoints',
@@ -59,6 +60,7 @@ class Workdir:
         self.validation_ids = self.path / 'validation_ids.txt'
         self.class_names = self.path / 'class_names.json'
         self.input_form = self.path / 'input.json'
+        self.images = self.path / 'images.npz'  # of a fit in memory, which lie nowhere else
         self.time_budget = self.path / 'time_budget.json'
         self.metrics = self.path / 'metrics.jsonl'
         self.results = self.path / 'results.json'
@@ -76,25 +78,25 @@ class Workdir:
         try:
             files.check_writable(self.path)
         except NotADirectoryError as error:
-            raise UserError(f'--workdir={self.path}: {error.filename} is a file; name a folder') from error
+            raise UserError(f'workdir={self.path}: {error.filename} is a file; name a folder') from error
         except OSError as error:
             raise UserError(
-                f'--workdir={self.path}: {error.filename} cannot be written ({error.strerror}); '
+                f'workdir={self.path}: {error.filename} cannot be written ({error.strerror}); '
                 'name another folder'
             ) from error
         if not self.config.exists():
             if self.results.exists() or self.checkpoints.exists():
                 raise UserError(
-                    f'--workdir={self.path} holds a run without its config.json; put that back, '
+                    f'workdir={self.path} holds a run without its config.json; put that back, '
                     'or name another folder'
                 )
         elif self.is_trained() and (fields := differing_fields(begun := self.read_config(), config)):
             if only_longer(begun, config):
                 return
             raise UserError(
-                f'--workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
-                'name another folder, or use the same settings to continue that run; '
-                f'--config.model.init_from={self.path} begins a new run with its weights'
+                f'workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
+                'name another folder, or use the same settings to continue that run; to begin a new run with '
+                f'its weights, add model.init_from={self.path}'
             )
 
     def with_choices_of_run(self, config: Any) -> Any:
@@ -125,7 +127,7 @@ class Workdir:
                 stack.enter_context(files.lock(self.path / '.lock'))
             except BlockingIOError as error:
                 raise UserError(
-                    f'--workdir={self.path}: another run is in it; wait for its end, or name another folder'
+                    f'workdir={self.path}: another run is in it; wait for its end, or name another folder'
                 ) from error
             try:
                 yield
@@ -180,7 +182,7 @@ class Workdir:
         while not (self.path.is_dir() and self.config.name in os.listdir(self.path)):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f'--workdir={self.path} is not the folder that the first host made; '
+                    f'workdir={self.path} is not the folder that the first host made; '
                     'name one on a file system that all hosts share'
                 )
             time.sleep(0.1)
@@ -188,8 +190,8 @@ class Workdir:
     def describe(self) -> str:
         """What a finished run left behind, for people."""
         described = {
-            self.results.name: 'these figures',
-            self.metrics.name: 'every logged figure; also as TensorBoard events',
+            self.results.name: 'these metrics',
+            self.metrics.name: 'every logged metric; also as TensorBoard events',
             f'{self.checkpoints.name}/': 'the latest two and the best',
             self.config.name: 'the settings',
             self.labeled_ids.name: 'which images kept their label',
@@ -373,7 +375,7 @@ def naming(path: Path, remedy: str) -> Iterator[None]:
 
 
 def check_no_run_file(output: str | os.PathLike) -> None:
-    """Refuse an `--output` in the place of a file that a run or a sweep keeps of itself, there or not yet.
+    """Refuse an `output` in the place of a file that a run or a sweep keeps of itself, there or not yet.
 
     Raises:
       UserError: naming the file.
@@ -383,7 +385,7 @@ def check_no_run_file(output: str | os.PathLike) -> None:
         first = path.relative_to(folder).parts[0]
         in_run = (folder / 'config.json').is_file() and (first in KEPT or first.startswith('events.'))
         if in_run or ((folder / 'sweep.json').is_file() and path == folder / 'sweep.json'):
-            raise UserError(f'--output={output} is a file of the run in {folder}; name another file')
+            raise UserError(f'output={output} is a file of the run in {folder}; name another file')
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -19,6 +19,8 @@ os.environ.setdefault(
 import jax
 import pytest
 
+from metasemi_jax.progress import speaking
+
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
@@ -65,6 +67,13 @@ def pytest_sessionfinish(session):
             longest[name_of(nodeid)] = max(longest[name_of(nodeid)], round(seconds, 1))
         slow = {name: seconds for name, seconds in sorted(longest.items()) if seconds > MOST_QUICK_SECONDS}
         SECONDS.write_text(json.dumps(slow, indent=1) + '\n')
+
+
+@pytest.fixture(autouse=True)
+def _speaking():
+    """As in a command: many tests read what a run says."""
+    with speaking():
+        yield
 
 
 @pytest.fixture

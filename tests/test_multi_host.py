@@ -23,10 +23,10 @@ LONG = {'total_steps': 100_000, 'eval_every': 1000, 'log_every': 5, 'checkpoint_
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ((None, 2, 0), '--coordinator must be given too'),
-        (('localhost:1', None, None), '--num_processes and --process_id must be given too'),
-        (('localhost', 2, 0), '--coordinator=localhost must be HOST:PORT'),
-        (('localhost:1', 2, 2), '--process_id=2 must be at least 0 and less than 2'),
+        ((None, 2, 0), 'coordinator must be given too'),
+        (('localhost:1', None, None), 'num_processes and process_id must be given too'),
+        (('localhost', 2, 0), 'coordinator=localhost must be HOST:PORT'),
+        (('localhost:1', 2, 2), 'process_id=2 must be at least 0 and less than 2'),
     ],
 )
 def test_flags_that_do_not_fit(arguments, message):

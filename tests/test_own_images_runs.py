@@ -284,7 +284,7 @@ def test_another_split_file_is_refused(interrupted, tmp_path):
     images, run = interrupted
     split = tmp_path / 'split.txt'
     split.write_text('labeled/cat/0.png\nlabeled/dog/0.png\n')
-    with pytest.raises(UserError, match=r'is not the split that this --workdir began with'):
+    with pytest.raises(UserError, match=r'is not the split that this workdir began with'):
         train_and_evaluate(own_config(images, data__split_file=str(split)), run)
     split.write_text((run / 'labeled_ids.txt').read_text() + (run / 'validation_ids.txt').read_text())
     train_and_evaluate(own_config(images, data__split_file=str(split)), run)

@@ -231,7 +231,7 @@ def test_three_rollbacks_are_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, '_run_once', diverge)
     for on_nonfinite, expected, message in (
         ('stop', [0], 'Advice.'),
-        ('rollback', [0, 1, 2, 3], '3 rollbacks did not help: Start again in a new --workdir'),
+        ('rollback', [0, 1, 2, 3], '3 rollbacks did not help: Start again in a new workdir'),
     ):
         tried.clear()
         with pytest.raises(DivergedError, match=f'nan at step 8. {message}'):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
 from metasemi_jax.data.batches.resident import Pipeline
-from metasemi_jax.data.batches.views import make_normalize
+from metasemi_jax.data.batches.views import make_normalize, statistics_of
 from metasemi_jax.data.dataset import Dataset, InputForm
 from metasemi_jax.data.identity import data_sha256, is_same_data
 from metasemi_jax.data.splits import Split, split_sha256
@@ -113,8 +113,10 @@ def build_experiment(
     }
     to_input = make_normalize(form)
     evaluate = make_evaluate(model, to_input, mesh)
-    probe = make_probe(model, to_input, mesh)
-    probe_data = place_probe_data(dataset.train_images, dataset.train_labels, labeled, drawn, mesh)
+    probe = make_probe(model, mesh)
+    probe_data = place_probe_data(
+        dataset.train_images, dataset.train_labels, labeled, drawn, statistics_of(form), mesh
+    )
     counts = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
     }
@@ -231,7 +233,7 @@ def build_method(config: Any, model: nn.Module) -> Method:
     if method.teacher and not config.ema_decay:
         raise UserError(
             f'method.name={config.method.name} learns from averaged weights, and ema_decay=0 keeps none; '
-            'add --config.ema_decay=0.999'
+            'add ema_decay=0.999'
         )
     return method
 

@@ -154,4 +154,4 @@ def sentence(chosen: Mapping[str, Any], *, time_budget: bool = False) -> str:
     """One line for people: what was chosen, and how to change it; not what a time budget changes."""
     told = {name: value for name, value in chosen.items() if not (time_budget and name in BUDGETED)}
     values = ', '.join(f'{name}={value}' for name, value in told.items() if value is not None)
-    return f'chosen from the images and the device: {values}; --config.FIELD=VALUE changes one'
+    return f'chosen from the images and the device: {values}; config.FIELD=VALUE changes one'
