@@ -56,7 +56,7 @@ class DepthwiseConv(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """1×1 expansion, depthwise convolution, 1×1 projection: [B, H, W, C] -> [B, H/stride, W/stride, width]."""
+    """1×1 expansion, depthwise, 1×1 projection: [B, H, W, C] -> [B, H/stride, W/stride, width]."""
 
     width: int
     kernel_size: int
