@@ -141,5 +141,5 @@ def test_what_does_not_fit_is_named_in_one_line(small, fault):
 
 
 def test_an_unknown_network_is_refused(small):
-    with pytest.raises(UserError, match="'conv_small'; choose one of conv_large, .*, resnet18"):
+    with pytest.raises(UserError, match=r"'conv_small'; choose one of conv_large, .*, resnet18"):
         convert_state_dict('conv_small', small)
