@@ -60,7 +60,7 @@ def state_of(workdir):
 
 def test_a_run_from_a_file_is_killed_goes_on_and_predicts(images, vit, tmp_path, monkeypatch, capsys):
     """Without the file: config.json names what it decided."""
-    config = config_of(images, vit, model__trained_blocks=1, optimizer__body_lr_scale=0.5)
+    config = config_of(images, vit, model__trained_blocks=1, optimizer__body_lr_scale=0.5, checkpoint_every=2)
     train_and_evaluate(config, tmp_path / 'whole')
     out = capsys.readouterr().out
     assert f'model.init_from: vit_s16 of {vit}, but for the last layer, of 7 classes there' in out
@@ -77,16 +77,13 @@ def test_a_run_from_a_file_is_killed_goes_on_and_predicts(images, vit, tmp_path,
         if step == 2:
             raise RuntimeError('died')
 
-    config.checkpoint_every = 2
-    whole = tmp_path / 'whole2'
-    train_and_evaluate(config, whole)
     moved = vit.with_name('moved')
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, 'write', die)
         with pytest.raises(RuntimeError):
             train_and_evaluate(config, tmp_path / 'run')
     train_and_evaluate(config, tmp_path / 'run')
-    assert_same_state(state_of(tmp_path / 'run'), state_of(whole))
+    assert_same_state(state_of(tmp_path / 'run'), state_of(tmp_path / 'whole'))
     vit.rename(moved)
     try:
         train_and_evaluate(config, tmp_path / 'run')
@@ -124,10 +121,10 @@ def command(images, *flags):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--config.model.name=resnet18'], 'is a vit_b16, and model.name=resnet18; add --config.model.name='),
+        (['--config.model.name=resnet18'], 'is a vit_s16, and model.name=resnet18; add --config.model.name='),
         (['--config.data.image_size=40'], 'patches of 16×16, and 40×40 is no multiple; add --config.data.'),
         (['--config.model.trained_blocks=3'], 'model.trained_blocks=3: the network has 2 blocks'),
-        (['--config.model.width=32'], 'pos_embed is (1, 5, 16) there, (1, 5, 32) here; leave model.width'),
+        (['--config.model.width=32'], 'attn_proj/bias is (16,) there, (32,) here; leave model.width and'),
         (['--config.model.init_from={half}'], 'half.safetensors is cut short'),
         (['--config.model.init_from={evil}'], 'evil.pth would run'),
         (['--config.model.init_from={other}'], 'other.pth is of another network'),

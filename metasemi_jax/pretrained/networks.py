@@ -109,7 +109,8 @@ def _transformer(weights: Mapping[str, np.ndarray]) -> str:
         what = f'patches of {patch[0] if patch else 0}, {count} registers'
         raise UserError(f'is a vision transformer of {what}; known are {KNOWN}')
     width = weights['cls_token'].shape[-1:] if 'cls_token' in weights else ()
-    return next((name for name, kind in fitting.items() if (kind.width,) == width), min(fitting))
+    # Of another width: the small one, whose options then name it.
+    return next((name for name, kind in fitting.items() if (kind.width,) == width), max(fitting))
 
 
 def _normalisation(name: str, classes: int | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
