@@ -166,6 +166,7 @@ VIT = {'width': 16, 'depth': 1}
         ('vit_s16', 32, VIT, 0.5),
         ('dinov2_s14', 28, VIT, 0.485),
         ('dinov2_s14_registers', 28, VIT, 0.485),
+        ('dinov3_s16', 32, VIT, 0.485),
     ],
 )
 def test_the_network_is_recognised(name, side, sizes, mean):
@@ -175,7 +176,7 @@ def test_the_network_is_recognised(name, side, sizes, mean):
     assert (published.sizes, published.head_classes) == (sizes, 7)
     assert published.mean[0] == mean
     assert 'classifier' not in published.body['params']
-    assert published.grid == (2 if 'depth' in sizes else None)
+    assert published.grid == (2 if name in ('vit_s16', 'dinov2_s14', 'dinov2_s14_registers') else None)
 
 
 def test_a_transformer_trained_without_labels_has_imagenets_normalisation():
@@ -218,9 +219,9 @@ def test_another_network_is_refused_by_what_it_has():
         (resnet(**{'fc.bias': np.ones(5, np.float32)}), 'the last layer is damaged'),
         (light(**{'_blocks.0._se_reduce.weight': one}), 'is an EfficientNet with attention'),
         (light(**{'_blocks.16._bn0.weight': one}), 'is an EfficientNet of 17 blocks'),
-        (vit(pos_embed=None), 'is a transformer without learnt positions, as DINOv3 is'),
+        (vit(pos_embed=None), 'patches of (16, 16), 0 registers, without learnt positions'),
         (vit(pos_embed=np.ones((1, 4, 16), np.float32)), "'pos_embed' has shape (1, 4, 16)"),
-        (vit(**{'patch_embed.proj.weight': np.ones((16, 3, 32, 32), np.float32)}), 'of patches of 32'),
+        (vit(**{'patch_embed.proj.weight': np.ones((16, 3, 32, 32), np.float32)}), 'of patches of (32, 32)'),
         (tiny_state_dict('conv_large', width=2), 'is of another network'),
     ]
     for weights, message in rows:

@@ -13,7 +13,7 @@ import pytest
 
 from metasemi_jax.models import create_model
 from metasemi_jax.models.vision_transformer import resized_positions
-from metasemi_jax.pretrained.networks import as_published
+from metasemi_jax.pretrained.networks import as_published, renamed
 from metasemi_jax.pretrained.weights_file import read_weights
 from metasemi_jax.torch_import.state_dict import convert_state_dict
 
@@ -55,7 +55,7 @@ def drawn(model):
                 module.running_var.uniform_(0.5, 1.5, generator=generator)
                 module.weight.uniform_(0.5, 1.5, generator=generator)
                 module.bias.normal_(0, 0.2, generator=generator)
-            elif isinstance(module, torch.nn.LayerNorm | torch.nn.Linear):
+            elif isinstance(module, torch.nn.LayerNorm | torch.nn.Linear) and module.bias is not None:
                 module.bias.normal_(0, 0.2, generator=generator)
         for name, parameter in model.named_parameters():
             if 'token' in name or 'pos_embed' in name or 'gamma' in name:
@@ -79,7 +79,7 @@ def lite():
 
 
 def transformer(name, side):
-    model = timm.create_model(name, num_classes=7, img_size=side)
+    model = timm.create_model(name, num_classes=7, img_size=side, global_pool='token')
     return model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
 
 
@@ -93,6 +93,8 @@ ROWS = {
     'dinov2_b14': (28, lambda: transformer('vit_base_patch14_dinov2', 28)),
     'dinov2_s14_registers': (56, lambda: transformer('vit_small_patch14_reg4_dinov2', 56)),
     'dinov2_b14_registers': (28, lambda: transformer('vit_base_patch14_reg4_dinov2', 28)),
+    'dinov3_s16': (96, lambda: transformer('vit_small_patch16_dinov3', 96)),
+    'dinov3_b16': (32, lambda: transformer('vit_base_patch16_dinov3', 32)),
 }
 
 
@@ -100,7 +102,7 @@ def assert_same_network(name, model, features, state_dict, side):
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         theirs = model(images).numpy(), features(images).numpy()
-    variables = convert_state_dict(name, state_dict)
+    variables = convert_state_dict(name, renamed(state_dict))
     ours = jax.jit(
         lambda variables, x: create_model(name, theirs[0].shape[-1]).apply(
             variables, x, train=False, return_features=True

@@ -20,6 +20,8 @@ from metasemi_jax.models.vision_transformer import (
     DINOv2B14Registers,
     DINOv2S14,
     DINOv2S14Registers,
+    DINOv3B16,
+    DINOv3S16,
     ViTB16,
     ViTS16,
 )
@@ -32,6 +34,8 @@ MODELS = {
     'dinov2_b14_registers': DINOv2B14Registers,
     'dinov2_s14': DINOv2S14,
     'dinov2_s14_registers': DINOv2S14Registers,
+    'dinov3_b16': DINOv3B16,
+    'dinov3_s16': DINOv3S16,
     'efficientnet_lite0': EfficientNetLite0,
     'mlp': MLP,
     'resnet18': ResNet18,

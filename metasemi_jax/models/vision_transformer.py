@@ -1,8 +1,10 @@
-"""Vision Transformers (Dosovitskiy et al., 2021), also DINOv2's with scaled branches and registers.
+"""Vision Transformers (Dosovitskiy et al., 2021), also DINOv2's and DINOv3's.
 
 Each block normalises before attention and before the two linear layers; the class token's last state is the
 features. There is no BatchNorm, so that the running statistics are empty.
 """
+
+import math
 
 import flax.linen as nn
 import jax
@@ -13,8 +15,8 @@ from metasemi_jax.models.layers import Dtype, at_least_float32, classifier, prec
 from metasemi_jax.models.trained_parts import trained_parts
 
 Array = jax.Array
-EPSILON = 1e-6  # of LayerNorm
 HEAD_WIDTH = 64  # numbers of a token that one attention head sees
+LONGEST_PERIOD = 100  # of rotations; the shortest is 1, where the images' sides are 2
 narrow_normal = nn.initializers.truncated_normal(0.02)
 
 
@@ -22,15 +24,17 @@ class Block(nn.Module):
     """Attention, then two linear layers, each added to its input: [B, N, D] -> [B, N, D]."""
 
     scaled: bool  # whether each branch is multiplied by weights γ
+    biased: bool  # whether queries, keys and values have biases
+    epsilon: float  # of LayerNorm
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, angles: Array | None) -> Array:
         width = x.shape[-1]
-        y = layer_norm(self.dtype, 'norm1')(x)
-        y = attend(linear(3 * width, self.dtype, 'attn_qkv')(y))
+        y = layer_norm(self.epsilon, self.dtype, 'norm1')(x)
+        y = attend(linear(3 * width, self.dtype, 'attn_qkv', use_bias=self.biased)(y), angles)
         x = x + self._scale('ls1', linear(width, self.dtype, 'attn_proj')(y))
-        y = layer_norm(self.dtype, 'norm2')(x)
+        y = layer_norm(self.epsilon, self.dtype, 'norm2')(x)
         y = nn.gelu(linear(4 * width, self.dtype, 'mlp_fc1')(y), approximate=False)
         return x + self._scale('ls2', linear(width, self.dtype, 'mlp_fc2')(y))
 
@@ -66,7 +70,9 @@ class VisionTransformer(nn.Module):
     patch = 16
     scaled = False
     registers = 0  # tokens without a position that nothing is read from
-    class_position = True
+    class_position = True  # whether the class token has a position
+    rotary = False  # whether positions rotate queries and keys, in the place of learnt ones
+    epsilon = 1e-6  # of LayerNorm
 
     def parts(self) -> list[tuple[str, ...]]:
         """Names of the layers before the blocks, of each block, and after the blocks."""
@@ -94,17 +100,22 @@ class VisionTransformer(nn.Module):
         def token(name: str, count: int) -> Array:
             return self.param(name, narrow_normal, (1, count, self.width), wide).astype(self.dtype)
 
-        positions = token('pos_embed', grid[0] * grid[1] + self.class_position)
-        first = token('cls_token', 1)
-        if self.class_position:
-            first, positions = first + positions[:, :1], positions[:, 1:]
+        first, angles = token('cls_token', 1), None
+        if self.rotary:
+            angles = rotations(grid, head_width(self.width))
+        else:
+            positions = token('pos_embed', grid[0] * grid[1] + self.class_position)
+            if self.class_position:
+                first, positions = first + positions[:, :1], positions[:, 1:]
+            x = x + positions
         if self.registers:
             first = jnp.concatenate([first, token('reg_token', self.registers)], axis=1)
         first = jnp.broadcast_to(first, (len(x), *first.shape[1:]))
-        x = jnp.concatenate([first, x + positions], axis=1)
+        x = jnp.concatenate([first, x], axis=1)
         for i in range(self.depth):
-            x = Block(self.scaled, self.dtype, name=f'block_{i}')(x)
-        features = layer_norm(self.dtype, 'norm')(x)[:, 0].astype(wide)
+            block = Block(self.scaled, not self.rotary, self.epsilon, self.dtype, name=f'block_{i}')
+            x = block(x, angles)
+        features = layer_norm(self.epsilon, self.dtype, 'norm')(x)[:, 0].astype(wide)
         logits = classifier(self.num_classes, self.dtype, self.width)(features)
         return (logits, features) if return_features else logits
 
@@ -145,22 +156,71 @@ class DINOv2B14Registers(DINOv2S14Registers):
     width: int = 768
 
 
-def attend(qkv: Array) -> Array:
-    """Softmax attention among the tokens of an image: queries, keys and values [B, N, 3 D] -> [B, N, D]."""
+class DINOv3S16(VisionTransformer):
+    """ViT-S/16 of DINOv3 (Siméoni et al., 2025): rotary positions, four registers."""
+
+    scaled = True
+    registers = 4
+    class_position = False
+    rotary = True
+    epsilon = 1e-5
+
+
+class DINOv3B16(DINOv3S16):
+    """ViT-B/16 of DINOv3."""
+
+    width: int = 768
+
+
+def attend(qkv: Array, angles: Array | None = None) -> Array:
+    """Softmax attention among the tokens of an image: queries, keys and values [B, N, 3 D] -> [B, N, D].
+
+    Args:
+      qkv: queries, keys and values of all heads.
+      angles: [n, head_width / 2], by which queries and keys of the last n tokens are rotated.
+    """
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    heads = max(1, width // HEAD_WIDTH)
-    q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, width // heads), 2, 0)
+    size = head_width(width)
+    q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, width // size, size), 2, 0)
+    if angles is not None:
+        q, k = rotated(q, angles), rotated(k, angles)
     digits = precision(qkv.dtype)
-    scale = jnp.asarray((width // heads) ** -0.5, qkv.dtype)
+    scale = jnp.asarray(size**-0.5, qkv.dtype)
     logits = jnp.einsum('bqhd,bkhd->bhqk', q * scale, k, precision=digits)
     weights = jax.nn.softmax(logits.astype(at_least_float32(qkv.dtype))).astype(qkv.dtype)
     return jnp.einsum('bhqk,bkhd->bqhd', weights, v, precision=digits).reshape(batch, tokens, width)
 
 
-def linear(features: int, dtype: Dtype, name: str) -> nn.Dense:
+def head_width(width: int) -> int:
+    """Numbers of a token that one attention head sees: `HEAD_WIDTH`, all of a narrower network's."""
+    return width // max(1, width // HEAD_WIDTH)
+
+
+def rotations(grid: tuple[int, int], size: int) -> Array:
+    """Angles [patches, size / 2] of the patches of a grid, its height's and its width's.
+
+    The centres of the patches lie between -1 and 1; the periods rise from 1 to `LONGEST_PERIOD`.
+    """
+    periods = LONGEST_PERIOD ** (jnp.arange(size // 4) / (size // 4))
+    rows, columns = (2 * (jnp.arange(n) + 0.5) / n - 1 for n in grid)
+    places = jnp.stack(jnp.meshgrid(rows, columns, indexing='ij'), axis=-1).reshape(-1, 2, 1)
+    return (2 * math.pi * places / periods).reshape(len(places), -1)
+
+
+def rotated(x: Array, angles: Array) -> Array:
+    """Queries or keys [B, N, heads, size]: pairs (i, i + size/2) of the last tokens turn by angle i."""
+    first, last = jnp.split(x, [x.shape[1] - len(angles)], axis=1)
+    sin, cos = (function(angles)[:, None].astype(x.dtype) for function in (jnp.sin, jnp.cos))
+    left, right = jnp.split(last, 2, axis=-1)
+    turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+    return jnp.concatenate([first, turned], axis=1)
+
+
+def linear(features: int, dtype: Dtype, name: str, *, use_bias: bool = True) -> nn.Dense:
     """A linear layer on every token, its weights drawn narrowly as in the paper's program."""
     return nn.Dense(
         features,
+        use_bias=use_bias,
         kernel_init=narrow_normal,
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
@@ -169,9 +229,9 @@ def linear(features: int, dtype: Dtype, name: str) -> nn.Dense:
     )
 
 
-def layer_norm(dtype: Dtype, name: str) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: Dtype, name: str) -> nn.LayerNorm:
     """LayerNorm over the channels of a token."""
-    return nn.LayerNorm(EPSILON, dtype=dtype, param_dtype=at_least_float32(dtype), name=name)
+    return nn.LayerNorm(epsilon, dtype=dtype, param_dtype=at_least_float32(dtype), name=name)
 
 
 def check_patches(sides: tuple[int, ...], patch: int) -> tuple[int, int]:

@@ -11,15 +11,15 @@ from metasemi_jax.models import MODELS
 from metasemi_jax.models.vision_transformer import VisionTransformer
 from metasemi_jax.torch_import.state_dict import convert_body, head_classes, infer_sizes
 
-KNOWN = "torchvision's ResNet-18 and -50, EfficientNet-Lite0, and timm's ViT-S/16, ViT-B/16 and DINOv2"
+KNOWN = "torchvision's ResNet-18 and -50, EfficientNet-Lite0, and timm's ViT-S/16, ViT-B/16, DINOv2 and -v3"
 RESNETS = {('basic', 2, 2, 2, 2): 'resnet18', ('bottleneck', 3, 4, 6, 3): 'resnet50'}
 EFFICIENTNET_BLOCKS = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5,) * 3, (0.5,) * 3
 # (x - 127) / 128 of bytes, as Google's program has it. The stem's running variances confirm it.
 LITE = (127 / 255,) * 3, (128 / 255,) * 3
-# Names that timm's and Facebook's files of the same network do not share.
-RENAMED = {'register_tokens': 'reg_token'}
+# Names that files of the same network do not share, Facebook's, and DINOv3's in timm.
+RENAMED = ((r'register_tokens', 'reg_token'), (r'(blocks\.\d+)\.gamma_([12])', r'\1.ls\2.gamma'))
 UNUSED = ('mask_token',)
 
 
@@ -32,7 +32,7 @@ class Published(NamedTuple):
     head_classes: int | None  # of the last linear layer, which is left out; None where there was none
     mean: tuple[float, ...]  # per channel of images scaled to 0..1
     std: tuple[float, ...]
-    grid: int | None  # patches along a side, of a vision transformer
+    grid: int | None  # patches along a side, of a vision transformer with learnt positions
 
 
 def as_published(weights: Mapping[str, np.ndarray]) -> Published:
@@ -41,7 +41,7 @@ def as_published(weights: Mapping[str, np.ndarray]) -> Published:
     Raises:
       UserError: what is wrong, as the rest of '<file> ...'.
     """
-    weights = _without_prefix(weights)
+    weights = renamed(weights)
     name = _recognise(weights)
     try:
         body, classes = convert_body(name, weights), head_classes(name, weights)
@@ -56,13 +56,21 @@ def as_published(weights: Mapping[str, np.ndarray]) -> Published:
     own = {'width': sizes.width, 'depth': sizes.depth}
     differing = {size: n for size, n in own.items() if n is not None and n != getattr(MODELS[name], size)}
     mean, std = _normalisation(name, classes)
-    return Published(name, differing, body, classes, mean, std, sizes.grid)
+    grid = sizes.grid if 'pos_embed' in weights else None
+    return Published(name, differing, body, classes, mean, std, grid)
 
 
-def _without_prefix(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def renamed(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`weights` under the names of `convert_state_dict`."""
     if all(name.startswith('module.') for name in weights):
         weights = {name.removeprefix('module.'): array for name, array in weights.items()}
-    return {RENAMED.get(name, name): array for name, array in weights.items() if name not in UNUSED}
+    return {_renamed(name): array for name, array in weights.items() if name not in UNUSED}
+
+
+def _renamed(name: str) -> str:
+    for pattern, new in RENAMED:
+        name = re.sub(rf'^{pattern}$', new, name)
+    return name
 
 
 def _recognise(weights: Mapping[str, np.ndarray]) -> str:
@@ -94,19 +102,22 @@ def _efficientnet(weights: Mapping[str, np.ndarray]) -> str:
 
 
 def _transformer(weights: Mapping[str, np.ndarray]) -> str:
-    if 'pos_embed' not in weights:
-        raise UserError(f'is a transformer without learnt positions, as DINOv3 is; known are {KNOWN}')
-    patch = weights['patch_embed.proj.weight'].shape[-1:]
-    scaled, registers = 'blocks.0.ls1.gamma' in weights, 'reg_token' in weights
+    patch = weights['patch_embed.proj.weight'].shape[-2:]
+    rotary, scaled, registers = (
+        'pos_embed' not in weights,
+        'blocks.0.ls1.gamma' in weights,
+        'reg_token' in weights,
+    )
     count = weights['reg_token'].shape[1] if registers and weights['reg_token'].ndim == 3 else 0
     fitting = {
         name: kind
         for name, kind in MODELS.items()
         if issubclass(kind, VisionTransformer)
-        and ((kind.patch,), kind.scaled, kind.registers) == (patch, scaled, count)
+        and ((kind.patch,) * 2, kind.rotary, kind.scaled, kind.registers) == (patch, rotary, scaled, count)
     }
     if not fitting:
-        what = f'patches of {patch[0] if patch else 0}, {count} registers'
+        positions = 'without' if rotary else 'with'
+        what = f'patches of {patch}, {count} registers, {positions} learnt positions'
         raise UserError(f'is a vision transformer of {what}; known are {KNOWN}')
     width = weights['cls_token'].shape[-1:] if 'cls_token' in weights else ()
     # Of another width: the small one, whose options then name it.

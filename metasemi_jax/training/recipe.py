@@ -44,6 +44,8 @@ PUBLISHED_WORK = {
     'dinov2_s14_registers': 6e9,
     'dinov2_b14': 24e9,
     'dinov2_b14_registers': 24e9,
+    'dinov3_s16': 4.6e9,
+    'dinov3_b16': 18e9,
 }
 UNDROPPED = ('conv_small', 'conv_large', 'mlp', 'wide_resnet')  # networks whose dropout is switched off
 
