@@ -14,7 +14,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.methods import as_network, create_method
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.models.trained_parts import HEAD, frozen_layers, trained_parts
-from metasemi_jax.models.vision_transformer import resized_positions
+from metasemi_jax.models.vision_transformer import head_width, resized_positions
 from metasemi_jax.optimizer import by_layer, make_optimizer
 from metasemi_jax.torch_import.state_dict import convert_body
 from metasemi_jax.train_step import Batch, TrainState, make_train_step
@@ -210,6 +210,13 @@ def test_the_last_blocks_by_hand():
     assert frozen_layers(create_model('resnet18', 3, trained_blocks=8)) == {'conv1', 'bn1'}
     with pytest.raises(UserError, match='trained_blocks=9: the network has 8 blocks'):
         frozen_layers(create_model('resnet18', 3, trained_blocks=9))
+
+
+def test_a_width_that_heads_cannot_share_is_refused():
+    assert [head_width(width) for width in (4, 64, 384)] == [4, 64, 64]
+    for width in (2, 100):
+        with pytest.raises(UserError, match=f'model.width={width}: a vision transformer needs a multiple'):
+            head_width(width)
 
 
 def test_rates_by_hand():

@@ -192,8 +192,17 @@ def attend(qkv: Array, angles: Array | None = None) -> Array:
 
 
 def head_width(width: int) -> int:
-    """Numbers of a token that one attention head sees: `HEAD_WIDTH`, all of a narrower network's."""
-    return width // max(1, width // HEAD_WIDTH)
+    """Numbers of a token that one attention head sees: `HEAD_WIDTH`, all of a narrower network's.
+
+    Raises:
+      UserError: `width` cannot be shared out so.
+    """
+    size = min(width, HEAD_WIDTH)
+    if width % size or size % 4:
+        raise UserError(
+            f'model.width={width}: a vision transformer needs a multiple of {HEAD_WIDTH}, or of 4 up to it'
+        )
+    return size
 
 
 def rotations(grid: tuple[int, int], size: int) -> Array:
