@@ -38,7 +38,7 @@ def test_processes_share_the_rows():
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
-    """What `sharding_worker.py` computed: five steps of ConvLarge on 1, 2 and 8 devices."""
+    """What `sharding_worker.py` computed: five steps on 1, 2 and 8 devices."""
     out = tmp_path_factory.mktemp('sharding') / 'out.npz'
     environment = os.environ | {'PYTHONPATH': str(ROOT)}
     command = [sys.executable, ROOT / 'tests' / 'helpers' / 'sharding_worker.py', out]
@@ -54,7 +54,7 @@ def test_the_number_of_devices_does_not_change_the_weights(found, dtype, toleran
     """Relative to the largest entry of each array: what is 0 but for rounding has no relative error."""
     prefix = f'{dtype}/1/'
     names = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
-    assert len(names) > 40
+    assert len(names) > {'float64': 15, 'float32': 40}[dtype]
     for name in names:
         expected = found[prefix + name]
         assert expected.dtype == dtype

@@ -23,6 +23,7 @@ from metasemi_jax.train_step import metasemi_grads
 DATA = Path(__file__).parents[1] / 'data'
 NETS = {'convlarge_mixup': 'conv_large', 'convlarge_plain': 'conv_large', 'shake_shake26': 'shake_shake26'}
 JVP_FIGURES = DATA / 'jvp_float64.npz'
+CONVOLUTION = jax.lax.conv_general_dilated
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -121,8 +122,9 @@ def convolution_by_products(images, kernel, strides, padding, *, precision=None,
 
     XLA has no fast convolution of float64 for CPUs: a step of ConvLarge takes 17 s with it, and 3 s so.
     """
-    assert options['feature_group_count'] == 1
     assert {*options['lhs_dilation'], *options['rhs_dilation']} == {1}
+    if options['feature_group_count'] != 1:  # small ones, of Shake-Shake's shortcuts
+        return CONVOLUTION(images, kernel, strides, padding, precision=precision, **options)
     height, width = kernel.shape[:2]
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(images.shape[1:3], (height, width), strides, padding)
