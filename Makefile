@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-torch lint clean
+.PHONY: train test test-torch test-plan lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python main.py
@@ -15,6 +15,12 @@ test: $(VENV)/.installed-dev lint
 test-torch: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pytest tests/test_torch_import.py
+
+# The compiler for TPUs needs none. It lies beside the environment: in it, JAX would look for a TPU at every start.
+test-plan: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/plan \
+	  "$$($(BIN)/python -c 'import importlib.metadata as m; print(next(r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))')"
+	PYTHONPATH=$(VENV)/plan $(BIN)/python -m pytest tests/test_plan_compiled.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ COMMANDS = {
     'sweep': ('metasemi_jax.sweep', 'train over seeds and values of fields'),
     'plan': (
         'metasemi_jax.plan',
-        'whether a config fits a TPU or GPU that is not here, and how long it takes',
+        'whether a config fits a TPU or GPU, and how long it takes there',
     ),
     'report': ('metasemi_jax.report', 'tables and a picture of many runs'),
     'torch-import': ('metasemi_jax.torch_import', "a run from the authors' PyTorch checkpoint"),

@@ -4,8 +4,8 @@
     metasemi plan --config=imagenet --topology=h100:8 --json
 
 The machine's own compiler compiles the step of the config, method and all; it needs no such device, and the
-images need not be there. TPUs: v4, v5e, v5p, v6e (pip install '.[plan-tpu]'); GPUs: a100, h100, h200, b200 (pip
-install '.[plan-gpu]'). Compiling takes half a minute to eight.
+images need not be there. TPUs: v4, v5e, v5p, v6e (pip install '.[plan-tpu]'); GPUs: a100, h100, h200, b200
+(pip install '.[plan-gpu]'). Compiling takes half a minute to eight.
 """
 
 import json

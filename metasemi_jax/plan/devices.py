@@ -1,6 +1,9 @@
 """Devices that are not here, for the compiler alone."""
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,9 +24,9 @@ def prepare_environment() -> None:
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     # A run on the TPU of this machine goes on beside this.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-    # Both compilers greet on stderr.
-    os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    # Else libtpu looks for the machine that it is on, and complains.
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
+    os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
 
 
 def check_compiler(topology: Topology) -> None:
@@ -58,9 +61,12 @@ def absent_devices(topology: Topology) -> list[Any]:
         if topology.chip.platform == 'gpu':
             from metasemi_jax.plan.gpu_targets import target_config
 
-            devices = topologies.get_topology_desc(
-                topology.name, 'cuda', topology=f'1x1x{topology.size}', target_config=target_config(kind)
-            ).devices
+            shape, text = f'1x1x{topology.size}', target_config(kind)
+            # The plugin says, several times, that this machine has no GPU.
+            with _silent():
+                devices = topologies.get_topology_desc(
+                    topology.name, 'cuda', topology=shape, target_config=text
+                ).devices
         else:
             # A host has four chips unless it is told otherwise, and a v4 chip is two devices.
             options = {'chips_per_host_bounds': (1, 1, 1)} if topology.size == 1 else {}
@@ -75,3 +81,17 @@ def absent_devices(topology: Topology) -> list[Any]:
             'name another size'
         )
     return list(devices)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Lead what C++ writes to stderr nowhere."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, 'w') as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

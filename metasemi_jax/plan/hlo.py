@@ -1,7 +1,7 @@
 """What the text of a compiled program says: products, bytes, and arrays that are sent between devices.
 
-Every figure is of one device. The body of a loop counts once, or as often as the compiler knows it to run: the
-loop over the steps of a call, which it does not know, is one step.
+Every figure is of one device. The body of a loop counts once, or as often as the compiler knows it to run:
+the loop over the steps of a call, which it does not know, is one step.
 """
 
 import functools
@@ -24,8 +24,8 @@ COLLECTIVES = (
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0}
 # They name what is there already.
 _FREE = {
-    'after-all', 'bitcast', 'constant', 'get-tuple-element', 'iota', 'opt-barrier', 'parameter', 'partition-id',
-    'replica-id', 'tuple',
+    'after-all', 'bitcast', 'constant', 'get-tuple-element', 'iota', 'opt-barrier', 'parameter',
+    'partition-id', 'replica-id', 'tuple',
 }  # fmt: skip
 _SLICES = ('dynamic-slice', 'gather', 'slice')
 _ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\]')
@@ -114,13 +114,12 @@ def _instruction(line: str) -> Instruction | None:
     if not match:
         return None
     root, name, shape, operation, rest = match.groups()
-    depth = 1
-    for end, character in enumerate(rest):
-        depth += (character == '(') - (character == ')')
-        if not depth:
-            break
-    operands = tuple(re.findall(r'%([\w.\-]+)', rest[:end]))
-    return Instruction(name, _arrays(shape), operation, operands, rest[end + 1 :], bool(root))
+    depth, end = 1, 0
+    while depth and end < len(rest):
+        depth += {'(': 1, ')': -1}.get(rest[end], 0)
+        end += 1
+    operands = tuple(re.findall(r'%([\w.\-]+)', rest[: end - 1]))
+    return Instruction(name, _arrays(shape), operation, operands, rest[end:], bool(root))
 
 
 def _arrays(shape: str) -> tuple[Array, ...]:

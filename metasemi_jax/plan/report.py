@@ -18,13 +18,14 @@ NAMES = {
     'pred': 'bool',
 }
 ASSUMPTION = (
-    'peak rates of the data sheets; the lower figure hides the two faster of arithmetic, memory and network behind '
-    'the slowest, the upper one hides none; without evaluations, checkpoints, compiling and waiting for images'
+    'peak rates of the data sheets; the lower figure hides the two faster of arithmetic, memory and network '
+    'behind the slowest, the upper one hides none; without evaluations, checkpoints, compiling and waiting '
+    'for images'
 )
 COUNTED = {
     'compiler': "by the compiler's own count",
-    'text': 'counted from the text of the compiled program: convolutions and matrix products; operands and results '
-    'of every instruction',
+    'text': 'counted from the text of the compiled program: convolutions and matrix products; operands '
+    'and results of every instruction',
 }
 
 
@@ -120,7 +121,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
 def lines(plan: Plan) -> Iterator[str]:
     """For people; the answer first."""
     topology, config, found = plan.topology, plan.config, plan.estimate
-    each = f'{config.batch_size // topology.size} + {config.unlabeled_ratio * config.batch_size // topology.size}'
+    share = config.batch_size // topology.size
+    each = f'{share} + {config.unlabeled_ratio * share}'
     yield (
         f'{config.method.name} on {config.data.name}: {config.model.name}, {plan.num_params:,} parameters, '
         f'{config.batch_size} + {config.unlabeled_ratio * config.batch_size} images a step, {plan.dtype}, on '
@@ -138,13 +140,13 @@ def lines(plan: Plan) -> Iterator[str]:
     )
     steps = config.total_steps
     yield (
-        f'a step takes {_ms(time.least)} to {_ms(time.serial)} ms, bound by {time.bound_by}; all {steps:,} steps '
-        f'{duration(steps * time.least)} to {duration(steps * time.serial)}'
+        f'a step takes {_ms(time.least)} to {_ms(time.serial)} ms, bound by {time.bound_by}; all '
+        f'{steps:,} steps {_long(steps * time.least)} to {_long(steps * time.serial)}'
     )
     yield f'  {ASSUMPTION}'
     yield (
-        f'a device and step: {found.flops / 1e12:.4g} TFLOP ({_ms(time.compute)} ms), {found.bytes / 1e9:.4g} GB '
-        f'read and written ({_ms(time.memory)} ms), {COUNTED[found.counted_by]}'
+        f'a device and step: {found.flops / 1e12:.4g} TFLOP ({_ms(time.compute)} ms), '
+        f'{found.bytes / 1e9:.4g} GB read and written ({_ms(time.memory)} ms), {COUNTED[found.counted_by]}'
     )
     if topology.size > 1:
         yield f'sent between devices: {sent_bytes(found.sent) / 1e6:.4g} MB a step ({_ms(time.network)} ms)'
@@ -163,8 +165,8 @@ def _verdict(plan: Plan) -> str:
         others = f' of those tried; {plan.too_large} does not' if plan.too_large else ''
         return f'it does not fit: it wants {much}; the largest batch_size that fits is {plan.largest}{others}'
     return (
-        f'it does not fit: it wants {much}; nor does the smallest batch that was tried ({plan.too_large}): use '
-        'more devices, or a smaller model or image_size'
+        f'it does not fit: it wants {much}; nor does the smallest batch that was tried ({plan.too_large}): '
+        'use more devices, or a smaller model or image_size'
     )
 
 
@@ -185,12 +187,17 @@ def _sent(sent: Counter[tuple[str, hlo.Array]]) -> Iterator[str]:
         sizes[key] += count * array.bytes
     for (operation, dtype), size in sizes.most_common():
         count = groups[operation, dtype]
-        yield f'  {operation} of {count} array{"s" * (count > 1)} in {NAMES.get(dtype, dtype)}, {size / 1e6:.4g} MB'
+        arrays = f'{count} array{"s" * (count > 1)} in {NAMES.get(dtype, dtype)}'
+        yield f'  {operation} of {arrays}, {size / 1e6:.4g} MB'
 
 
 def _gib(size: int) -> str:
-    return f'{size / GIB:.3g} GiB'
+    return f'{size / GIB:.3g} GiB' if size >= GIB / 100 else f'{size / 2**20:.3g} MiB'
 
 
 def _ms(seconds: float) -> str:
     return f'{1e3 * seconds:.3g}'
+
+
+def _long(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f'{seconds:.2g} s'

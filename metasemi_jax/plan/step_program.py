@@ -88,17 +88,17 @@ def compile_step(program: StepProgram, platform: str) -> tuple[Any, float]:
 
 
 def _in_this_process(config: Any, dataset: Dataset) -> Any:
-    """`config` where the one batch that is made, for its shapes, needs no workers and no look at pixels."""
+    """`config` for the one batch that is made for its shapes: no workers, and no pixels looked at on disk."""
     config = copy.deepcopy(config)
     config.data.num_workers = 0
-    if not config.data.mean and not dataset.has_features:
+    if not config.data.mean and on_disk(dataset.train_images):
         channels = dataset.image_shape[-1]
         config.data.mean, config.data.std = (0.5,) * channels, (0.25,) * channels
     return config
 
 
 def _state(config: Any, parts: Parts, dataset: Dataset) -> TrainState:
-    method_state = parts.method.init(dataset.num_classes, len(parts.drawn))
+    method_state = parts.method.init(dataset.num_classes, len(parts.unlabeled))
     return jax.eval_shape(
         lambda variables: TrainState.create(
             variables, parts.tx, with_ema=config.ema_decay > 0, method_state=method_state

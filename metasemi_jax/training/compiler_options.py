@@ -17,10 +17,10 @@ _DETERMINISTIC = 'xla_gpu_exclude_nondeterministic_ops'
 
 @functools.cache
 def step_compiler_options(device: str | None = None) -> dict[str, str | bool] | None:
-    """`compiler_options` for `jax.jit` of the training step on `device`; None where the defaults or XLA_FLAGS stand.
+    """`compiler_options` for `jax.jit` of the step on `device`; None where defaults or XLA_FLAGS stand.
 
-    They change how fast the step is, and its rounding. `device` is 'cpu', 'gpu' or 'tpu', by default this
-    machine's.
+    They change how fast the step is, and its rounding. `device` is 'cpu', 'gpu' or 'tpu'; None: the one of
+    this machine.
     """
     device = device or jax.default_backend()
     if device != 'cpu' or platform.machine() != 'x86_64':

@@ -120,7 +120,7 @@ def build_experiment(
     evaluate = make_evaluate(model, to_input, mesh)
     probe = make_probe(model, to_input, mesh)
     probe_data = place_probe_data(dataset.train_images, dataset.train_labels, labeled, drawn, mesh)
-    counts = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
+    counts = {'labeled': len(labeled), 'unlabeled': len(parts.unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
     }
     return Experiment(
@@ -131,7 +131,7 @@ def build_experiment(
                 variables,
                 tx,
                 with_ema=config.ema_decay > 0,
-                method_state=method.init(dataset.num_classes, len(unlabeled)),
+                method_state=method.init(dataset.num_classes, len(parts.unlabeled)),
             )
         ),
         pipeline=parts.pipeline,
