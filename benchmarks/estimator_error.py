@@ -8,8 +8,6 @@ computes in bfloat16, as in training.
 """
 
 import functools
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +17,7 @@ from metasemi_jax.meta_gradient import ESTIMATORS, finite_difference
 from metasemi_jax.methods.losses import cross_entropy, squared_error
 from metasemi_jax.models import create_model
 from metasemi_jax.torch_import.__main__ import convert_state_dict
-
-# The run lives with the tests, which find each other by their folder.
-sys.path.append(str(Path(__file__).parents[1] / 'tests'))
-
-from reference_runs import initial_state_dict, load
+from tests.helpers.reference_runs import initial_state_dict, load
 
 NET = 'conv_large'
 EPSILONS = (1e-1, 1e-2, 1e-3, 1e-4)

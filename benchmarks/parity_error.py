@@ -7,15 +7,11 @@ An error is the largest deviation over all entries and steps, divided by the lar
 """
 
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-# The runs live with the tests, which find each other by their folder.
-sys.path.append(str(Path(__file__).parents[1] / 'tests'))
-
-from reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
+from tests.helpers.reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
 
 
 def main() -> None:

@@ -60,8 +60,11 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     model.width = config_dict.placeholder(int)  # None for the model's own
     model.depth = config_dict.placeholder(int)  # None for the model's own; wide_resnet has the option
     model.dropout_rate = config_dict.placeholder(float)  # None for the model's own
-    # Folder of a run whose last weights to begin with, or FOLDER:best, :ema, :best_ema; '': drawn weights.
+    # Weights to begin with: a .pth or .safetensors file of a published network, see docs/own_images.md; or a
+    # run's folder, whose last ones are taken, or FOLDER:best, :ema, :best_ema. '': drawn weights.
     model.init_from = ''
+    # How many of the last blocks are trained; 0: the last linear layer alone, None: everything.
+    model.trained_blocks = config_dict.placeholder(int)
 
     config.method = options = ml_collections.ConfigDict()
     options.name = method  # a key of metasemi_jax.methods.METHODS, or FILE.py:FUNCTION; see docs/methods.md
@@ -94,6 +97,7 @@ def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = 'sgd'  # or 'adam': weight decay joins the gradient, 'adamw': it stays beside it
     optimizer.lr = 0.1
+    optimizer.body_lr_scale = 1.0  # factor on the rate of all layers but the last linear one
     optimizer.warmup_steps = 4000
     # After the warm-up; 'cosine' falls to 0 at total_steps, 'cosine_7_16', FixMatch's, to 0.195·lr.
     optimizer.schedule = 'milestones'

@@ -43,6 +43,7 @@ def get_config(method='metasemi'):
     if method == 'metasemi':
         config.method.second_view = 'strong'
         config.method.temperature = 0.5
+    config.optimizer.lr = config_dict.placeholder(float)
     config.optimizer.warmup_steps = config_dict.placeholder(int)
     config.optimizer.schedule = 'cosine'
 

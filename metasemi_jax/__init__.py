@@ -13,6 +13,7 @@ _HOMES = {
     'sklearn': ('MetaSemiClassifier',),
     'classifier': ('load_classifier', 'predict_images'),
     'errors': ('DivergedError', 'UserError'),
+    'export': ('write_export',),
     'meta_gradient': ('update_pseudo_labels',),
     'methods': ('METHODS', 'create_method', 'method_options'),
     'models': ('MODELS', 'create_model', 'init_variables'),

@@ -1,4 +1,4 @@
-"""A trained classifier from its workdir alone, and its predictions for any number of images."""
+"""A trained classifier, read from its workdir alone, and its predictions for any number of images."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ from metasemi_jax.training.experiment import build_model, state_shapes
 from metasemi_jax.workdir import RESTORE, REWRITE, Workdir
 
 Array = jax.Array
-# Of the config: an older version's, which lacks what has been added since, serves as well.
+# Fields that the config must have. Configs of older versions may lack others.
 NEEDED = {
     'data.crop',
     'data.image_size',
@@ -50,13 +50,13 @@ WEIGHTS = {
 
 
 class Classifier(NamedTuple):
-    """A run's network with its weights; nothing of its data."""
+    """The network of a run with its weights, without its data."""
 
     model: Any  # model.apply(variables, normalised images [B, H, W, C], train=False) -> logits [B, K]
     variables: dict  # {'params': ..., 'batch_stats': ...}
     class_names: tuple[str, ...]  # K, in the order of the outputs
     input_form: InputForm  # image_shape [H, W, C], mean, std
-    dtype: jnp.dtype  # of the computation, as training chooses it on this machine
+    dtype: jnp.dtype  # the dtype that training computes in on this machine
     weights: str  # of `WEIGHTS`, never 'reported'
     step: int  # steps done when the weights were saved
     config: Any  # the run's ConfigDict
@@ -67,7 +67,9 @@ class Classifier(NamedTuple):
     def description(self) -> str:
         """One line for people: which weights, after how many steps, of which network."""
         total = self.config.total_steps
-        unfinished = '' if self.files.results.exists() else ' (the run is not finished)'
+        # A fit that was saved has no results: it was not evaluated.
+        finished = self.files.results.exists() or self.step >= total
+        unfinished = '' if finished else ' (the run is not finished)'
         return (
             f'{self.files.path}: {self.config.model.name}, {WEIGHTS[self.weights]}, after step {self.step:,} '
             f'of {total:,}{unfinished}; {len(self.class_names)} classes, '
@@ -77,11 +79,11 @@ class Classifier(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Of B images, on the host."""
+    """Predictions for B images, on the host."""
 
-    classes: np.ndarray  # int32 [B], the largest logit's
+    classes: np.ndarray  # int32 [B], index of the largest logit
     probs: np.ndarray  # float32 [B, K]
-    features: np.ndarray | None = None  # float32 [B, D], what the last linear layer sees
+    features: np.ndarray | None = None  # float32 [B, D], input of the last linear layer
 
 
 def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classifier:

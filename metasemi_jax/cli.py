@@ -11,15 +11,16 @@ from typing import Any
 from absl import flags, logging
 
 from metasemi_jax.command import signals
-from metasemi_jax.command.advice import advice_on_argument, did_you_mean
+from metasemi_jax.command.advice import advice_on_argument, did_you_mean, with_flags
 from metasemi_jax.command.config_file import expand_home, load_config
 from metasemi_jax.command.installed_configs import find_config
 from metasemi_jax.command.machine import blame, missing_device, speak_any_encoding
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import replace_closed_streams
+from metasemi_jax.progress import speaking
 
 HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
-PATIENCE_S = 60  # after a failure, with whatever threads of libraries are still at work
+PATIENCE_S = 60  # seconds that threads of libraries may take to end after a failure
 
 
 def run_command(
@@ -55,9 +56,11 @@ def run_command(
             given = parse_flags(values, argv)
         else:
             given = parse_config_flags(values, config_first(argv, default_config))
-        main(*(given if many else _one_or_none(given, argument, with_config=default_config is not None)))
+        arguments = given if many else _one_or_none(given, argument, with_config=default_config is not None)
+        with speaking(_spelled):
+            main(*arguments)
     except UserError as error:
-        # Who reads a file in vain, because JAX has no device for it, blames the file.
+        # Without a device for JAX, reading a file fails, and the message blames the file.
         _fail(missing_device(error) or str(error))
     except BrokenPipeError:
         # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
@@ -67,7 +70,7 @@ def run_command(
     except (OSError, UnicodeError) as error:
         _fail(_one_line(error))
     except KeyboardInterrupt:
-        # In a program that is no command of ours; in one, `signals` has ended it.
+        # Only in a program that did not `begin` as a command: there `signals` ends it first.
         print(f'SIGINT: {signals.LINE}', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -252,5 +255,10 @@ def _one_line(error: BaseException) -> str:
 
 def _fail(message: str) -> None:
     signals.end_within(PATIENCE_S)
-    # A name or a value in it may be of several lines.
-    sys.exit(f'error: {" ".join(message.splitlines())}')
+    # A name or a value in the message may have several lines.
+    sys.exit(f'error: {_spelled(" ".join(message.splitlines()))}')
+
+
+def _spelled(message: str) -> str:
+    """`message` of the package as a command says it."""
+    return with_flags(message, lambda name: name in _fields())

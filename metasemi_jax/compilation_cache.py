@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from metasemi_jax.files import check_writable, user_cache
+from metasemi_jax.progress import say
 
 
 def enable_compilation_cache() -> None:
@@ -17,7 +18,7 @@ def enable_compilation_cache() -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         check_writable(Path(folder))
     except OSError as error:
-        print(f'no compilation cache: {folder} cannot be written ({error.strerror})', file=sys.stderr)
+        say(f'no compilation cache: {folder} cannot be written ({error.strerror})', sys.stderr)
         jax.config.update('jax_enable_compilation_cache', False)
         return
     jax.config.update('jax_compilation_cache_dir', str(folder))

@@ -16,8 +16,8 @@ from metasemi_jax.methods import META_MOVES, METHODS, method_options
 from metasemi_jax.optimizer import OPTIMIZERS, WEIGHT_DECAY_ON
 from metasemi_jax.progress import parse_duration
 
-# Where the data lie, and who decodes them, does not change a run: it may move between machines. What they are
-# is in its checkpoints.
+# Where the data lie and how they are decoded does not change a run, which may move between machines. The
+# checkpoints hold what the data are.
 LOCATIONS = (
     'data.data_dir',
     'data.manual_dir',
@@ -29,7 +29,7 @@ LOCATIONS = (
 # Fields that may change when a run is resumed.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
 ON_NONFINITE = ('stop', 'rollback')
-# What time_budget settles: shares of total_steps in the recipe, numbers of steps in the run.
+# Fields that time_budget sets: shares of total_steps in the recipe, numbers of steps in the run.
 BUDGETED = (
     'total_steps',
     'optimizer.warmup_steps',
@@ -53,11 +53,15 @@ OPEN = (
     'data.pad',
     'data.pad_mode',
     'model.name',
+    'optimizer.lr',
     'optimizer.warmup_steps',
 )
+# Fields that a file of published weights decides where they are not given.
+OF_WEIGHTS = ('data.mean', 'data.std', 'model.width', 'model.depth')
+
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
 DTYPES = ('auto', 'float32', 'bfloat16')
-MOST_IMAGES = 2**20  # of a step; a slip of the finger would otherwise be found when the memory is full
+MOST_IMAGES = 2**20  # images a step; a typing error would otherwise be found when the memory is full
 INT32_MAX = 2**31 - 1
 FLOAT32_MIN, FLOAT32_MAX = 2.0**-126, 2.0**128  # beyond, the devices hold 0 and infinity
 # Fields of the data that only some data use: their values where they are not given, and those data.
@@ -151,6 +155,7 @@ FIELDS = {
     'model.width': _more_than_0(int, optional=True),
     'model.depth': _more_than_0(int, optional=True),
     'model.dropout_rate': _share(optional=True),
+    'model.trained_blocks': _not_negative(int, optional=True),
     'method.name': Field(
         str, _is_method, f'be one of {", ".join(METHODS)}, or FILE.py:FUNCTION', absent='metasemi'
     ),
@@ -179,6 +184,7 @@ FIELDS = {
     'method.batch_norm': _one_of(('joint', 'labeled'), optional=True),
     'optimizer.name': _one_of(OPTIMIZERS, absent='sgd'),
     'optimizer.lr': _not_negative(float),
+    'optimizer.body_lr_scale': _not_negative(float, absent=1.0),
     'optimizer.warmup_steps': _not_negative(int),
     'optimizer.schedule': _one_of(('milestones', *COSINES)),
     'optimizer.milestones': _not_negative(int, many=True),
@@ -387,7 +393,7 @@ def _check_used(fields: dict[str, Any]) -> None:
     data = fields['data.name']
     for name, (default, users) in USED_BY.items():
         if fields[name] not in (default, None) and data not in users:
-            advice = 'add --config=configs/folder.py' if name == 'data.path' else 'leave it out'
+            advice = 'add config=configs/folder.py' if name == 'data.path' else 'leave it out'
             raise UserError(f'{name}={fields[name]} is not used with data.name={data}; {advice}')
 
 

@@ -36,6 +36,23 @@ def export_classifier(classifier: Classifier) -> jax_export.Exported:
     return jax_export.export(probs, platforms=PLATFORMS)(images)
 
 
+def write_export(classifier: Classifier, path: str | Path) -> Path:
+    """Write the function of `export_classifier` to the file `path`, and `describe` beside it.
+
+    Returns:
+      The file of the class names: `path` with the suffix .json.
+
+    Raises:
+      UserError: something else lies in the place of the two files.
+      OSError: they cannot be written.
+    """
+    path, names = Path(path), Path(path).with_suffix('.json')
+    _check_output(path, names)
+    write_atomically(path, bytes(export_classifier(classifier).serialize()))
+    write_json(names, describe(classifier))
+    return names
+
+
 def describe(classifier: Classifier) -> dict:
     """What goes beside the function."""
     return {
@@ -72,18 +89,14 @@ def main(argv: list[str]) -> None:
 def _export(*, workdir: str | None, weights: str, output: str | None) -> None:
     workdir = required_workdir(workdir)
     path = Path(output) if output else Workdir(workdir).path / 'classifier.jax_export'
-    names = path.with_suffix('.json')
     with naming_output(path):
-        _check_output(path, names)
+        _check_output(path, path.with_suffix('.json'))
     classifier = load_classifier(workdir, weights=weights)
     print(classifier.description)
-    content = export_classifier(classifier).serialize()
     with naming_output(path):
-        write_atomically(path, content)
-        write_json(names, describe(classifier))
-    print(
-        f'written to {path} ({len(content):,} bytes, for {", ".join(PLATFORMS)}), the class names to {names}'
-    )
+        names = write_export(classifier, path)
+    size = path.stat().st_size if path.is_file() else 0
+    print(f'written to {path} ({size:,} bytes, for {", ".join(PLATFORMS)}), the class names to {names}')
 
 
 def _check_output(path: Path, names: Path) -> None:
@@ -93,17 +106,17 @@ def _check_output(path: Path, names: Path) -> None:
       UserError: naming what lies there.
     """
     if path.is_dir() or path == names:
-        raise UserError(f'--output={path} is a folder or a .json file; name another file')
+        raise UserError(f'output={path} is a folder or a .json file; name another file')
     for each in (path, names):
         check_no_run_file(each)
         if not is_replaceable(each):
             raise UserError(
-                f'--output={path}: {each} is no regular file, and export writes two files side by side; name '
+                f'output={path}: {each} is no regular file, and export writes two files side by side; name '
                 'another file'
             )
     for each, is_export in ((path, _is_function), (names, _is_description)):
         if each.exists() and each.stat().st_size and not is_export(each):
-            raise UserError(f'--output={path}: {each} was not written by export; name another file')
+            raise UserError(f'output={path}: {each} was not written by export; name another file')
 
 
 def _is_function(path: Path) -> bool:

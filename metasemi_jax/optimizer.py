@@ -1,7 +1,7 @@
 """Learning rates and ramp-ups as functions of the step, and the optimizers, without their learning rate."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -126,6 +126,38 @@ def make_optimizer(
         raise ValueError(f"optimizer '{name}' has no Nesterov momentum")
     adam = _adam(momentum)
     return optax.chain(decay, adam) if name == 'adam' else optax.chain(adam, decay)
+
+
+def by_layer(
+    tx: optax.GradientTransformation,
+    *,
+    head: str,
+    frozen: Collection[str] = (),
+    body_lr_scale: float = 1.0,
+) -> optax.GradientTransformation:
+    """`tx` with a lower rate for the body, and none for frozen layers: no momentum, no weight decay.
+
+    Args:
+      tx: the optimizer before the learning rate.
+      head: name of the layer that has the full rate.
+      frozen: names of the layers that stay as they are.
+      body_lr_scale: factor on the rate of all layers between.
+
+    Returns:
+      `tx` itself where nothing is frozen and the factor is 1.
+    """
+    if not frozen and body_lr_scale == 1:
+        return tx
+
+    def part(path: Any, _: Any) -> str:
+        name = path[0].key
+        return 'head' if name == head else 'frozen' if name in frozen else 'body'
+
+    def parts(params: Any) -> Any:
+        return jax.tree.map_with_path(part, params)
+
+    body = optax.chain(tx, optax.scale(body_lr_scale))
+    return optax.partition({'head': tx, 'body': body, 'frozen': optax.set_to_zero()}, parts)
 
 
 def sgd_momentum(*, momentum: float, weight_decay: float) -> optax.GradientTransformation:

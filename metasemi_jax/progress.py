@@ -1,20 +1,50 @@
-"""The progress line: rewritten in place in a terminal, appended in a log file."""
+"""What the package says while it works: lines that stay, and a line that a terminal rewrites in place.
 
+A command speaks; in a program that imports the package it is silent, unless that program asks for `speaking`.
+"""
+
+import contextlib
 import errno
 import os
 import re
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import TextIO
+
+_speaking = False
+_spell: Callable[[str], str] = str
+
+
+@contextlib.contextmanager
+def speaking(spell: Callable[[str], str] = str) -> Iterator[None]:
+    """Within the block the package writes lines and progress to standard output.
+
+    Args:
+      spell: line -> line, as a command puts its flags in the place of fields.
+    """
+    global _speaking, _spell
+    before, (_speaking, _spell) = (_speaking, _spell), (True, spell)
+    try:
+        yield
+    finally:
+        _speaking, _spell = before
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Write `line` to `stream`, by default standard output, if the package is `speaking`."""
+    if _speaking:
+        ProgressLine(stream).say(_spell(line))
 
 
 class ProgressLine:
     """Shows one line; in a terminal the next `show` replaces it, in a file it follows."""
 
     def __init__(self, stream: TextIO | None = None):
-        self._stream = stream or sys.stdout
-        self.in_place = self._stream.isatty()
+        """`stream`: where to write; None: standard output if the package is `speaking`, else nowhere."""
+        self._stream = stream or (sys.stdout if _speaking else None)
+        self.in_place = self._stream is not None and self._stream.isatty()
         self._open = False
 
     def show(self, line: str) -> None:
@@ -39,6 +69,8 @@ class ProgressLine:
             self._open = False
 
     def _write(self, text: str) -> None:
+        if self._stream is None:
+            return
         try:
             self._stream.write(text)
             self._stream.flush()

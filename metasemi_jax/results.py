@@ -1,4 +1,4 @@
-"""The figures that a run reports, and how each was chosen."""
+"""The metrics that a run reports, and how each was chosen."""
 
 import statistics
 from typing import Any, NamedTuple
@@ -37,37 +37,37 @@ class Evaluation(NamedTuple):
 def summarize(history: list[Evaluation]) -> dict[str, Any]:
     """Errors in percent by protocol, for raw and EMA weights; at least one evaluation is needed.
 
-    For each series of errors in `history` three figures: SERIES_last, SERIES_median20, SERIES_best. Where
+    Each series of errors in `history` gives three metrics: SERIES_last, SERIES_median20, SERIES_best. Where
     both were evaluated, 'test_error_best_on_validation' is the test error at the step whose validation error
-    was the lowest, the latest of several. `selected_on_test_set` names those figures that looked at the test
+    was the lowest, the latest of several. `selected_on_test_set` names the metrics that looked at the test
     set to choose the moment: the paper's are of that kind, and flatter. `best_checkpoint` says which step
     the best checkpoint is of, and what it was chosen on.
     """
     names = [
         name for prefix in WEIGHT_PREFIXES for name in (f'{prefix}test_error', f'{prefix}validation_error')
     ]
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for name in names:
         if name not in history[-1].errors:
             continue
         series = [evaluation.errors[name] for evaluation in history]
-        figures[f'{name}_last'] = series[-1]
-        figures[f'{name}_median20'] = statistics.median(series[-MEDIAN_OVER:])
-        figures[f'{name}_best'] = min(series)
+        metrics[f'{name}_last'] = series[-1]
+        metrics[f'{name}_median20'] = statistics.median(series[-MEDIAN_OVER:])
+        metrics[f'{name}_best'] = min(series)
     for prefix in WEIGHT_PREFIXES:
         if {f'{prefix}test_error', f'{prefix}validation_error'} <= history[-1].errors.keys():
             chosen = _latest_best(history, lambda e, prefix=prefix: e.errors[f'{prefix}validation_error'])
-            figures[f'{prefix}test_error_best_on_validation'] = chosen.errors[f'{prefix}test_error']
-    figures['selected_on_test_set'] = [name for name in figures if name.endswith('test_error_best')]
-    figures['best_checkpoint'] = {
+            metrics[f'{prefix}test_error_best_on_validation'] = chosen.errors[f'{prefix}test_error']
+    metrics['selected_on_test_set'] = [name for name in metrics if name.endswith('test_error_best')]
+    metrics['best_checkpoint'] = {
         'step': _latest_best(history, lambda evaluation: evaluation.selection_error).step,
         'selected_on': 'validation' if 'validation_error' in history[-1].errors else 'test',
     }
-    return figures
+    return metrics
 
 
 def check_results(results: dict[str, Any]) -> None:
-    """Refuse what is not of the form of `results.json`: `summarize`'s figures and the number of steps.
+    """Refuse what is not of the form of `results.json`: the metrics of `summarize` and the number of steps.
 
     Raises:
       UserError: naming the field, its value and what it may be.
@@ -99,20 +99,20 @@ def _is_warning(value: Any) -> bool:
     )
 
 
-def reported_weights(figures: dict[str, Any], *, ema_decay: float, total_steps: int) -> str:
+def reported_weights(metrics: dict[str, Any], *, ema_decay: float, total_steps: int) -> str:
     """Which weights a run reports and its readers take: 'raw' or 'ema', those of the last step.
 
     Of both on validation images the better, the EMA of equals. Without validation images the EMA, if it has
     left the start behind: if it averages, over 1/(1 - ema_decay) steps, a tenth of the run at most.
 
     Args:
-      figures: what `summarize` returns.
+      metrics: what `summarize` returns.
       ema_decay: 0 where no EMA is kept.
       total_steps: steps of the whole run.
     """
     if not ema_decay:
         return 'raw'
-    raw, ema = (figures.get(f'{prefix}validation_error_last') for prefix in WEIGHT_PREFIXES)
+    raw, ema = (metrics.get(f'{prefix}validation_error_last') for prefix in WEIGHT_PREFIXES)
     if raw is not None and ema is not None:
         return 'ema' if ema <= raw else 'raw'
     return 'ema' if total_steps * (1 - ema_decay) >= 10 else 'raw'
@@ -122,20 +122,20 @@ def _latest_best(history: list[Evaluation], error: Any) -> Evaluation:
     return min(reversed(history), key=error)
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The final table, from `summarize`'s figures."""
+def table(metrics: dict[str, Any]) -> str:
+    """The final table of the metrics of `summarize`."""
     lines = []
     for split in ('test', 'validation'):
         rows = [
-            f'  {figures[prefix + protocol]:>7.2f}%  {weights}, {meaning}'
+            f'  {metrics[prefix + protocol]:>7.2f}%  {weights}, {meaning}'
             for prefix, weights in WEIGHT_PREFIXES.items()
             for protocol, meaning in PROTOCOLS.items()
-            if protocol.startswith(split) and prefix + protocol in figures
+            if protocol.startswith(split) and prefix + protocol in metrics
         ]
         if rows:
             lines += [f'{split} error', *rows]
     if lines[0] != 'test error':
         lines[0] += ' (there is no test set)'
-    if figures.get('reported_weights') == 'ema':
+    if metrics.get('reported_weights') == 'ema':
         lines.append('predict, export and visualize take the EMA weights')
     return '\n'.join(lines)

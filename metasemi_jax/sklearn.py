@@ -26,6 +26,7 @@ from metasemi_jax.fitting.fit import fit
 from metasemi_jax.fitting.labels import UNLABELED, encode_labels, is_unlabeled
 from metasemi_jax.fitting.listener import Listener, Printer
 from metasemi_jax.fitting.predict import predict_probs
+from metasemi_jax.fitting.save import save_run
 from metasemi_jax.fitting.settings import make_config
 from metasemi_jax.training.choices import with_image_size
 
@@ -112,15 +113,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         images = _axes(X) > 2
         examples, y = self._check_training_data(X, y, images=images)
         classes, labels = encode_labels(y, self.unlabeled_label)
-        if X_unlabeled is not None:
-            more = self._check_examples(X_unlabeled, images=images)
-            if more.shape[1:] != examples.shape[1:]:
-                raise ValueError(
-                    f'the samples of X_unlabeled are of shape {list(more.shape[1:])}, those of X are of '
-                    f'{list(examples.shape[1:])}'
-                )
-            examples = np.concatenate([examples, more])
-            labels = np.concatenate([labels, np.full(len(more), UNLABELED, np.int32)])
+        examples, labels = self._with_unlabeled(examples, labels, X_unlabeled, images=images)
         form = find_form(examples)
         with _value_errors():
             config = make_config(self._given(), self.settings)
@@ -172,6 +165,37 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         rows = _safe_indexing(X, np.flatnonzero(labeled))
         return super().score(rows, np.array(y.tolist()) if y.dtype == object else y, weight)
 
+    def save(self, folder: Any, X: Any = None, y: Any = None, X_unlabeled: Any = None) -> None:
+        """Write the network as the folder of a run: for `metasemi predict`, `export` and `visualize`.
+
+        `metasemi_jax.load_classifier` reads it, too. Its images are uint8, of 0 to 255, as `fit` made them of
+        X. To keep a classifier for Python alone, pickle it.
+
+        Args:
+          folder: a new folder, or an empty one.
+          X, y, X_unlabeled: the arguments of `fit`, which are then kept beside the network. `visualize`
+            needs them, and so does `predict` for the run's own images.
+
+        Raises:
+          ValueError: a network of features, samples that `fit` was not given, a folder that holds something.
+        """
+        check_is_fitted(self, 'variables_')
+        if not isinstance(self._form, ImageForm):
+            raise ValueError('a run is of images, and this network takes features; pickle the classifier')
+        images = labels = None
+        if X is not None:
+            examples, y = check_X_y(X, y, allow_nd=True, estimator=self)
+            classes, labels = encode_labels(y, self.unlabeled_label)
+            if not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    f'y is of the classes {classes.tolist()}, fit was given {self.classes_.tolist()}'
+                )
+            examples, labels = self._with_unlabeled(examples, labels, X_unlabeled, images=True)
+            images = self._form.convert(examples)
+        names = tuple(map(str, self.classes_.tolist()))
+        with _value_errors():
+            save_run(folder, self.config_, self.variables_, self._input_form, names, images, labels)
+
     def _given(self) -> dict[str, Any]:
         """Fields of the config by what the parameters say; None leaves one to the recipe."""
         seed = self.random_state
@@ -197,6 +221,21 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         vars(self).pop('feature_names_in_', None)
         return X, y
 
+    def _with_unlabeled(
+        self, examples: np.ndarray, labels: np.ndarray, X_unlabeled: Any, *, images: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`examples` and `labels` with the samples of `X_unlabeled`, if there are any, behind them."""
+        if X_unlabeled is None:
+            return examples, labels
+        more = self._check_examples(X_unlabeled, images=images)
+        if more.shape[1:] != examples.shape[1:]:
+            raise ValueError(
+                f'the samples of X_unlabeled are of shape {list(more.shape[1:])}, those of X are of '
+                f'{list(examples.shape[1:])}'
+            )
+        unlabeled = np.full(len(more), UNLABELED, np.int32)
+        return np.concatenate([examples, more]), np.concatenate([labels, unlabeled])
+
     def _check_examples(self, X: Any, *, images: bool) -> np.ndarray:
         if images:
             return check_array(X, allow_nd=True, estimator=self, input_name='X')
@@ -213,11 +252,11 @@ def _axes(examples: Any) -> int:
 
 @contextlib.contextmanager
 def _value_errors() -> Iterator[None]:
-    """Raise as a ValueError, without the dashes of the command line, what a user can mend."""
+    """Raise as a ValueError what a user can mend."""
     try:
         yield
     except UserError as error:
-        raise ValueError(str(error).replace('--config.', '')) from error
+        raise ValueError(str(error)) from error
 
 
 def _dataset(examples: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Dataset:

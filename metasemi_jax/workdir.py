@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metasemi_jax import files
-from metasemi_jax.config import check_saved, completed, differing_fields, flatten, only_longer
+from metasemi_jax.config import OF_WEIGHTS, check_saved, completed, differing_fields, flatten, only_longer
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
@@ -22,7 +22,7 @@ from metasemi_jax.results import check_results
 
 # Each start of a run writes what `create` writes; a finished run is then gone through without training.
 REWRITE = 'start the command that trained this run again: it writes the file, and trains no finished run anew'
-RESTORE = 'no command can write it again: put back a copy, or use another --workdir'
+RESTORE = 'no command can write it again: put back a copy, or use another workdir'
 REDRAW = (
     'delete labeled_ids.txt and validation_ids.txt, and start the command that trained this run again: it '
     'draws the same split'
@@ -41,6 +41,7 @@ KEPT = {
     'validation_ids.txt',
     'class_names.json',
     'input.json',
+    'images.npz',
     'metrics.jsonl',
     'results.json',
     'checkpoints',
@@ -59,6 +60,7 @@ class Workdir:
         self.validation_ids = self.path / 'validation_ids.txt'
         self.class_names = self.path / 'class_names.json'
         self.input_form = self.path / 'input.json'
+        self.images = self.path / 'images.npz'  # of a fit in memory, which lie nowhere else
         self.time_budget = self.path / 'time_budget.json'
         self.metrics = self.path / 'metrics.jsonl'
         self.results = self.path / 'results.json'
@@ -76,38 +78,44 @@ class Workdir:
         try:
             files.check_writable(self.path)
         except NotADirectoryError as error:
-            raise UserError(f'--workdir={self.path}: {error.filename} is a file; name a folder') from error
+            raise UserError(f'workdir={self.path}: {error.filename} is a file; name a folder') from error
         except OSError as error:
             raise UserError(
-                f'--workdir={self.path}: {error.filename} cannot be written ({error.strerror}); '
+                f'workdir={self.path}: {error.filename} cannot be written ({error.strerror}); '
                 'name another folder'
             ) from error
         if not self.config.exists():
             if self.results.exists() or self.checkpoints.exists():
                 raise UserError(
-                    f'--workdir={self.path} holds a run without its config.json; put that back, '
+                    f'workdir={self.path} holds a run without its config.json; put that back, '
                     'or name another folder'
                 )
         elif self.is_trained() and (fields := differing_fields(begun := self.read_config(), config)):
             if only_longer(begun, config):
                 return
             raise UserError(
-                f'--workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
-                'name another folder, or use the same settings to continue that run; '
-                f'--config.model.init_from={self.path} begins a new run with its weights'
+                f'workdir={self.path} holds a run with another config ({"; ".join(fields)}); '
+                'name another folder, or use the same settings to continue that run; to begin a new run with '
+                f'its weights, add model.init_from={self.path}'
             )
 
     def with_choices_of_run(self, config: Any) -> Any:
-        """`config` with what its recipe chose when this run began, where it is open.
+        """`config` with what its recipe, and published weights, chose when this run began, where it is open.
 
         A run that is new, or has trained nothing, chooses anew: it may have other settings or images.
         """
-        if config.get('recipe') != 'auto' or not self.config.exists() or not self.is_trained():
+        fields = flatten(config)
+        by_recipe, by_weights = fields.get('recipe') == 'auto', bool(fields.get('model.init_from'))
+        if not (by_recipe or by_weights) or not self.config.exists() or not self.is_trained():
             return config
-        there, fields = flatten(completed(self.read_config())), flatten(config)
-        open_fields = {name: there.get(name) for name, value in fields.items() if value is None}
+        there, chosen = flatten(completed(self.read_config())), {}
+        if by_recipe:
+            chosen = {name: there.get(name) for name, value in fields.items() if value is None}
+            chosen['recipe'] = there['recipe']
+        if by_weights and there['model.init_from'] == fields['model.init_from']:
+            chosen |= {name: there.get(name) for name in OF_WEIGHTS if fields.get(name) in (None, [])}
         config = copy.deepcopy(config)
-        config.update_from_flattened_dict(open_fields | {'recipe': there['recipe']})
+        config.update_from_flattened_dict(chosen)
         return config
 
     @contextlib.contextmanager
@@ -125,7 +133,7 @@ class Workdir:
                 stack.enter_context(files.lock(self.path / '.lock'))
             except BlockingIOError as error:
                 raise UserError(
-                    f'--workdir={self.path}: another run is in it; wait for its end, or name another folder'
+                    f'workdir={self.path}: another run is in it; wait for its end, or name another folder'
                 ) from error
             try:
                 yield
@@ -180,7 +188,7 @@ class Workdir:
         while not (self.path.is_dir() and self.config.name in os.listdir(self.path)):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f'--workdir={self.path} is not the folder that the first host made; '
+                    f'workdir={self.path} is not the folder that the first host made; '
                     'name one on a file system that all hosts share'
                 )
             time.sleep(0.1)
@@ -188,8 +196,8 @@ class Workdir:
     def describe(self) -> str:
         """What a finished run left behind, for people."""
         described = {
-            self.results.name: 'these figures',
-            self.metrics.name: 'every logged figure; also as TensorBoard events',
+            self.results.name: 'these metrics',
+            self.metrics.name: 'every logged metric; also as TensorBoard events',
             f'{self.checkpoints.name}/': 'the latest two and the best',
             self.config.name: 'the settings',
             self.labeled_ids.name: 'which images kept their label',
@@ -373,7 +381,7 @@ def naming(path: Path, remedy: str) -> Iterator[None]:
 
 
 def check_no_run_file(output: str | os.PathLike) -> None:
-    """Refuse an `--output` in the place of a file that a run or a sweep keeps of itself, there or not yet.
+    """Refuse an `output` in the place of a file that a run or a sweep keeps of itself, there or not yet.
 
     Raises:
       UserError: naming the file.
@@ -383,7 +391,7 @@ def check_no_run_file(output: str | os.PathLike) -> None:
         first = path.relative_to(folder).parts[0]
         in_run = (folder / 'config.json').is_file() and (first in KEPT or first.startswith('events.'))
         if in_run or ((folder / 'sweep.json').is_file() and path == folder / 'sweep.json'):
-            raise UserError(f'--output={output} is a file of the run in {folder}; name another file')
+            raise UserError(f'output={output} is a file of the run in {folder}; name another file')
 
 
 def _read_ids(path: Path) -> list[str]:

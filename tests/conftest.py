@@ -1,3 +1,5 @@
+import collections
+import json
 import os
 from pathlib import Path
 
@@ -7,17 +9,71 @@ os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'xla')
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+# Nearly every program here runs a few times on small inputs: what makes code fast costs more than it saves.
+# `make test JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=` compiles as users do.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+os.environ.setdefault(
+    'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+)
 
 import jax
 import pytest
 
+from metasemi_jax.progress import speaking
+
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
-def pytest_collection_modifyitems(items):
-    """The files with long tests first, lest one worker end up with the last of them."""
-    long = {item.path for item in items if item.get_closest_marker('slow')}
-    items.sort(key=lambda item: item.path not in long)
+MOST_QUICK_SECONDS = 2
+SECONDS = Path(__file__).parent / 'data' / 'seconds.json'
+
+
+def pytest_addoption(parser):
+    parser.addoption('--quick', action='store_true', help='only tests that take a second or two')
+    parser.addoption('--record-seconds', action='store_true', help=f'write {SECONDS.name} anew, of all tests')
+
+
+def pytest_collection_modifyitems(config, items):
+    """The files that take longest first, lest one worker end up with the last of them."""
+    seconds = {item: 20.0 for item in items if item.get_closest_marker('slow')}
+    recorded = json.loads(SECONDS.read_text())
+    seconds |= {item: recorded[name] for item in items if (name := name_of(item.nodeid)) in recorded}
+    of_file = collections.Counter()
+    for item, time in seconds.items():
+        of_file[item.path] += time
+    items.sort(key=lambda item: -of_file[item.path])
+    if config.getoption('quick'):
+        config.hook.pytest_deselected(items=[item for item in items if item in seconds])
+        items[:] = [item for item in items if item not in seconds]
+
+
+def name_of(nodeid):
+    """'test_main.py::test_help' of 'tests/test_main.py::test_help[1]'."""
+    return nodeid.rpartition('/')[2].partition('[')[0]
+
+
+_took = collections.Counter()
+
+
+def pytest_runtest_logreport(report):
+    _took[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session):
+    """Under xdist the process that hears of all tests writes, no worker."""
+    if session.config.getoption('record_seconds') and not hasattr(session.config, 'workerinput'):
+        longest = collections.defaultdict(float)
+        for nodeid, seconds in _took.items():
+            longest[name_of(nodeid)] = max(longest[name_of(nodeid)], round(seconds, 1))
+        slow = {name: seconds for name, seconds in sorted(longest.items()) if seconds > MOST_QUICK_SECONDS}
+        SECONDS.write_text(json.dumps(slow, indent=1) + '\n')
+
+
+@pytest.fixture(autouse=True)
+def _speaking():
+    """As in a command: many tests read what a run says."""
+    with speaking():
+        yield
 
 
 @pytest.fixture
@@ -27,14 +83,6 @@ def x64():
     jax.config.update('jax_enable_x64', True)
     yield
     jax.config.update('jax_enable_x64', before)
-
-
-@pytest.fixture(scope='module')
-def quick_compilation():
-    """For programs that run once on small inputs: XLA skips what makes code fast."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='session', autouse=True)

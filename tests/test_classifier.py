@@ -21,8 +21,6 @@ from small_runs import contents, make_run, read_state, tiny_config
 
 CONFIG = tiny_config(ema_decay=0.9, total_steps=12)
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):

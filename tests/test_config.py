@@ -247,7 +247,7 @@ def test_a_numpy_float_that_is_one():
 
 
 def test_settings_of_other_data_are_refused():
-    message = r'^data.path=mine is not used with data.name=digits; add --config=configs/folder.py$'
+    message = r'^data.path=mine is not used with data.name=digits; add config=configs/folder.py$'
     refused(changed(data__path='mine'), message)
     refused(
         changed(data__image_size=32), r'^data.image_size=32 is not used with data.name=digits; leave it out$'

@@ -1,4 +1,4 @@
-"""A few cases of tests/fuzz_workdir.py, and what messages advise, done."""
+"""A few cases of tests/helpers/fuzz_workdir.py, and what messages advise, done."""
 
 import contextlib
 import json
@@ -18,8 +18,6 @@ from metasemi_jax.training.checkpoint import check_readable, restore_newest
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.workdir import Workdir
 from small_runs import contents, make_run, tiny_config
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

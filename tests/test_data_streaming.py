@@ -9,7 +9,7 @@ from metasemi_jax.data.batches import streamed_rows
 from metasemi_jax.data.batches.resident import resident_pipeline
 from metasemi_jax.data.batches.streamed_rows import HostCrop
 from metasemi_jax.data.batches.streaming import streaming_pipeline
-from metasemi_jax.data.batches.views import make_views
+from metasemi_jax.data.batches.views import make_views, normalize_by
 from metasemi_jax.data.images.files import ImageFiles
 from metasemi_jax.data.images.random_resized_crop import CropRange
 from metasemi_jax.data.images.stored import StoredImages
@@ -123,7 +123,7 @@ def test_a_second_view_from_disk_is_another_crop_of_the_same_images(dataset):
         np.testing.assert_array_equal(numbers(second), UNLABELED[ids])
         assert (first != second).any(axis=(1, 2, 3)).mean() > 0.2
         batch = pipeline.to_batch((), rows, jax.random.key(0))
-        np.testing.assert_array_equal(batch.strong_images, views.normalize(second))
+        np.testing.assert_array_equal(batch.strong_images, normalize_by(views.statistics, second))
 
 
 @pytest.fixture(scope='module')

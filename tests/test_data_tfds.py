@@ -316,7 +316,6 @@ def test_the_real_config_fits_its_data(name, originals, expect, tmp_path):
     assert {int(name.rpartition('_')[2]) for name in experiment.split.labeled} <= known
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('name', ['svhn_cropped', 'stl10'])
 def test_two_steps_of_the_real_config(name, originals, expect, tmp_path, capfd):
     folder, splits = originals[name]

@@ -190,7 +190,7 @@ def test_a_refused_connection(name, folders, expect):
     assert 'refused' in message
     assert f'{file} ({num_bytes} bytes, {base_url}/{file})' in message
     assert f'into {data_dir}/downloads/manual' in message
-    assert '--config.data.manual_dir=' in message
+    assert 'name it with data.manual_dir=' in message
     assert not data_dir.exists()
 
 
@@ -355,7 +355,9 @@ def test_a_full_disk(folders, tmp_path, expect):
 LOAD = """
 import sys
 from metasemi_jax.data.sources.registry import load_dataset
-data = load_dataset('svhn_cropped', data_dir=sys.argv[1], manual_dir=sys.argv[2])
+from metasemi_jax.progress import speaking
+with speaking():
+    data = load_dataset('svhn_cropped', data_dir=sys.argv[1], manual_dir=sys.argv[2])
 print('sum', int(data.train_images.sum()))
 """
 

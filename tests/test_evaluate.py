@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from metasemi_jax.data.batches.augment import normalize
+from metasemi_jax.data.sources.registry import load_dataset
+from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.training.evaluate import make_evaluate, place_eval_data, stream_eval_data
+from metasemi_jax.training.experiment_data import eval_images
 
 MEAN, STD = 0.3, 0.2
 MESH = make_mesh(jax.devices()[:1])
@@ -116,3 +119,17 @@ def test_top5_error_of_many_classes(evaluate):
     assert (found['error'], found['error_top5']) == (90, 50)
     few = evaluate({'params': weights[:, :99]}, place_eval_data(images, labels % 99, batch_size=4, mesh=MESH))
     assert 'error_top5' not in few
+
+
+def test_errors_are_of_images_that_are_not_trained_on():
+    dataset = load_dataset('digits')
+    ids = dataset.train_ids
+    found = eval_images(dataset, Split(labeled=ids[:10].tolist(), validation=ids[[12, 11]].tolist()))
+    assert found.keys() == {'validation', 'test'}
+    for images, labels, expected, expected_labels in (
+        (*found['validation'], dataset.train_images[11:13], dataset.train_labels[11:13]),
+        (*found['test'], dataset.test_images, dataset.test_labels),
+    ):
+        order = [np.flatnonzero((images == image).all(axis=(1, 2, 3)))[0] for image in expected]
+        assert len(images) == len(expected)
+        np.testing.assert_array_equal(labels[order], expected_labels)

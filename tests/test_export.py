@@ -15,8 +15,6 @@ from metasemi_jax.training.experiment_data import load_data
 from own_images import own_config, write_folder
 from small_runs import ROOT, contents, make_run, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):

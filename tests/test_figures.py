@@ -3,7 +3,6 @@
 import io
 import itertools
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -38,6 +37,7 @@ from metasemi_jax.visualize.style import (
 )
 from metasemi_jax.visualize.training_log import Series, read_training_log
 from metasemi_jax.visualize.tsne import EmbeddedPool, TsneRow, draw_tsne
+from page import Page
 
 
 @pytest.mark.parametrize(
@@ -397,24 +397,6 @@ def test_names_for_a_figure():
     assert [fitted_name(name, 1, 10) for name in ('', '7', 'no', '$')] == ['', '7', 'no', r'\$']
     assert 5 < len(fitted_name('x' * 80, 1, 10)) < 20
     assert wrapped_name('x' * 20, 1, 10, lines=2).count('\n') == 1
-
-
-class Page(HTMLParser):
-    """Its text, and everything that could make a browser ask for something."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.text, self.tags, self.references = [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        names = ('src', 'href', 'srcset', 'action', 'data', 'poster', 'background')
-        self.references += [value for name, value in attrs if name in names]
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def test_the_page_escapes_and_refers_to_nothing_outside():

@@ -4,7 +4,6 @@ import io
 import struct
 
 import numpy as np
-import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -14,8 +13,6 @@ from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.training.image_log import LOOKED_AT, prediction_sheets, view_sheets
 from metasemi_jax.training.loop import train_and_evaluate
 from small_runs import assert_same_state, read_log, read_state, tiny_config
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def logged_images(workdir):

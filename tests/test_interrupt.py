@@ -109,7 +109,9 @@ def test_outside_the_main_thread_nothing_is_changed():
 
 
 IN_A_COMMAND = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from metasemi_jax.command.start import begin
 begin()
 from metasemi_jax.training.preemption import stop_on_signals

@@ -10,6 +10,8 @@ LAYERS = (
     ('errors', 'progress', 'files', 'compilation_cache', 'command'),
     ('batch', 'metrics', 'ema', 'optimizer', 'meta_gradient'),
     ('methods', 'models'),
+    ('torch_import.state_dict',),
+    ('pretrained',),
     ('train_step', 'distributed'),
     ('data',),
     ('config', 'results'),

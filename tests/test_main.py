@@ -1,11 +1,11 @@
-"""The command as a user types it."""
+"""The command: a few times as a user types it, for the rest in this process."""
 
 import json
 import os
 
 import pytest
 
-from small_runs import ROOT, contents, read_log, run_main, tiny_config, tiny_flags
+from small_runs import ROOT, contents, read_log, run_here, run_main, tiny_config, tiny_flags
 
 BAD_FLAGS = {
     '--config.nope=1': "unknown config field 'nope'",
@@ -46,7 +46,17 @@ BAD_WORKDIRS = {
 
 @pytest.mark.parametrize('flags', BAD_FLAGS)
 def test_bad_flags_end_in_one_line(tmp_path, flags):
-    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run', *flags.split(), cwd=ROOT), BAD_FLAGS[flags])
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run', *flags.split(), cwd=ROOT), BAD_FLAGS[flags])
+    assert list(tmp_path.iterdir()) == []
+
+
+# One that is refused before JAX is imported, one by the settings' checks.
+@pytest.mark.parametrize('flags', ['--confg=configs/digits.py', '--config.data.num_labels=5000'])
+def test_so_it_is_for_a_user(tmp_path, flags):
+    typed = run_main(f'--workdir={tmp_path}/run', flags, cwd=ROOT)
+    assert_one_clear_line(typed, BAD_FLAGS[flags])
+    here = run_here(f'--workdir={tmp_path}/run', flags, cwd=ROOT)
+    assert (here.returncode, here.stdout, here.stderr) == (typed.returncode, typed.stdout, typed.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,9 +65,9 @@ def test_a_broken_config_file_ends_in_one_line(tmp_path):
     config.write_text(
         'from configs import default\n\n\ndef get_config():\n    return default.get_config().nope\n'
     )
-    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run', f'--config={config}'), "'nope'")
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run', f'--config={config}'), "'nope'")
     config.write_text('def get_config(:\n')
-    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run', f'--config={config}'), 'invalid syntax')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run', f'--config={config}'), 'invalid syntax')
     assert list(tmp_path.iterdir()) == [config]
 
 
@@ -68,14 +78,14 @@ def test_a_damaged_workdir_ends_in_one_line(tmp_path, name):
         (tmp_path / 'config.json').write_text(json.dumps(tiny_config().to_dict()))
     (tmp_path / name.strip()).write_bytes(content)
     before = contents(tmp_path)
-    assert_one_clear_line(run_main(*tiny_flags(), f'--workdir={tmp_path}'), message)
+    assert_one_clear_line(run_here(*tiny_flags(), f'--workdir={tmp_path}'), message)
     assert contents(tmp_path) == before
 
 
 def test_odd_workdirs(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
-    assert_one_clear_line(run_main(f'--workdir={tmp_path}/link'), 'is a file; name a folder')
-    assert_one_clear_line(run_main(f'--workdir={tmp_path}/{"x" * 300}'), 'File name too long')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/link'), 'is a file; name a folder')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/{"x" * 300}'), 'File name too long')
 
 
 def test_help():
@@ -87,14 +97,14 @@ def test_help():
 
 def test_a_workdir_that_is_a_file(tmp_path):
     (tmp_path / 'run').write_text('mine')
-    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run'), 'is a file; name a folder')
-    assert_one_clear_line(run_main(f'--workdir={tmp_path}/run/below'), 'is a file; name a folder')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run'), 'is a file; name a folder')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run/below'), 'is a file; name a folder')
     assert (tmp_path / 'run').read_text() == 'mine'
 
 
 def test_a_workdir_that_cannot_be_written():
     # Root, whom CI runs as, may write into any folder but those of the kernel.
-    assert_one_clear_line(run_main('--workdir=/proc/run'), '/proc cannot be written')
+    assert_one_clear_line(run_here('--workdir=/proc/run'), '/proc cannot be written')
 
 
 def test_a_run_its_repetition_and_another_config(tmp_path):
@@ -118,17 +128,17 @@ def test_a_run_its_repetition_and_another_config(tmp_path):
     assert f'{last:.2f}%' in first.stdout
 
     before = contents(workdir)
-    again = run_main(*flags, cwd=tmp_path)
+    again = run_here(*flags, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, '')
     assert 'this run is finished' in again.stdout
 
-    other = run_main(*flags, '--config.seed=9', '--config.optimizer.lr=0.2', cwd=tmp_path)
+    other = run_here(*flags, '--config.seed=9', '--config.optimizer.lr=0.2', cwd=tmp_path)
     assert_one_clear_line(other, 'optimizer.lr: 0.1 there, 0.2 here; seed: 0 there, 9 here')
     assert contents(workdir) == before
 
 
 def test_without_a_workdir_runs_is_used(tmp_path):
-    process = run_main(*tiny_flags(total_steps=2), cwd=tmp_path)
+    process = run_here(*tiny_flags(total_steps=2), cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert len(read_log(tmp_path / 'runs' / 'digits')) > 0
 

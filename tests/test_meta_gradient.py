@@ -18,7 +18,6 @@ from metasemi_jax.methods.losses import cross_entropy, squared_error
 from metasemi_jax.models import create_model, init_variables
 
 LR = 0.1
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 each_estimator = pytest.mark.parametrize('estimate', ESTIMATORS.values(), ids=ESTIMATORS)
 
 

@@ -134,7 +134,6 @@ def example(tmp_path):
     return tmp_path / 'my_method.py'
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_a_method_of_ones_own_as_a_user_runs_it(example, monkeypatch):
     monkeypatch.chdir(example.parent)
     monkeypatch.setattr(sys, 'argv', sys.argv)

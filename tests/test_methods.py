@@ -8,7 +8,7 @@ from metasemi_jax.methods import METHODS, semi_supervised
 from metasemi_jax.methods.targets import predictions
 from method_steps import close, derived_steps, make_problem, mlp, our_steps
 
-pytestmark = pytest.mark.usefixtures('quick_compilation', 'x64')
+pytestmark = pytest.mark.usefixtures('x64')
 
 # Thresholds near the small network's confidence, so that some rows are masked and some are not.
 PLAIN = {

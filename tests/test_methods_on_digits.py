@@ -13,8 +13,6 @@ from metasemi_jax.methods import METHODS, semi_supervised
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.targets import confident, predictions
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 # Why a method does not end below the labels alone.
 NOT_BELOW = {
     'supervised': 'it is the labels alone',
@@ -32,7 +30,7 @@ def run(variant):
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_the_first_losses_are_those_on_record(variant):
-    """`PYTHONPATH=. python tests/digits_runs.py` records them anew."""
+    """`PYTHONPATH=. python tests/helpers/digits_runs.py` records them anew."""
     golden = json.loads(GOLDEN.read_text())
     assert golden.keys() == {*VARIANTS}
     np.testing.assert_allclose(run(variant)[0], golden[variant], rtol=1e-8)

@@ -18,8 +18,6 @@ METHODS = {
     'fixmatch': {'unlabeled_ratio': 2, 'method.threshold': 0.2, 'method.meta': True},
 }
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def config_of(name):
     config = digits.get_config(name)
@@ -77,8 +75,6 @@ def test_a_real_kill_changes_no_bit_of_a_methods_state(tmp_path, capsys):
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        # As this process compiles.
-        env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
     )
     for line in process.stdout:
         if line.startswith('step ') and int(line[5:].split('/')[0].replace(',', '')) >= 40:

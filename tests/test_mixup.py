@@ -5,8 +5,6 @@ import pytest
 
 from metasemi_jax.methods.mixup import interpolate, sample_lambda
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.mark.parametrize('gamma', [0.1, 1.0, 4.0])
 def test_beta_moments(gamma):

@@ -4,13 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from metasemi_jax.data.batches.views import STRONG_NOISE, WEAK_NOISE, feature_views, make_normalize
+from metasemi_jax.data.batches.views import (
+    STRONG_NOISE,
+    WEAK_NOISE,
+    feature_views,
+    make_normalize,
+    normalize_by,
+)
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.training.recipe import Facts, choose
 from test_recipe import fields
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def test_its_layers_by_hand():
@@ -56,7 +60,7 @@ def test_views_of_features_are_noise():
         STRONG_NOISE, rel=0.05
     )
     assert feature_views(None).second is None
-    np.testing.assert_array_equal(weak.normalize(first), first)
+    np.testing.assert_array_equal(normalize_by(weak.statistics, first), first)
     form = InputForm((2,), (), ())
     assert make_normalize(form) is make_normalize(InputForm((2,), (), ()))
     np.testing.assert_array_equal(make_normalize(form)(features), features)

@@ -13,7 +13,6 @@ from metasemi_jax.models.layers import ConvBlock, PoolDropout, max_pool
 # conv_large at a width that a test can pay for; its layers are the same.
 SMALL = {'conv_large': {'width': 4}, 'conv_small': {'width': 4}}
 SHAPE = (12, 12, 3)
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 each_model = pytest.mark.parametrize('name', SMALL)
 
 

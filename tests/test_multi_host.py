@@ -1,6 +1,7 @@
 """Several processes as one run: on this machine, with the commands that users type."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,23 +12,21 @@ import pytest
 
 from metasemi_jax.distributed.multi_host import join_processes
 from metasemi_jax.errors import UserError
-from small_runs import main_command, read_log, run_main, tiny_flags
+from processes import wait_for_step
+from small_runs import main_command, read_log, run_here, tiny_flags
 
 RUN = {'total_steps': 12, 'data__num_validation': 10}
 # Long enough to be interrupted.
 LONG = {'total_steps': 100_000, 'eval_every': 1000, 'log_every': 5, 'checkpoint_every': 5}
 
-# Both processes compile.
-QUICK = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
-
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ((None, 2, 0), '--coordinator must be given too'),
-        (('localhost:1', None, None), '--num_processes and --process_id must be given too'),
-        (('localhost', 2, 0), '--coordinator=localhost must be HOST:PORT'),
-        (('localhost:1', 2, 2), '--process_id=2 must be at least 0 and less than 2'),
+        ((None, 2, 0), 'coordinator must be given too'),
+        (('localhost:1', None, None), 'num_processes and process_id must be given too'),
+        (('localhost', 2, 0), 'coordinator=localhost must be HOST:PORT'),
+        (('localhost:1', 2, 2), 'process_id=2 must be at least 0 and less than 2'),
     ],
 )
 def test_flags_that_do_not_fit(arguments, message):
@@ -49,7 +48,8 @@ def free_port():
 
 def start_two(workdir, *, second_flags=(), **overrides):
     """Two processes with two devices each; the second may differ."""
-    environment = os.environ | QUICK | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    environment = os.environ.copy()
+    environment['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=2'
     address = f'--coordinator=localhost:{free_port()}'
     return [
         subprocess.Popen(
@@ -73,17 +73,10 @@ def finish(processes):
     return [output for output, _ in outputs]
 
 
-def wait_for_step(process, step):
-    for line in process.stdout:
-        if line.startswith('step ') and int(line[5:].split('/')[0]) >= step:
-            return
-    pytest.fail(f'ended too soon: {process.stderr.read()}')
-
-
 @pytest.fixture(scope='module')
 def by_one(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('one')
-    run = run_main(*tiny_flags(**RUN), f'--workdir={workdir}', env=os.environ | QUICK)
+    run = run_here(*tiny_flags(**RUN), f'--workdir={workdir}')
     assert run.returncode == 0, run.stderr
     return workdir
 
@@ -120,7 +113,7 @@ def test_a_checkpoint_goes_from_two_processes_to_one_and_back(by_one, by_two):
         (workdir / 'results.json').unlink()
         subprocess.run(['rm', '-r', workdir / 'checkpoints' / '12'], check=True)
         if workdir == by_two:
-            run = run_main(*tiny_flags(**RUN), f'--workdir={workdir}', env=os.environ | QUICK)
+            run = run_here(*tiny_flags(**RUN), f'--workdir={workdir}')
             assert run.returncode == 0, run.stderr
             output = run.stdout
         else:
@@ -129,28 +122,34 @@ def test_a_checkpoint_goes_from_two_processes_to_one_and_back(by_one, by_two):
         assert_close_logs(workdir, other)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('victim', [0, 1])
-def test_a_killed_process_ends_the_other_and_both_continue(tmp_path, victim):
-    processes = start_two(tmp_path, **LONG)
-    wait_for_step(processes[0], 10)
+def assert_one_is_lost(processes, victim):
+    """Kill one of two; the other says so and ends."""
     processes[victim].kill()
     killed = time.monotonic()
-    processes[victim].wait()
-    for stream in (processes[victim].stdout, processes[victim].stderr):
-        stream.close()
+    processes[victim].communicate()
     _, errors = processes[1 - victim].communicate(timeout=60)
     assert time.monotonic() - killed < 60
     assert processes[1 - victim].returncode != 0
     assert 'another process was lost' in errors or 'another task died' in errors, errors
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_and_both_continue(tmp_path):
+    """One run through the loss of the second process, a signal to one of them, and the loss of the first."""
+    processes = start_two(tmp_path, **LONG)
+    wait_for_step(processes[0], 10)
+    assert_one_is_lost(processes, 1)
     saved = max(int(path.name) for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdecimal())
     processes = start_two(tmp_path, **LONG)
     wait_for_step(processes[0], saved + 5)
-    # One signal, to either of them, stops both after the same step.
-    processes[victim].send_signal((signal.SIGTERM, signal.SIGINT)[victim])
+    # To the one that does not speak; both stop after the same step.
+    processes[1].send_signal(signal.SIGINT)
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [143, 143]
-    assert 'SIGTERM: saved after step' in outputs[0]
+    stopped = re.search(r'SIGTERM: saved after step ([\d,]+);', outputs[0])[1].replace(',', '')
+    processes = start_two(tmp_path, **LONG)
+    wait_for_step(processes[0], int(stopped) + 5)
+    assert_one_is_lost(processes, 0)
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from metasemi_jax.optimizer import sgd_momentum, warmup_piecewise_schedule
 from metasemi_jax.train_step import TrainState, make_train_step
 from metasemi_jax.training.multi_step import call_ends, make_run_steps, place_host_batches
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 MESH = make_mesh(jax.devices()[:1])
 
 
@@ -182,3 +181,19 @@ def test_sums_start_from_zero_each_call():
         )
         assert compute(sums) == {'x': mean}
     assert int(state.step) == 6
+
+
+def test_batch_and_step_have_keys_of_their_own():
+    def step(state, drawn, key):
+        metrics = {'batch': mean_of(drawn), 'step': mean_of(jax.random.uniform(key, (1,)))}
+        return state.replace(step=state.step + 1), metrics
+
+    def draw(data, x, key):
+        return jax.random.uniform(key, (1,))
+
+    run_steps = make_run_steps(step, draw, max_steps=1, mesh=MESH)
+    state, drawn = place(TrainState(np.int32(0), {}, {}, (), {}), replicated(MESH)), []
+    for _ in range(2):
+        state, sums = run_steps(state, (), np.zeros((1, 1), np.float32), np.int32(1), jax.random.key(0))
+        drawn += compute(sums).values()
+    assert len({*drawn}) == 4

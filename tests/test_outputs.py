@@ -17,8 +17,6 @@ from metasemi_jax.report import __main__ as report
 from own_images import own_config, write_folder, write_image
 from small_runs import contents, make_run
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def original(tmp_path_factory):

@@ -27,10 +27,6 @@ from metasemi_jax.training.recorder import Recorder
 from own_images import own_config, own_flags, random_pixels, write_folder, write_image
 from small_runs import ROOT, assert_same_state, contents, main_of, make_run, read_log, read_state, run_main
 
-# Compiling is most of this file's time.
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 # In bash: notes in the folder $NOTES what each `python` is given, and starts none.
 NOTE = """
 python() {
@@ -69,7 +65,7 @@ def do(arguments, program):
 
 
 @pytest.fixture(scope='module')
-def documented(tmp_path_factory, quick_compilation):
+def documented(tmp_path_factory):
     """A folder in which every command of docs/own_images.md was typed, and what they printed."""
     here = tmp_path_factory.mktemp('documented')
     text = (ROOT / 'docs' / 'own_images.md').read_text()
@@ -288,7 +284,7 @@ def test_another_split_file_is_refused(interrupted, tmp_path):
     images, run = interrupted
     split = tmp_path / 'split.txt'
     split.write_text('labeled/cat/0.png\nlabeled/dog/0.png\n')
-    with pytest.raises(UserError, match=r'is not the split that this --workdir began with'):
+    with pytest.raises(UserError, match=r'is not the split that this workdir began with'):
         train_and_evaluate(own_config(images, data__split_file=str(split)), run)
     split.write_text((run / 'labeled_ids.txt').read_text() + (run / 'validation_ids.txt').read_text())
     train_and_evaluate(own_config(images, data__split_file=str(split)), run)

@@ -11,8 +11,6 @@ from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.optimizer import warmup_piecewise_schedule
 from reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(NETS))

@@ -194,7 +194,7 @@ def test_known_data_sets_need_not_be_there(monkeypatch, tmp_path):
 
 
 def functions_of(text):
-    """A program's functions: JAX gives equal constants and helpers one name or two, by what it traced before."""
+    """A program's functions: JAX names equal constants and helpers once, or often."""
     values, functions = {}, [[]]
     for line in re.sub(r'@(\w+?)_\d+\b', r'@\1', text).splitlines():
         if defined := re.match(r'\s*(%cs?t?[_\d]*) = stablehlo.constant (.*)', line):

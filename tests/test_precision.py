@@ -17,6 +17,7 @@ from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.train_step import TrainState, make_train_step
 
 SIZES = {'wide_resnet': {'width': 1, 'depth': 10}}
+SIZES |= {name: {'width': 4, 'depth': 1} for name in MODELS if name.startswith(('vit', 'dino'))}
 
 
 def lowered(function, *args, platform):
@@ -66,7 +67,8 @@ def test_a_float32_step_asks_for_float32_everywhere(platform, estimator):
 def test_every_network_asks_for_it(name):
     model = create_model(name, 5, **SIZES.get(name, {'width': 2}))
     forward = functools.partial(model.apply, train=False)
-    arguments = variable_shapes(model, (32, 32, 3)), jnp.zeros((2, 32, 32, 3))
+    side = 2 * getattr(model, 'patch', 16)
+    arguments = variable_shapes(model, (side, side, 3)), jnp.zeros((2, side, side, 3))
     found = products(lowered(forward, *arguments, platform='cuda'))
     assert found
     assert all(exact for _, exact in found)

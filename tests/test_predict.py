@@ -20,8 +20,6 @@ from small_runs import ROOT, contents, make_run, tiny_config
 
 CONFIG = tiny_config(ema_decay=0.9, total_steps=6, eval_every=2, checkpoint_every=2, data__num_validation=20)
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def digits():
@@ -181,7 +179,7 @@ def test_images_that_have_moved(mine, tmp_path, capsys):
     config['data']['path'] = 'gone'
     (run_copy / 'config.json').write_text(json.dumps(config))
     line = run(f'--workdir={run_copy}', '--split=test')
-    assert 'cannot be had: --config.data.path=gone: there is no such folder' in line
+    assert 'cannot be had: gone: there is no such folder' in line
     assert '--data_path=' in line
     assert run(f'--workdir={run_copy}', '--split=test', f'--data_path={moved}') is None
     capsys.readouterr()
@@ -273,7 +271,7 @@ def test_as_a_user_types_it(mine, tmp_path):
     _, workdir = mine
     write_image(tmp_path / 'a.png')
     command = [sys.executable, '-m', 'metasemi_jax.predict']
-    environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
     options = {'capture_output': True, 'text': True, 'cwd': tmp_path, 'env': environment, 'timeout': 120}
     helped = subprocess.run([*command, '--help'], **options)
     assert (helped.returncode, helped.stderr) == (0, '')

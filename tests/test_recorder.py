@@ -82,7 +82,6 @@ def test_an_error_of_an_earlier_step_says_so(clock):
     assert '  test error 12.20% (EMA 8.60%) at step 400  ' in shown[1]
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_a_run_says_it_all_in_order(tmp_path, capsys):
     train_and_evaluate(tiny_config(total_steps=6), tmp_path)
     lines = capsys.readouterr().out.splitlines()

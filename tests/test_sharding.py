@@ -38,23 +38,23 @@ def test_processes_share_the_rows():
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
-    """What `sharding_worker.py` computed: five steps of ConvLarge on 1, 2, 4 and 8 devices."""
+    """What `sharding_worker.py` computed: five steps on 1, 2 and 8 devices."""
     out = tmp_path_factory.mktemp('sharding') / 'out.npz'
-    # Ten programs to compile: it is how they are shared out that counts here, not how fast they are.
-    environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
-    command = [sys.executable, ROOT / 'tests' / 'sharding_worker.py', out]
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, ROOT / 'tests' / 'helpers' / 'sharding_worker.py', out]
     subprocess.run(command, check=True, env=environment, timeout=500)
     return dict(np.load(out))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('dtype', 'tolerance'), [('float64', 1e-9), ('float32', 1e-4)])
-@pytest.mark.parametrize('devices', [2, 4, 8])
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance', 'devices'), [('float64', 1e-9, 2), ('float64', 1e-9, 8), ('float32', 1e-4, 8)]
+)
 def test_the_number_of_devices_does_not_change_the_weights(found, dtype, tolerance, devices):
     """Relative to the largest entry of each array: what is 0 but for rounding has no relative error."""
     prefix = f'{dtype}/1/'
     names = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
-    assert len(names) > 40
+    assert len(names) > {'float64': 15, 'float32': 40}[dtype]
     for name in names:
         expected = found[prefix + name]
         assert expected.dtype == dtype
@@ -86,8 +86,8 @@ def test_nor_those_of_other_methods(found, method, own):
 @pytest.mark.slow
 def test_only_gradients_and_statistics_are_sent(found):
     """One image a device, so the batch grows with the devices: what each sends must not."""
-    sent = {n: sorted(found[f'collectives/{n}/shapes']) for n in (2, 4, 8)}
-    assert sent[2] == sent[4] == sent[8]
+    sent = {n: sorted(found[f'collectives/{n}/shapes']) for n in (2, 8)}
+    assert sent[2] == sent[8]
     for n in sent:
         assert set(found[f'collectives/{n}/operations']) == {'all-reduce'}
     # Of every array that is summed the shape is that of a parameter or a statistic, or it is one number: a

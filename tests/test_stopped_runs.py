@@ -21,7 +21,6 @@ from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.preemption import StopRequest
 from small_runs import assert_same_state, read_log, read_state, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 # Steps 3, 6, ... are evaluated, 5, 10 saved; 9 is a log, an evaluation and no checkpoint.
 CONFIG = {'log_every': 3, 'eval_every': 3, 'checkpoint_every': 5}
 

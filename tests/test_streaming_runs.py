@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,13 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from own_images import own_config, own_flags, write_folder, write_image
+from processes import wait_until
 from small_runs import ROOT, assert_same_state, main_command, read_log, read_state
 
 # A shell starts what it puts into the background with SIGINT ignored, and the tests may run there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ON_DISK = {'data__memory_budget': 100, 'data__num_workers': 1}
-
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')
@@ -132,13 +129,6 @@ def children(pid):
     return found
 
 
-def wait_until(true, seconds=60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def is_over(pid):
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z'
@@ -154,18 +144,21 @@ def running(folder, tmp_path):
         process = subprocess.Popen(
             main_command(f'--workdir={tmp_path}/run', *own_flags(folder, **options)),
             cwd=ROOT,
-            env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
             stdout=out,
             stderr=err,
             start_new_session=True,
         )
     try:
+
+        def begun():
+            return process.poll() is not None or 'step 4/' in (tmp_path / 'out').read_text()
+
         # Where other programs share the machine, compiling takes minutes.
-        wait_until(lambda: process.poll() is not None or 'step 4/' in (tmp_path / 'out').read_text(), 300)
+        wait_until(begun, 'it trains', 300)
         workers = children(process.pid)
         assert len(workers) == 2
         yield process, workers, tmp_path
-        wait_until(lambda: all(map(is_over, workers)), 10)
+        wait_until(lambda: all(map(is_over, workers)), 'the workers end', 10)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -185,7 +178,7 @@ def test_a_kill_leaves_no_worker(running):
     process, workers, _ = running
     process.kill()
     process.wait()
-    wait_until(lambda: all(map(is_over, workers)), 10)
+    wait_until(lambda: all(map(is_over, workers)), 'the workers end', 10)
 
 
 def test_a_killed_worker_ends_the_run_in_one_line(running):

@@ -29,6 +29,7 @@ from metasemi_jax.sweep.folder import (
 from metasemi_jax.sweep.grid import parse_grid
 from metasemi_jax.training.preemption import StopRequest
 from metasemi_jax.workdir import read_json
+from processes import wait_until
 from small_runs import ROOT, contents, tiny_config, tiny_flags
 
 
@@ -39,7 +40,7 @@ def sweep_command(*arguments):
 @pytest.fixture
 def fake_runs(monkeypatch):
     monkeypatch.setattr(sweep, 'RUN', 'fake_sweep_run')
-    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parent))
+    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parent / 'helpers'))
 
 
 def planned(folder, seeds, grid=''):
@@ -182,13 +183,6 @@ def test_help_explains_every_flag():
     for flag in ('config', 'grid', 'seeds', 'workdir', 'jobs'):
         assert f'--{flag}: ' in process.stdout
     assert 'XLA_PYTHON_CLIENT_PREALLOCATE=false' in process.stdout
-
-
-def wait_until(condition, what):
-    deadline = time.monotonic() + 100
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 @pytest.fixture

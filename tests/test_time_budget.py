@@ -111,7 +111,6 @@ def test_runs_of_one_budget_are_the_same_settings_whatever_their_steps():
     ]
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_a_run_has_the_steps_of_its_plan_and_goes_on_with_them(tmp_path, monkeypatch, capsys):
     config = tiny_config(time_budget='60s', total_steps=1200, optimizer__milestones=(800, 1000))
     # Not the seconds that a busy machine would need.
@@ -190,7 +189,6 @@ def test_a_run_that_trained_nothing_is_planned_anew(tmp_path):
     assert begun_plan(files, config) == run
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_the_trial_measures_and_leaves_nothing(tmp_path):
     """No bound on seconds here: other programs share the machine."""
     config, mesh = tiny_config(ema_decay=0.9), make_mesh()

@@ -1,25 +1,14 @@
 import collections
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.models import create_model
 from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
 from metasemi_jax.torch_import.state_dict import infer_sizes, parameter_keys
 from reference_runs import NETS, load
-
-WIDTHS = {'conv_large': 4, 'shake_shake26': 4, 'resnet18': 8, 'resnet50': 8}
-
-
-def random_state_dict(net, num_classes=3, width=None, channels=3, dtype=np.float64):
-    model = create_model(net, num_classes, width=width or WIDTHS[net])
-    image = jnp.zeros((1, 32, 32, channels))
-    shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
-    rng = np.random.default_rng(0)
-    return to_state_dict(net, jax.tree.map(lambda s: rng.normal(size=s.shape).astype(dtype), shapes))
+from state_dicts import WIDTHS, random_state_dict
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +41,7 @@ def test_layouts(small):
 
 def test_sizes_are_read_from_the_shapes():
     state_dict = random_state_dict('conv_large', num_classes=7, width=6, channels=1)
-    assert infer_sizes('conv_large', state_dict) == (7, 6, 1)
+    assert infer_sizes('conv_large', state_dict)[:3] == (7, 6, 1)
 
 
 @pytest.mark.parametrize(('name', 'net'), NETS.items())
@@ -141,5 +130,5 @@ def test_what_does_not_fit_is_named_in_one_line(small, fault):
 
 
 def test_an_unknown_network_is_refused(small):
-    with pytest.raises(UserError, match="'conv_small'; choose one of conv_large, resnet18"):
+    with pytest.raises(UserError, match=r"'conv_small'; choose one of conv_large, .*, resnet18"):
         convert_state_dict('conv_small', small)

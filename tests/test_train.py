@@ -19,8 +19,6 @@ from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recorder import Recorder
 from small_runs import assert_same_state, contents, read_log, read_state, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
@@ -233,7 +231,7 @@ def test_three_rollbacks_are_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, '_run_once', diverge)
     for on_nonfinite, expected, message in (
         ('stop', [0], 'Advice.'),
-        ('rollback', [0, 1, 2, 3], '3 rollbacks did not help: Start again in a new --workdir'),
+        ('rollback', [0, 1, 2, 3], '3 rollbacks did not help: Start again in a new workdir'),
     ):
         tried.clear()
         with pytest.raises(DivergedError, match=f'nan at step 8. {message}'):

@@ -20,7 +20,6 @@ ROWS = {
     'MetaSemi': {'meta': True, 'mixup': True},
 }
 each_row = pytest.mark.parametrize('row', ROWS)
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def random_batch(seed=0, size=B, dtype=np.float32):

@@ -13,8 +13,6 @@ from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recorder import Recorder
 from small_runs import assert_same_state, contents, make_run, read_log, read_state, tiny_config
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
@@ -156,6 +154,6 @@ def test_more_steps_are_refused_where_the_first_ones_were_others(tmp_path, chang
     schedule = {name: value for name, value in changed.items() if name == 'optimizer__schedule'}
     make_run(tmp_path / 'run', tiny_config(**schedule))
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r'total_steps: 12 there.*--config.model.init_from='):
+    with pytest.raises(UserError, match=r'total_steps: 12 there.*add model.init_from='):
         train_and_evaluate(tiny_config(**changed), tmp_path / 'run')
     assert contents(tmp_path) == before

@@ -20,14 +20,12 @@ from metasemi_jax.visualize.html_report import html_report
 from metasemi_jax.visualize.page import NAMES
 from metasemi_jax.visualize.run_names import run_names
 from own_images import own_config, write_image
+from page import Page
 from small_runs import ROOT, contents, make_run, tiny_config
-from test_figures import Page
 
 LOOKS = ('confusion', 'class_errors', 'reliability', 'mistakes', 'unlabeled')
 FIGURES = ('tsne', 'curves', 'pseudo_labels', *LOOKS)
 ODD = ('$a_b$', '<b>&"')  # names of classes
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

@@ -122,8 +122,10 @@ def test_the_probe_by_hand():
     mesh = make_mesh(jax.devices()[:1])
     images = np.array([0, 0, 255, 0], np.uint8).reshape(4, 1, 1, 1)
     labels = np.array([0, 1, -1, -1], np.int32)
-    data = place_probe_data(images, labels, np.array([0, 1]), np.array([2, 3]), mesh)
-    figures = make_probe(Network(logits, train_logits), lambda x: x.astype(jnp.float32) / 255, mesh)({}, data)
+    scaled = (np.zeros(1, np.float32), np.ones(1, np.float32))
+    data = place_probe_data(images, labels, np.array([0, 1]), np.array([2, 3]), scaled, mesh)
+    probe = make_probe(Network(logits, train_logits), mesh)
+    figures = probe({}, data)
     expected = {
         'labeled_loss': math.log(2),
         'batch_statistics_loss': (math.log(4) + math.log(4 / 3)) / 2,
@@ -134,13 +136,8 @@ def test_the_probe_by_hand():
     assert figures.keys() == expected.keys()
     for name, value in expected.items():
         assert figures[name] == pytest.approx(value, rel=1e-4), name
-    nothing = place_probe_data(images, labels, np.array([0, 1]), np.array([], int), mesh)
-    assert make_probe(Network(logits, train_logits), lambda x: x.astype(jnp.float32), mesh)(
-        {}, nothing
-    ).keys() == {
-        'labeled_loss',
-        'batch_statistics_loss',
-    }
+    nothing = place_probe_data(images, labels, np.array([0, 1]), np.array([], int), scaled, mesh)
+    assert probe({}, nothing).keys() == {'labeled_loss', 'batch_statistics_loss'}
 
 
 def test_the_probe_draws_the_same_few_images_each_time():
@@ -148,7 +145,7 @@ def test_the_probe_draws_the_same_few_images_each_time():
     images = np.arange(2000, dtype=np.uint32).view(np.uint8).reshape(2000, 2, 2, 1)
     labels = np.arange(2000, dtype=np.int32)
     one, two = (
-        place_probe_data(images, labels, np.arange(300), np.arange(300, 2000), mesh) for _ in range(2)
+        place_probe_data(images, labels, np.arange(300), np.arange(300, 2000), (), mesh) for _ in range(2)
     )
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert len(set(one.labels.tolist())) == len(one.unlabeled_images) == PROBED_IMAGES

@@ -10,7 +10,6 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.models import create_model
 from metasemi_jax.models.wide_resnet import WideBlock
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 TINY = {'width': 1, 'depth': 10}
 
 

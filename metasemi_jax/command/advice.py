@@ -1,7 +1,13 @@
-"""'Did you mean': the field, flag or file that a mistyped argument stands for."""
+"""Messages on a command line: what a mistyped argument stands for, and flags in the place of names."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+# What messages below the command line call by its name: arguments, the folder of a run, a setting to give.
+_ARGUMENT = re.compile(r'(?<![\w./-])((?:coordinator|num_processes|process_id)\b|(?:output|workdir)(?==))')
+_FOLDER = re.compile(r'\b(a|another|new|this) workdir\b')
+_SETTING = re.compile(r'\b(add|and|larger|smaller|with) ([a-z_]+(?:\.[a-z_]+)*)=(\S?)')
 
 
 def similar_fields(name: str, fields: Iterable[str]) -> list[str]:
@@ -33,6 +39,22 @@ def advice_on_argument(argument: str, fields: Iterable[str]) -> str:
     if not equals and '/' in argument:
         return f'did you mean --workdir={argument}, or --config.data.path={argument}?'
     return 'settings are given as --config.FIELD=VALUE'
+
+
+def with_flags(message: str, is_field: Callable[[str], bool]) -> str:
+    """`message` with --workdir for workdir, and --config.FIELD for each field that it asks for."""
+
+    def flag(found: re.Match[str]) -> str:
+        verb, name, value = found.groups()
+        # Of 'with a=1 and b=2' the fields are what was given; 'with a=' asks for a value.
+        asked = verb in ('add', 'larger', 'smaller') or not value or value in ':;,'
+        if not asked or not (name == 'config' or is_field(name)):
+            return found[0]
+        return f'{verb} --{name}={value}' if name == 'config' else f'{verb} --config.{name}={value}'
+
+    message = _ARGUMENT.sub(lambda found: f'--{found[0]}', message)
+    message = message.replace('; config.FIELD=', '; --config.FIELD=')
+    return _SETTING.sub(flag, _FOLDER.sub(r'\1 --workdir', message))
 
 
 def _last(name: str) -> str:

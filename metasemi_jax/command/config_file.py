@@ -54,6 +54,9 @@ def expand_home(config: Any) -> None:
     for name in PATHS:
         if isinstance(data, ConfigDict) and str(data.get(name)).startswith('~'):
             data[name] = os.path.expanduser(data[name])
+    model = config.get('model')
+    if isinstance(model, ConfigDict) and str(model.get('init_from')).startswith('~'):
+        model.init_from = os.path.expanduser(model.init_from)
 
 
 def _place(file: str, error: BaseException) -> str:

@@ -8,7 +8,7 @@ from metasemi_jax.command.signals import end_at_once
 def begin() -> None:
     """Make signals and a poor machine end this program in one line, from its first import on."""
     end_at_once()
-    # Imported after that: a signal may come meanwhile.
+    # Imported now: a signal may come during an import.
     from metasemi_jax.command.machine import check_machine
     from metasemi_jax.errors import UserError
 

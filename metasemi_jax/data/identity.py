@@ -1,4 +1,4 @@
-"""Are these still the images that a run began with?"""
+"""Checksums that tell whether images are still those that a run began with."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ PARTS = ('ids', 'training', 'judged')
 
 
 def data_sha256(dataset: Dataset, held_out: Sequence[str]) -> str:
-    """Sums of a run's data, the same in whatever order and place they lie, decoded or not.
+    """Checksums of a run's data, independent of order, place and decoding.
 
     One of the training ids, those held out and the classes; one of the labels and contents of the training
     images; one of ids, labels and contents of the validation and test images. Contents are what their source

@@ -18,7 +18,7 @@ LOST_AFTER_SECONDS = 30
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connect this process with the others; the first call to JAX. All but the first fall silent.
+    """Connect this process with the others; the first call to JAX. All but the primary process fall silent.
 
     On TPU pods, under SLURM (`srun`) and Open MPI the processes find each other by themselves; elsewhere all
     three arguments are needed. A program alone on its machine does nothing here.
@@ -31,7 +31,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     Raises:
       UserError: some of the arguments but not all, values out of range, or processes that do not answer.
     """
-    given = {'--coordinator': coordinator, '--num_processes': num_processes, '--process_id': process_id}
+    given = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
     missing = [name for name, value in given.items() if value is None]
     alone = len(missing) == len(given) and not _started_as_task()
     if alone and find_spec('libtpu') is None:
@@ -39,9 +39,9 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     if missing and len(missing) < len(given):
         raise UserError(f'{" and ".join(missing)} must be given too; see docs/scaling.md')
     if coordinator and not coordinator.rpartition(':')[2].isdecimal():
-        raise UserError(f'--coordinator={coordinator} must be HOST:PORT of process 0')
+        raise UserError(f'coordinator={coordinator} must be HOST:PORT of process 0')
     if coordinator and not 0 <= process_id < num_processes:
-        raise UserError(f'--process_id={process_id} must be at least 0 and less than {num_processes}')
+        raise UserError(f'process_id={process_id} must be at least 0 and less than {num_processes}')
     try:
         jax.distributed.initialize(
             coordinator,
@@ -55,7 +55,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
             return  # libtpu is installed, but this is no TPU machine
         raise UserError(
             f'the processes did not find each other ({str(error).splitlines()[0]}); start all of them with '
-            'the same --coordinator, each with its own --process_id'
+            'the same coordinator, each with its own process_id'
         ) from error
     if not is_first():
         # Open for as long as the process lives.
@@ -63,7 +63,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Whether this is the primary process, which prints and writes files."""
     return jax.process_index() == 0
 
 
@@ -90,12 +90,12 @@ def failing_together() -> Iterator[None]:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether `flag` is true in any process; all must ask."""
+    """Whether `flag` is true in any process; every process must call this."""
     return flag if jax.process_count() == 1 else bool(_everyones(np.asarray(flag)).any())
 
 
 def of_first(value: np.ndarray) -> np.ndarray:
-    """What process 0 gives; all must ask."""
+    """The value that process 0 gives; every process must call this."""
     return value if jax.process_count() == 1 else _everyones(value)[0]
 
 
@@ -133,7 +133,7 @@ def check_same(what: str, value: str) -> None:
     if len(differing):
         raise UserError(
             f'process {differing[0]} and process 0 do not have the same {what}; start all processes with the '
-            'same flags, on the same data, with a --workdir that they share'
+            'same flags, on the same data, with a workdir that they share'
         )
 
 

@@ -34,9 +34,9 @@ ADVICE = 'Lower optimizer.lr'
 
 
 class Fitted(NamedTuple):
-    """What a fit gives."""
+    """The result of a fit."""
 
-    config: Any  # with what the recipe chose
+    config: Any  # the settings, with those that the recipe chose
     variables: dict  # {'params': ..., 'batch_stats': ...}, NumPy arrays
     input_form: InputForm
     warnings: list[Warned]
@@ -50,7 +50,7 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     Args:
       config: as `make_config` returns it.
       dataset: in memory, without test and validation images.
-      listener: hears how the fit goes.
+      listener: is told of lines and losses; None: nobody is.
 
     Raises:
       UserError: settings that do not fit the data.
@@ -119,13 +119,14 @@ def _train(
 def _shared(config: Any, experiment: Experiment, mesh: Mesh, run: Callable[..., Any]) -> Callable[..., Any]:
     """The jitted step of an earlier fit where it is the same function as `run`: nothing is compiled again.
 
-    All that the step closes over is made from the key's parts; data, seed and state are its arguments.
+    All that the step closes over is made from the key's parts; data with their mean, seed and state are its
+    arguments.
     """
     fields = flatten(config)
     if ':' in config.method.name:
         return run  # a file, which may change
     own = {name: value for name, value in fields.items() if name not in ('seed', *LOCATIONS)}
-    key = (json.dumps(own, sort_keys=True), experiment.model, experiment.input_form, mesh)
+    key = (json.dumps(own, sort_keys=True), experiment.model, mesh)
     shared = _steps(key)
     shared.setdefault('run', run)
     return shared['run']
@@ -143,7 +144,8 @@ def _with_rounded_pools(experiment: Experiment) -> Experiment:
     The step is compiled for their number, and the folds of a cross-validation differ in it by one.
     """
     pipeline = experiment.pipeline
-    data = jax.tree.map(_rounded, pipeline.device_data)
+    *arrays, statistics = pipeline.device_data
+    data = (*map(_rounded, arrays), statistics)
     return experiment._replace(pipeline=pipeline._replace(device_data=data))
 
 

@@ -1,6 +1,7 @@
-"""What hears how a fit goes: nobody, or a progress line."""
+"""Listeners to a fit: one is silent, one prints a progress line."""
 
 import math
+import sys
 
 from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
 
@@ -15,14 +16,14 @@ class Listener:
         """After `step` of `total` steps the mean training loss since the last time was `loss`."""
 
     def tick(self, step: int, total: int) -> None:
-        """Another call is under way, of which nothing is known yet."""
+        """Another call of the step is under way; its loss is not known yet."""
 
 
 class Printer(Listener):
     """Prints lines, and a progress line that is rewritten in place in a terminal."""
 
     def __init__(self):
-        self._progress, self._pace, self._loss = ProgressLine(), None, math.nan
+        self._progress, self._pace, self._loss = ProgressLine(sys.stdout), None, math.nan
         self._ticks = Ticks(in_place=self._progress.in_place)
 
     def say(self, line: str) -> None:

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from metasemi_jax.data.batches.views import make_normalize
+from metasemi_jax.data.batches.views import Statistics, normalize_by, statistics_of
 from metasemi_jax.data.dataset import InputForm
 from metasemi_jax.training.experiment import build_model
 
@@ -29,17 +29,19 @@ def predict_probs(
       examples: [N, ...] as `form` says.
     """
     model, _ = build_model(ml_collections.ConfigDict(config), num_classes)
-    run, variables = _program(model, form), jax.device_put(variables)
+    run, (variables, statistics) = _program(model), jax.device_put((variables, statistics_of(form)))
     parts = []
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
         padding = [(0, BATCH - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        parts.append(run(variables, np.pad(batch, padding))[: len(batch)])
+        parts.append(run(variables, statistics, np.pad(batch, padding))[: len(batch)])
     probs = np.concatenate([np.asarray(part, np.float64) for part in parts])
     return probs / probs.sum(axis=1, keepdims=True)
 
 
 @functools.lru_cache(maxsize=16)
-def _program(model: Any, form: InputForm) -> Callable[[dict, np.ndarray], jax.Array]:
-    to_input = make_normalize(form)
-    return jax.jit(lambda v, examples: jax.nn.softmax(model.apply(v, to_input(examples), train=False)))
+def _program(model: Any) -> Callable[[dict, Statistics, np.ndarray], jax.Array]:
+    def probs(variables: dict, statistics: Statistics, examples: jax.Array) -> jax.Array:
+        return jax.nn.softmax(model.apply(variables, normalize_by(statistics, examples), train=False))
+
+    return jax.jit(probs)

@@ -20,7 +20,7 @@ def mean_teacher(
     """The EMA weights' predictions on one weak view are the targets of another.
 
     The teacher is that before the step, in training mode: it normalises by the batch's statistics. USB trains
-    the *teacher's* logits here, which have no gradient; its published figure is that of labels alone.
+    the *teacher's* logits here, which have no gradient; its published error is that of labels alone.
 
     Args:
       network: the student.

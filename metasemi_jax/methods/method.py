@@ -1,4 +1,4 @@
-"""What a method is, what it may look at, and what it wants the unlabeled images to be called."""
+"""The types of a method: its inputs, its targets for the unlabeled images, its outcome."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class Targets(NamedTuple):
     aux: Aux | None = None  # scalars to log
 
     def add_aux(self, **scalars: Array) -> 'Targets':
-        """The same with more to log."""
+        """These targets with more scalars to log."""
         return self._replace(aux=(self.aux or {}) | scalars)
 
     def student_images(self, batch: Batch) -> Array:

@@ -1,6 +1,6 @@
 """A classifier as two pure functions: all that a method knows of a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ class Network(NamedTuple):
     train_logits: Callable[[Variables, Array, Array | None], tuple[Array, Any]]
 
 
-def as_network(model: Any, *, undropped_statistics: bool = False) -> Network:
+def as_network(model: Any, *, undropped_statistics: bool = False, frozen: Collection[str] = ()) -> Network:
     """The network of a Flax model: `model.apply(variables, images, train=...)` -> logits.
 
     A `Network` is returned as it is. Without a key dropout is off in this package's models; other Flax models
@@ -29,15 +29,25 @@ def as_network(model: Any, *, undropped_statistics: bool = False) -> Network:
       undropped_statistics: take the new running statistics from a pass without dropout. Dropout of whole
         feature maps doubles the variances that the next BatchNorm sees, and evaluation mode does not drop:
         with the usual statistics its predictions are flatter. One forward pass more for each pass.
+      frozen: names of the layers whose parameters get no gradient, and cost no backward pass.
     """
     if isinstance(model, Network):
         return model
 
+    def held(variables: Variables) -> Variables:
+        if not frozen:
+            return variables
+        params = {
+            name: jax.lax.stop_gradient(layer) if name in frozen else layer
+            for name, layer in variables['params'].items()
+        }
+        return variables | {'params': params}
+
     def logits(variables: Variables, images: Array) -> Array:
-        return model.apply(variables, images, train=False)
+        return model.apply(held(variables), images, train=False)
 
     def train_logits(variables: Variables, images: Array, key: Array | None) -> tuple[Array, Any]:
-        rngs = None if key is None else {'dropout': key}
+        variables, rngs = held(variables), None if key is None else {'dropout': key}
         logits, updates = model.apply(variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
         if undropped_statistics and rngs:
             _, updates = model.apply(variables, images, train=True, mutable=['batch_stats'])

@@ -1,4 +1,4 @@
-"""What is logged of a step: losses, and how good the targets of the unlabeled images are."""
+"""The logged metrics of a step: losses, and the quality of the targets of the unlabeled images."""
 
 import jax.numpy as jnp
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean, max_pool
+from metasemi_jax.models.trained_parts import trained_parts
 
 Array = jax.Array
 
@@ -50,21 +51,32 @@ class ResNet(nn.Module):
 
     num_classes: int
     width: int = 64
+    trained_blocks: int | None = None  # the last blocks, the others are frozen; None: everything is trained
     dtype: Dtype = jnp.float32
     # Not fields, hence no options: the depths below set them.
     block = BasicBlock
     stage_sizes = ()
 
+    def parts(self) -> list[tuple[str, ...]]:
+        """Names of the layers before the blocks, of each block, and after the blocks."""
+        blocks = [
+            (f'layer{stage}_{i}',)
+            for stage, size in enumerate(self.stage_sizes, start=1)
+            for i in range(size)
+        ]
+        return [('conv1', 'bn1'), *blocks, ()]
+
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
+        learns = iter([train and trained for trained in trained_parts(self)])
         x = conv(self.width, 7, 2, dtype=self.dtype, name='conv1')(x.astype(self.dtype))
-        x = nn.relu(batch_norm(train, self.dtype, 'bn1')(x))
+        x = nn.relu(batch_norm(next(learns), self.dtype, 'bn1')(x))
         x = max_pool(x, 3, stride=2, padding=1)
         for stage, size in enumerate(self.stage_sizes):
             for i in range(size):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f'layer{stage + 1}_{i}'
-                x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=train)
+                x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=next(learns))
         features = global_mean(x)
         logits = classifier(self.num_classes, self.dtype, features.shape[-1])(features)
         return (logits, features) if return_features else logits

@@ -16,6 +16,7 @@ from metasemi_jax.plan.search import largest_batch
 from metasemi_jax.plan.stand_in import data_of
 from metasemi_jax.plan.step_program import StepProgram, compile_step, lower_step
 from metasemi_jax.training.choices import with_image_size
+from metasemi_jax.training.published_weights import with_normalisation, with_published_network
 
 
 class _Attempt(NamedTuple):
@@ -41,11 +42,14 @@ def make_plan(config: Any, topology: Topology, *, say: Callable[[str], None]) ->
       UserError: settings that do not fit each other, the data or the machine.
     """
     check_config(config)
-    config, _ = with_image_size(config, platform=topology.chip.platform)
+    config, published = with_published_network(config)
+    config, _ = with_image_size(config, published=published is not None, platform=topology.chip.platform)
     # What is compiled for devices that are not here cannot be read back from the cache.
     jax.config.update('jax_enable_compilation_cache', False)
     mesh = make_mesh(absent_devices(topology))
     dataset, split = data_of(config)
+    if published is not None and not dataset.has_features:
+        config = with_normalisation(config, published, dataset.image_shape[-1])
 
     def attempt(config: Any) -> _Attempt:
         program = lower_step(config, dataset, split, mesh)

@@ -72,7 +72,7 @@ class Columns(NamedTuple):
 
 
 class Tally:
-    """What came of the images so far."""
+    """Counts over the images so far."""
 
     def __init__(self):
         self.count = self.known = self.wrong = 0
@@ -177,7 +177,7 @@ def _predict(
     people = sys.stderr if output in STDOUT else sys.stdout
     print(classifier.description, file=people)
     if split:
-        # What loading has to say, too.
+        # Lines that loading prints go there too.
         with contextlib.redirect_stdout(people):
             data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
         if data.changes:

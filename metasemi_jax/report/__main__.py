@@ -7,8 +7,8 @@ Each argument is the folder of a run, or of a sweep (`python -m metasemi_jax.swe
 runs. Runs that differ in the seed alone make one row. Where they differ in another field they are refused,
 and the field is named, except for what the sweep varies or `--by` names: there each value makes a row.
 
-Runs that are not finished are listed and left out. A published figure stands
-beside a row of the same method, network and number of labels, with its program and network named.
+Runs that are not finished are listed and left out. A published error stands beside a row of the same method,
+network and number of labels, with its program and network named.
 """
 
 import sys

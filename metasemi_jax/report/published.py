@@ -6,12 +6,12 @@ from metasemi_jax.methods.titles import method_title
 
 
 class Source(NamedTuple):
-    """Where figures come from."""
+    """Where published metrics come from."""
 
     code: str  # whose program
     network: str
-    how: str  # which of a run's figures were taken
-    column: str  # the heading here that compares
+    how: str  # which metric of a run was taken
+    column: str  # the heading of our metric that compares
     model: str  # the network's name here
     depth: int | None = None  # None: the network has none
 
@@ -82,7 +82,7 @@ PUBLISHED = {
 
 
 def published(fields: dict[str, Any], num_labels: int) -> Published | None:
-    """The published figure of a run's method, with its network and as many labels of its data set.
+    """The published error of a run's method, with its network and as many labels of its data set.
 
     USB's Mean Teacher, Π model, VAT and UDA are not here: its programs for the first and the last differ from
     the methods, see docs/methods.md.

@@ -21,7 +21,7 @@ RECIPE = ('method.', 'optimizer.', 'unlabeled_ratio', 'ema_decay', 'ema_conventi
 
 
 class FinishedRun(NamedTuple):
-    """A run with its figures."""
+    """A run with its metrics."""
 
     folder: Path
     config: dict[str, Any]  # as it is written, flat
@@ -31,7 +31,7 @@ class FinishedRun(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Of one figure over the seeds."""
+    """Mean and deviation of one metric over the seeds."""
 
     mean: float
     std: float | None  # n - 1 in the denominator; None for one seed
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     setting: dict[str, Any]  # the fields that may differ between rows
     seeds: list[int]  # ascending
     figures: dict[str, list[float]]  # percent by protocol, in the order of the seeds; 'test_error_last', ...
-    published: Published | None = None  # the figure of its method, network and number of labels
+    published: Published | None = None  # the error of its method, network and number of labels
     recipe: tuple[str, ...] = ()  # fields in which the methods of the table differ beside their own options
 
 

@@ -30,7 +30,7 @@ def columns(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def lines_of(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
-    """What to call each line, the prefix of its figures, and its row: EMA weights have lines of their own."""
+    """(title, prefix of the metrics, row) of each line: EMA weights have lines of their own."""
     last = f'{error_split(rows)}_error_last'
     return [
         (row.name if not prefix else f'{row.name}, {weights}', prefix, row)
@@ -56,7 +56,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the figures must know, in sentences."""
+    """What a reader of the table must know, in sentences."""
     seeds = [', '.join(map(str, row.seeds)) for row in rows]
     usual = statistics.mode(seeds)
     others = [f'{row.name}: {own}' for row, own in zip(rows, seeds, strict=True) if own != usual]
@@ -71,7 +71,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _sources(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each source of published figures: program, network, and what they compare with."""
+    """A sentence for each source of published errors: program, network, and what they compare with."""
     sentences = []
     found = [row for row in rows if row.published]
     for source in dict.fromkeys(row.published.source for row in found):

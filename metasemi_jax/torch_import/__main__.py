@@ -3,7 +3,7 @@
     python -m metasemi_jax.torch_import model_best.pth --model=conv_large --workdir=runs/official
 
 `--config=configs/cifar10.py` and `--config.FIELD=VALUE` name the experiment, as for `main.py`; by default it
-is `configs/svhn.py`. PyTorch is needed for reading the file, and for nothing else.
+is `configs/svhn.py`. PyTorch is not needed.
 """
 
 import shlex

@@ -1,15 +1,12 @@
 """Checkpoints of the authors' PyTorch program: reading the file, and the optimizer's momentum."""
 
 import math
-import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from metasemi_jax.errors import UserError
+from metasemi_jax.pretrained.torch_file import read_torch
 from metasemi_jax.torch_import.state_dict import convert_state_dict, parameter_keys
 
 IMAGENET_KEYS = {'epoch': 'step', 'state_dict': 'model', 'best_acc1': 'best_acc'}
@@ -26,23 +23,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     refused, and not run.
 
     Raises:
-      UserError: no PyTorch, no such file, or a file with other contents.
+      UserError: no such file, or one with other contents.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f'{path}: there is no such file')
     try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f'{path} needs PyTorch to be read, which is missing: `pip install torch`, the CPU build will do'
-        ) from error
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalar_globals()):
-            warnings.simplefilter('ignore')
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # of every kind: PyTorch reports what the unpickler met
-        raise UserError(f'{path} {_refusal(str(error))}') from error
+        checkpoint = read_torch(path)
+    except ValueError as error:
+        raise UserError(f'{path} {error}') from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror or error})') from error
     if isinstance(checkpoint, Mapping) and {'epoch', 'state_dict'} <= checkpoint.keys():
         checkpoint = rename_imagenet(checkpoint)
     for key in ('step', 'model'):
@@ -93,18 +84,3 @@ def rename_imagenet(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(epochs, int | float) and math.isfinite(epochs):
         renamed['step'] = math.ceil(epochs * IMAGENET_UNLABELED / IMAGENET_BATCH)
     return renamed
-
-
-def _refusal(message: str) -> str:
-    # PyTorch's own words advise to load the file with `weights_only=False`, which is how it would be run.
-    if found := re.search(r'GLOBAL (\S+)', message):
-        return f'would run {found[1]} when loaded; it was not run: a checkpoint must hold weights alone'
-    return 'is no PyTorch checkpoint, or a damaged one'
-
-
-def _numpy_scalar_globals() -> list[Any]:
-    """What a NumPy number among the checkpoint's figures needs; harmless, but not on PyTorch's own list."""
-    scalar = np.float64(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64')]
-    names = ('numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar')
-    return [*((scalar, name) for name in names), np.dtype, *dtypes]

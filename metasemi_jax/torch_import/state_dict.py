@@ -1,4 +1,4 @@
-"""PyTorch state dicts to Flax variables and back, for the nets of the authors' program and torchvision's.
+"""PyTorch state dicts to Flax variables and back: nets of the authors' program, and published ones.
 
 One table of names serves both directions; the shapes come from the Flax modules themselves. PyTorch itself
 is not needed.
@@ -6,6 +6,7 @@ is not needed.
 
 import collections
 import functools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -18,6 +19,8 @@ from flax import traverse_util
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import MODELS, create_model
+from metasemi_jax.models.trained_parts import HEAD
+from metasemi_jax.models.vision_transformer import VisionTransformer
 
 _RESIDUAL = (
     (r'(layer\d)_(\d+)/downsample_conv', r'\1.\2.downsample.0'),
@@ -27,6 +30,21 @@ _RESIDUAL = (
     (r'(conv1|bn1)', r'\1'),
     (r'classifier', 'fc'),
 )
+_EFFICIENTNET = (
+    (r'block_(\d+)/(\w+)', r'_blocks.\1._\2'),
+    (r'bn_stem', '_bn0'),
+    (r'bn_head', '_bn1'),
+    (r'(conv_stem|conv_head)', r'_\1'),
+    (r'classifier', '_fc'),
+)
+_VIT = (
+    (r'block_(\d+)/(norm\d|ls\d)', r'blocks.\1.\2'),
+    (r'block_(\d+)/(attn|mlp)_(\w+)', r'blocks.\1.\2.\3'),
+    (r'patch_embed', 'patch_embed.proj'),
+    (r'norm', 'norm'),
+    (r'classifier', 'head'),
+)
+VISION_TRANSFORMERS = tuple(name for name, kind in MODELS.items() if issubclass(kind, VisionTransformer))
 # Flax module path -> PyTorch module; the first pattern that matches counts.
 _MODULES = {
     'conv_large': (
@@ -34,11 +52,13 @@ _MODULES = {
         (r'(block\d)/bn', r'\1.1'),
         (r'classifier', 'classifier.0'),
     ),
+    'efficientnet_lite0': _EFFICIENTNET,
     'resnet18': _RESIDUAL,
     'resnet50': _RESIDUAL,
     'shake_shake26': _RESIDUAL,
+    **dict.fromkeys(VISION_TRANSFORMERS, _VIT),
 }
-_PARAMETERS = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
+_PARAMETERS = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'gamma': 'gamma'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
 # In which order PyTorch's modules register their children, and hence `model.parameters()` lists them.
 _ORDER = (
@@ -55,6 +75,8 @@ class Sizes(NamedTuple):
     num_classes: int
     width: int
     channels: int
+    depth: int | None = None  # of a vision transformer
+    grid: int | None = None  # of a vision transformer, patches along a side of its images
 
 
 class _Entry(NamedTuple):
@@ -67,7 +89,8 @@ def convert_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict[str, An
 
     Args:
       name: 'conv_large' or 'shake_shake26' as the authors' program names their parameters, 'resnet18' or
-        'resnet50' as torchvision does.
+        'resnet50' as torchvision does, 'efficientnet_lite0' as the efficientnet-lite-pytorch package does, or
+        a vision transformer as timm does.
       state_dict: name -> NumPy array or tensor, on any device. `num_batches_tracked` is ignored, and so is
         the `module.` that DataParallel puts before every name. Class count, width and image channels are
         read from the shapes.
@@ -79,9 +102,41 @@ def convert_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict[str, An
       UserError: an unknown network; a key that is missing, unexpected, wrongly shaped or no floating-point
         array, by its name.
     """
+    return _convert(name, _arrays(name, state_dict), with_head=True)
+
+
+def convert_body(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """`convert_state_dict` without the last linear layer, which the state dict may have or not."""
     arrays = _arrays(name, state_dict)
+    return _convert(name, _split_head(name, arrays)[0], with_head=False)
+
+
+def head_classes(name: str, state_dict: Mapping[str, Any]) -> int | None:
+    """Classes of the last linear layer of a state dict; None where it has none.
+
+    Raises:
+      UserError: its weights and its biases are not of the same classes.
+    """
+    shapes = {key: array.shape for key, array in _split_head(name, _arrays(name, state_dict))[1].items()}
+    counts = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(counts) > 1:
+        raise UserError(f'the last layer is damaged: {", ".join(f"{k!r} {v}" for k, v in shapes.items())}')
+    return counts.pop() if counts else None
+
+
+def _split_head(name: str, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], ...]:
+    keys = {_torch_key(name, ('params', HEAD, leaf)) for leaf in ('kernel', 'bias')}
+    return (
+        {key: array for key, array in arrays.items() if key not in keys},
+        {key: array for key, array in arrays.items() if key in keys},
+    )
+
+
+def _convert(name: str, arrays: Mapping[str, np.ndarray], *, with_head: bool) -> dict[str, Any]:
     sizes = _sizes(name, arrays)
     entries = _entries(name, sizes)
+    if not with_head:
+        entries = {key: entry for key, entry in entries.items() if HEAD not in entry.path}
     _check_keys(name, entries.keys(), arrays.keys())
     for key, entry in entries.items():
         if arrays[key].shape != entry.shape:
@@ -90,7 +145,7 @@ def convert_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict[str, An
                 f'{sizes.num_classes} classes (by its classifier) and width {sizes.width} (by its BatchNorms)'
             )
     flat = {entry.path: _to_flax(arrays[key]) for key, entry in entries.items()}
-    return traverse_util.unflatten_dict(flat)
+    return {'params': {}, 'batch_stats': {}} | traverse_util.unflatten_dict(flat)
 
 
 def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -160,6 +215,8 @@ def _listed(verb: str, keys: list[str]) -> str:
 
 def _sizes(name: str, arrays: Mapping[str, np.ndarray]) -> Sizes:
     """Read what can be read; what is missing or damaged is left for the checks against `_entries` to name."""
+    if name in VISION_TRANSFORMERS:
+        return _transformer_sizes(name, arrays)
     default = Sizes(num_classes=1, width=MODELS[name].width, channels=3)
     usual = _entries(name, default)
     # Every BatchNorm's size is a multiple of the width; most of them are right even if one is damaged.
@@ -178,11 +235,31 @@ def _sizes(name: str, arrays: Mapping[str, np.ndarray]) -> Sizes:
     )
 
 
+def _transformer_sizes(name: str, arrays: Mapping[str, np.ndarray]) -> Sizes:
+    kind = MODELS[name]
+
+    def shape(key: str, ndim: int) -> tuple[int, ...]:
+        found = arrays[key].shape if key in arrays else ()
+        return found if len(found) == ndim else (0,) * ndim
+
+    blocks = {match[1] for key in arrays if (match := re.match(r'blocks\.(\d+)\.', key))}
+    patches = shape('pos_embed', 3)[1] - kind.class_position
+    return Sizes(
+        num_classes=shape('head.weight', 2)[0] or 1,
+        width=shape('cls_token', 3)[2] or kind.width,
+        channels=shape('patch_embed.proj.weight', 4)[1] or 3,
+        depth=len(blocks) or kind.depth,
+        grid=max(1, math.isqrt(max(0, patches))),
+    )
+
+
 @functools.lru_cache(maxsize=16)
 def _entries(name: str, sizes: Sizes) -> dict[str, _Entry]:
     """PyTorch key -> its place and shape, in PyTorch's order."""
-    model = create_model(name, sizes.num_classes, width=sizes.width)
-    images = jnp.zeros((1, 32, 32, sizes.channels))
+    depth = {} if sizes.depth is None else {'depth': sizes.depth}
+    model = create_model(name, sizes.num_classes, width=sizes.width, **depth)
+    side = 32 if sizes.grid is None else sizes.grid * model.patch
+    images = jnp.zeros((1, side, side, sizes.channels))
     shapes = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))
     entries = {}
     for path, leaf in traverse_util.flatten_dict(shapes).items():
@@ -193,6 +270,8 @@ def _entries(name: str, sizes: Sizes) -> dict[str, _Entry]:
 
 def _torch_key(name: str, path: tuple[str, ...]) -> str:
     modules = '/'.join(path[1:-1])
+    if not modules:
+        return path[-1]  # a vision transformer's tokens
     for pattern, replacement in _MODULES[name]:
         if match := re.fullmatch(pattern, modules):
             return f'{match.expand(replacement)}.{(_PARAMETERS | _STATISTICS)[path[-1]]}'

@@ -26,7 +26,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_atomically
 from metasemi_jax.train_step import TrainState
 
-# Of the machine or the user, not of the file.
+# Failures of the machine or the user: the file itself may be whole.
 _PASSING = (
     r'too many open files|cannot allocate memory|out of memory|resource.exhausted|permission.denied|'
     r'input/output error|stale file handle|start new thread'
@@ -37,7 +37,7 @@ class Restored(NamedTuple):
     """A checkpoint read back."""
 
     state: TrainState
-    record: dict[str, Any]  # what the loop keeps beside the arrays; JSON
+    record: dict[str, Any]  # checkpoint metadata: what the loop keeps beside the arrays; JSON
     damaged: dict[int, str]  # newer checkpoints that cannot be read: step -> why
 
 
@@ -56,7 +56,7 @@ def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.Checkpoint
 
     options = ocp.CheckpointManagerOptions(
         preservation_policy=_LatestAndBest(),
-        # Orbax writes metrics only where it is set; without them a resumed process cannot find the best.
+        # Orbax stores metrics only if `best_fn` is set. Without them a resumed process cannot find the best.
         best_fn=lambda metrics: -metrics['error'],
         cleanup_tmp_directories=not read_only,
         create=not read_only,
@@ -137,10 +137,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 class _LatestAndBest:
-    """Orbax's `PreservationPolicy`: the latest two, the best, and what a stop has just saved.
+    """Orbax's `PreservationPolicy`: keeps the latest two, the best, and what a stop has just saved.
 
-    A stop's own checkpoint counts among neither, so that a run which was stopped ends with the checkpoints of
-    an undisturbed one.
+    A stop's own checkpoint counts neither as one of the latest nor as the best, so that a run which was
+    stopped ends with the checkpoints of an undisturbed run.
     """
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
@@ -157,7 +157,7 @@ class _LatestAndBest:
 
 
 def steps_without_listing(folder: Path) -> list[int]:
-    """Steps whose checkpoint has damaged metrics; one of them is enough for Orbax to open none."""
+    """Steps whose checkpoint has damaged metrics. Orbax opens no checkpoint of a folder that holds one."""
     damaged = []
     for path in folder.glob('*/metrics/metrics'):
         try:
@@ -173,7 +173,7 @@ def damaged_folder(folder: Path) -> Path:
 
 
 def set_aside(folder: Path, step: int) -> Path:
-    """Move the damaged checkpoint of `step` out of the run's way, and return where to; nothing is deleted."""
+    """Move the damaged checkpoint of `step` out of the run's way; returns its new place. Deletes nothing."""
     aside = damaged_folder(folder)
     target = next(path for n in itertools.count() if not (path := aside / f'{step}.{n}').exists())
     aside.mkdir(exist_ok=True)
@@ -208,7 +208,7 @@ def save_checkpoint(
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(_tree(state)), record=ocp.args.JsonSave(_signed(state, record))
     )
-    # What a save meets in the background is raised by the next.
+    # The next save raises what this one meets in the background.
     with _unwritten(manager):
         manager.save(step, args=items, metrics=_metrics(error, scheduled))
 
@@ -216,10 +216,10 @@ def save_checkpoint(
 def amend_checkpoint(
     manager: ocp.CheckpointManager, state: TrainState, record: dict[str, Any], *, step: int, error: float
 ) -> None:
-    """Write beside the saved `state` of `step` what became known of it later; its arrays stay untouched.
+    """Write the evaluation of `step` beside its checkpoint, whose arrays stay as they are.
 
-    For a step that was saved before its evaluation, which an undisturbed run evaluates first. The arguments
-    are those of `save_checkpoint`.
+    A stop saves a step before its evaluation; an undisturbed run evaluates first. The arguments are those of
+    `save_checkpoint`.
 
     Raises:
       UserError: it could not be written.
@@ -273,7 +273,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
         steps = ', '.join(f'{step} ({reason})' for step, reason in damaged.items())
         raise UserError(
             f'no checkpoint in {manager.directory} can be read: {steps}; '
-            'put back a good copy, or start again in a new --workdir'
+            'put back a good copy, or start again in a new workdir'
         )
     return None
 
@@ -380,8 +380,15 @@ def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, An
 
 
 def _saved_tree(folder: Path) -> dict[str, Any]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.metadata(folder).item_metadata.tree
+    # Orbax warns that a file is missing which checkpoints of this kind do not have.
+    logger = logging.getLogger('absl')
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.metadata(folder).item_metadata.tree
+    finally:
+        logger.setLevel(before)
 
 
 @functools.cache

@@ -10,29 +10,37 @@ from metasemi_jax.config import flatten
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.data.sources.own_images import image_sides
-from metasemi_jax.training.recipe import Facts, choose, image_size
+from metasemi_jax.models import MODELS
+from metasemi_jax.training.recipe import Facts, choose, image_size, published_image_size
 
 LOOKED_AT = 500  # images
 BLACK = 16  # of 255: the brightest that a black pixel may be
 
 
 def with_image_size(
-    config: Any, sides: tuple[int, int] | None = None, *, platform: str | None = None
+    config: Any,
+    sides: tuple[int, int] | None = None,
+    *,
+    published: bool = False,
+    platform: str | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """`config` with `data.image_size` chosen where it is open (0: the images' own), and the choice.
 
     Args:
       config: settings of the run.
       sides: height and width of images in memory, all of one size, in the place of those at `data.path`.
+      published: whether the run begins with published weights; `model.name` is their network.
       platform: 'cpu', 'gpu' or 'tpu', where the run will be; None: this machine's.
     """
     if config.recipe != 'auto' or config.data.image_size is not None:
         return config, {}
-    size = image_size(
-        image_sides(config.data.path) if sides is None else [sides],
-        one_size=sides is not None or config.data.path.lower().endswith('.npz'),
-        accelerator=_accelerator(platform),
-    )
+    sizes = image_sides(config.data.path) if sides is None else [sides]
+    if published:
+        patch = getattr(MODELS[config.model.name], 'patch', None)
+        size = published_image_size(sizes, patch=patch, accelerator=_accelerator(platform))
+    else:
+        one_size = sides is not None or config.data.path.lower().endswith('.npz')
+        size = image_size(sizes, one_size=one_size, accelerator=_accelerator(platform))
     chosen = {'data.image_size': size}
     return _with_fields(config, chosen), chosen
 

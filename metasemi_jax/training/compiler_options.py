@@ -1,4 +1,4 @@
-"""What XLA is told about compiling the step, beyond its defaults."""
+"""XLA options for the training step, where they differ from the defaults."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ import jax
 # the faster ones. See docs/performance.md.
 _OPTION = 'xla_cpu_experimental_ynn_fusion_type'
 _X86 = {_OPTION: 'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
-# Without it cuDNN may sum a convolution's gradient by atomic additions, in another order each time.
+# Otherwise cuDNN may sum the gradient of a convolution by atomic additions, in another order each time.
 _DETERMINISTIC = 'xla_gpu_exclude_nondeterministic_ops'
 
 
@@ -19,8 +19,8 @@ _DETERMINISTIC = 'xla_gpu_exclude_nondeterministic_ops'
 def step_compiler_options(device: str | None = None) -> dict[str, str | bool] | None:
     """`compiler_options` for `jax.jit` of the step on `device`; None where defaults or XLA_FLAGS stand.
 
-    They change how fast the step is, and its rounding. `device` is 'cpu', 'gpu' or 'tpu'; None: the one of
-    this machine.
+    The options change the speed of the step and its rounding. `device` is 'cpu', 'gpu' or 'tpu'; None: the
+    one of this machine.
     """
     device = device or jax.default_backend()
     if device != 'cpu' or platform.machine() != 'x86_64':

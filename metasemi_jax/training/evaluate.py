@@ -18,7 +18,7 @@ from metasemi_jax.training.compiler_options import deterministic_options
 Array = jax.Array
 
 
-TOP5_CLASSES = 100  # from so many on
+TOP5_CLASSES = 100  # fewest classes for which the top-5 error is reported
 
 
 class EvalData(NamedTuple):
@@ -29,7 +29,7 @@ class EvalData(NamedTuple):
 
 
 class StreamedEvalData(NamedTuple):
-    """A split on disk, or elsewhere: its batches are made anew by every evaluation."""
+    """A split whose batches every evaluation makes anew, as from image files."""
 
     # () -> EvalData of one batch [1, B, ...] each, all of one shape; the last filled up as in `EvalData`
     batches: Callable[[], Iterator[EvalData]]
@@ -58,8 +58,8 @@ def stream_eval_data(images: Any, labels: np.ndarray, *, batch_size: int, mesh: 
 def place_eval_data(images: np.ndarray, labels: np.ndarray, *, batch_size: int, mesh: Mesh) -> EvalData:
     """Place uint8 [N, H, W, C] and int [N] on the devices in batches of about `batch_size`, split among them.
 
-    Every process gives all images, and keeps those of its devices. A batch is no larger than the images are
-    many, and rounded up to what the devices share evenly.
+    Every process gives all images, and keeps those of its devices. A batch is at most as large as the split,
+    rounded up to a multiple of the number of devices.
     """
     size = _shared_size(min(batch_size, len(images)), mesh)
     padding = -len(images) % size
@@ -110,7 +110,7 @@ def make_evaluate(
             return
         previous = None
         for batch in data.batches():
-            # One batch is made while the device is at work on another, no more.
+            # One batch is made while the device works on another; no third one is held.
             jax.block_until_ready(previous)
             previous = batch_metrics(variables, batch, np.int32(0))
             yield previous

@@ -12,15 +12,17 @@ from jax.sharding import Mesh
 
 from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
 from metasemi_jax.data.batches.resident import Pipeline
-from metasemi_jax.data.batches.views import make_normalize
+from metasemi_jax.data.batches.views import make_normalize, statistics_of
 from metasemi_jax.data.dataset import Dataset, InputForm
 from metasemi_jax.data.identity import data_sha256, is_same_data
 from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import Method, as_network, create_method, method_options
 from metasemi_jax.models import create_model, init_variables, variable_shapes
+from metasemi_jax.models.trained_parts import HEAD, frozen_layers
 from metasemi_jax.optimizer import (
     Schedule,
+    by_layer,
     cosine_7_16_schedule,
     make_optimizer,
     warmup_cosine_schedule,
@@ -43,6 +45,7 @@ from metasemi_jax.training.experiment_data import (
 from metasemi_jax.training.image_log import Examples, example_images
 from metasemi_jax.training.multi_step import StepFn
 from metasemi_jax.training.probe import make_probe, place_probe_data
+from metasemi_jax.training.published_weights import with_normalisation, with_published_network
 from metasemi_jax.training.recipe import sentence
 
 Array = jax.Array
@@ -100,9 +103,12 @@ def build_experiment(
       UserError: an unknown name, or settings that do not fit the data.
     """
     size = {}
+    config, published = with_published_network(config)
     if dataset is None:
-        config, size = with_image_size(config)
+        config, size = with_image_size(config, published=published is not None)
         dataset = load_data(config)
+    if published is not None and not dataset.has_features:
+        config = with_normalisation(config, published, dataset.image_shape[-1])
     config, chosen = with_choices(config, dataset)
     chosen = size | chosen
     check_batch_bytes(config, dataset.image_shape)
@@ -118,8 +124,10 @@ def build_experiment(
     }
     to_input = make_normalize(form)
     evaluate = make_evaluate(model, to_input, mesh)
-    probe = make_probe(model, to_input, mesh)
-    probe_data = place_probe_data(dataset.train_images, dataset.train_labels, labeled, drawn, mesh)
+    probe = make_probe(model, mesh)
+    probe_data = place_probe_data(
+        dataset.train_images, dataset.train_labels, labeled, drawn, statistics_of(form), mesh
+    )
     counts = {'labeled': len(labeled), 'unlabeled': len(parts.unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
     }
@@ -177,7 +185,8 @@ def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | Non
     drawn = unlabeled if method.unlabeled else unlabeled[:0]
     form = input_form(config, dataset, np.union1d(labeled, unlabeled))
     pipeline = build_pipeline(config, dataset, labeled, drawn, form, method.second_view)
-    return Parts(model, dtype, method, build_optimizer(config), labeled, unlabeled, drawn, form, pipeline)
+    tx = build_optimizer(config, model)
+    return Parts(model, dtype, method, tx, labeled, unlabeled, drawn, form, pipeline)
 
 
 def _describe(
@@ -198,7 +207,7 @@ def _describe(
 
 def rescheduled(experiment: Experiment, config: Any) -> Experiment:
     """The same experiment with the numbers of steps of `config`, which is otherwise its own."""
-    method, tx = build_method(config, experiment.model), build_optimizer(config)
+    method, tx = build_method(config, experiment.model), build_optimizer(config, experiment.model)
     return experiment._replace(
         config=config, make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor)
     )
@@ -219,22 +228,25 @@ def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int
     """The state of a run of `config`, shapes and dtypes alone: what its checkpoints are restored into."""
     return jax.eval_shape(
         lambda variables: TrainState.create(
-            variables, build_optimizer(config), with_ema=config.ema_decay > 0
+            variables, build_optimizer(config, model), with_ema=config.ema_decay > 0
         ),
         variable_shapes(model, image_shape),
     )
 
 
-def build_optimizer(config: Any) -> optax.GradientTransformation:
-    """The optimizer of `config`, without its learning rate."""
+def build_optimizer(config: Any, model: nn.Module | None = None) -> optax.GradientTransformation:
+    """The optimizer of `config`, without its learning rate; it leaves the frozen layers of `model` alone."""
     optimizer = config.optimizer
-    return make_optimizer(
+    tx = make_optimizer(
         optimizer.name,
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,
         weight_decay=optimizer.weight_decay,
         weight_decay_on=optimizer.weight_decay_on,
     )
+    frozen = frozenset() if model is None else frozen_layers(model)
+    # Runs of versions that had no such field have no such setting.
+    return by_layer(tx, head=HEAD, frozen=frozen, body_lr_scale=optimizer.get('body_lr_scale', 1.0))
 
 
 def _lr_schedule(config: Any, factor: float) -> Schedule:
@@ -258,12 +270,13 @@ def build_method(config: Any, model: nn.Module) -> Method:
     options = {name: value for name, value in config.method.items() if name != 'name' and value is not None}
     if 'total_steps' in method_options(config.method.name):
         options['total_steps'] = config.total_steps
-    network = as_network(model, undropped_statistics=config.undropped_statistics)
+    frozen = frozen_layers(model) if isinstance(model, nn.Module) else frozenset()
+    network = as_network(model, undropped_statistics=config.undropped_statistics, frozen=frozen)
     method = create_method(config.method.name, network, **options)
     if method.teacher and not config.ema_decay:
         raise UserError(
             f'method.name={config.method.name} learns from averaged weights, and ema_decay=0 keeps none; '
-            'add --config.ema_decay=0.999'
+            'add ema_decay=0.999'
         )
     return method
 

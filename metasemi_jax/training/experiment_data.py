@@ -1,4 +1,4 @@
-"""The data of a config: images, their split, the pipeline that feeds the step, and what it is judged by."""
+"""The data of a config: images, split, the pipeline that feeds the step, and the evaluation images."""
 
 import math
 from pathlib import Path
@@ -29,7 +29,7 @@ from metasemi_jax.training.recipe import BATCH_SIZE
 
 # ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
 EVALUATION_RESIZE = 256 / 224
-FLOAT_BYTES = 4  # of a pixel's channel in the step
+FLOAT_BYTES = 4  # bytes of one channel of a pixel in the step
 
 
 def load_data(config: Any) -> Dataset:
@@ -39,7 +39,7 @@ def load_data(config: Any) -> Dataset:
       UserError: data that cannot be had, or images too large for a batch of them.
     """
     data = config.data
-    # Before anything is read: the system would kill the program without a word.
+    # Checked before anything is read: the system would kill the program without a message.
     check_batch_bytes(config, (data.image_size, data.image_size, 3))
     return load_dataset(
         data.name,
@@ -100,7 +100,7 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
         if data.num_labels not in (0, len(named)):
             raise UserError(
                 f'data.split_file={data.split_file} names {len(named):,} images, data.num_labels='
-                f'{data.num_labels}; add --config.data.num_labels={len(named)}'
+                f'{data.num_labels}; add data.num_labels={len(named)}'
             )
     if begun is None:
         return draw_split(
@@ -112,8 +112,8 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
         )
     if named is not None and {*named} != {*begun.labeled, *begun.validation}:
         raise UserError(
-            f'data.split_file={data.split_file} is not the split that this --workdir began with; name '
-            'that file, or another --workdir'
+            f'data.split_file={data.split_file} is not the split that this workdir began with; name '
+            'that file, or another workdir'
         )
     check_labels(dataset, [*begun.labeled, *begun.validation])
     count = len(begun.labeled) + len(begun.validation)
@@ -191,7 +191,7 @@ def build_pipeline(
         return resident_pipeline(dataset, labeled, unlabeled, views=make_views(**augmentation), **common)
     crop = None
     if data.crop == 'resized':
-        # The crop leaves nothing to pad, and the flip is done where it is.
+        # This crop needs no padding, and the host flips the images too.
         crop = HostCrop(CropRange(tuple(data.crop_area), tuple(data.crop_aspect)), data.flip)
         augmentation |= {'pad': 0, 'flip': False}
     workers = available_cores() if data.num_workers is None else data.num_workers

@@ -1,4 +1,4 @@
-"""Images of a run for TensorBoard: what the network is shown at the start, what it predicts at the end."""
+"""Images for TensorBoard: the views of the first step, and predictions after the last one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -132,7 +132,7 @@ def _sheet(cells: list[tuple[np.ndarray, Any]]) -> np.ndarray:
 
 
 def _fitted(text: str, width: Callable[[str], float], pixels: int) -> str:
-    """`text` without as much of its middle as makes it fit; its ends tell class and probability."""
+    """`text` with its middle cut out until it fits; the ends hold class and probability."""
     fitting = text
     for cut in range(1, len(text) - 4):
         if width(fitting) <= pixels:

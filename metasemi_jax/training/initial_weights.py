@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another: `model.init_from`."""
+"""A run that begins with the weights of another, or with published ones: `model.init_from`."""
 
 from typing import Any
 
@@ -7,21 +7,26 @@ import numpy as np
 
 from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier
 from metasemi_jax.errors import UserError
+from metasemi_jax.models.trained_parts import HEAD
+from metasemi_jax.models.vision_transformer import VisionTransformer, resized_positions
+from metasemi_jax.pretrained.weights_file import is_weights_file
 from metasemi_jax.training.experiment import Experiment
+from metasemi_jax.training.published_weights import begin_from_file
 
-HEAD = 'classifier'  # the last linear layer of every network
 SIZES = ('width', 'depth')
 
 
 def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
-    """`experiment` with the weights and running statistics of a trained run in the place of drawn ones.
+    """`experiment` with trained weights and running statistics in the place of drawn ones.
 
-    The last linear layer is taken where the classes are the same; otherwise it stays as it was drawn. Images
-    may have another size. Steps, momentum and learning rate begin anew; averages begin with these weights.
+    Of a file of published weights, all but the last linear layer are taken. Of a run, the last linear layer
+    too where the classes are the same; otherwise it stays as it was drawn. Images may have another size.
+    Steps, momentum and learning rate begin anew; averages begin with these weights.
 
     Args:
       experiment: before its first step.
-      source: folder of a run, or FOLDER:WEIGHTS with a key of `classifier.WEIGHTS`; 'last' by default.
+      source: folder of a run, or FOLDER:WEIGHTS with a key of `classifier.WEIGHTS`; 'last' by default. Or a
+        `.pth` or `.safetensors` file.
 
     Returns:
       The experiment, and one line for people: what was taken.
@@ -29,6 +34,10 @@ def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
     Raises:
       UserError: no such weights, or they do not fit.
     """
+    if is_weights_file(source):
+        name, form = experiment.config.model.name, experiment.input_form
+        state, note = begin_from_file(experiment.state, experiment.model, form, source, name)
+        return experiment._replace(state=state), note
     folder, weights = _parse(source)
     try:
         trained = load_classifier(folder, weights=weights)
@@ -38,10 +47,13 @@ def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
     same_classes = trained.class_names == experiment.class_names
     state = experiment.state
     drawn = {'params': state.params, 'batch_stats': state.batch_stats}
+    variables = jax.device_get(trained.variables)
+    if isinstance(experiment.model, VisionTransformer) and not experiment.model.rotary:
+        variables = _for_image_size(variables, trained, experiment)
     taken = jax.tree.map_with_path(
         lambda path, old, new: old if _is_head(path) and not same_classes else new,
         drawn,
-        jax.device_get(trained.variables),
+        variables,
     )
     # A copy each: the step donates both.
     ema = jax.tree.map(np.copy, taken) if state.ema else state.ema
@@ -79,6 +91,17 @@ def _check_fit(source: str, trained: Classifier, experiment: Experiment) -> None
     old, new = trained.input_form.image_shape[-1], experiment.input_form.image_shape[-1]
     if old != new:
         refuse(f'its images have {old} channels, these have {new}', 'name another run')
+
+
+def _for_image_size(variables: Any, trained: Classifier, experiment: Experiment) -> Any:
+    """A vision transformer's variables with the positions of this run's patches."""
+    patch, shapes = (
+        experiment.model.patch,
+        (trained.input_form.image_shape, experiment.input_form.image_shape),
+    )
+    old, new = ((height // patch, width // patch) for height, width, _ in shapes)
+    positions = resized_positions(variables['params']['pos_embed'], old, new)
+    return variables | {'params': variables['params'] | {'pos_embed': np.asarray(positions)}}
 
 
 def _is_head(path: Any) -> bool:

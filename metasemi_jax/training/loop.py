@@ -23,7 +23,7 @@ from metasemi_jax.distributed.multi_host import (
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.files import write_json
-from metasemi_jax.progress import Pace, ProgressLine, duration
+from metasemi_jax.progress import Pace, ProgressLine, duration, say
 from metasemi_jax.results import reported_weights, summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
@@ -58,6 +58,8 @@ def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -
       UserError: settings, data or a workdir that cannot be used (nothing was written), or a loss that is
         no longer a number.
       SystemExit: SIGTERM or Ctrl-C came; the state was saved. The code is 128 + the signal's number.
+
+    Progress is printed within `progress.speaking()`, as by the command; otherwise the function is silent.
     """
     started = time.perf_counter()
     with naming_lost_peers():
@@ -75,11 +77,11 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
     with failing_together():
         files.check(config)
         results = files.read_results()
-        # A finished run that lacks a file, or has a damaged one, goes through the motions, to get it back; a
-        # longer one goes on.
+        # A finished run that lacks a file, or has a damaged one, passes through all stages, which writes the
+        # file. A run with more total_steps goes on.
         longer = results is not None and results['steps'] < config.total_steps
         finished = results is not None and files.is_described() and not longer
-    check_same('--workdir', str(finished))
+    check_same('workdir', str(finished))
     with failing_together():
         if not finished:
             mesh = make_mesh()
@@ -88,9 +90,9 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
             check_batch_size(config.batch_size, mesh.size)
             if config.model.init_from and not files.saved_steps():
                 experiment, note = begin_from(experiment, config.model.init_from)
-                print(note)
+                say(note)
     if finished:
-        print(f'{files.path}: this run is finished\n{table(results)}')
+        say(f'{files.path}: this run is finished\n{table(results)}')
         return results
     check_same('settings that were chosen', agreed_settings(config))
     check_same('images or split of them', experiment.data_sha256 + experiment.split_sha256)
@@ -104,7 +106,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         with failing_together():
             if is_first():
                 if longer:
-                    # Its figures are of fewer steps than config.json is about to name.
+                    # Its metrics are those of fewer steps than config.json is about to name.
                     files.results.rename(files.path / f'results_{results["steps"]}.json')
                 files.create(
                     config,
@@ -115,23 +117,23 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
                 )
         with failing_together():
             files.check_shared()
-        print(experiment.description)
+        say(experiment.description)
         if experiment.chosen:
-            print(experiment.chosen)
-        figures = _run(config, files, experiment, mesh, started, log_images)
-        results = figures | {
+            say(experiment.chosen)
+        metrics_of_run = _run(config, files, experiment, mesh, started, log_images)
+        results = metrics_of_run | {
             'seed': config.seed,
             'steps': config.total_steps,
             **({'time_budget': config.time_budget} if config.time_budget else {}),
             'split_sha256': experiment.split_sha256,
             'num_held_out': len(experiment.split.validation),
             'reported_weights': reported_weights(
-                figures, ema_decay=config.ema_decay, total_steps=config.total_steps
+                metrics_of_run, ema_decay=config.ema_decay, total_steps=config.total_steps
             ),
         }
         if is_first():
             write_json(files.results, results)
-    print(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
+    say(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
 
 
@@ -142,14 +144,14 @@ def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: 
       UserError: the budget is too short.
     """
     budget = seconds_of(config)
-    print(f'time_budget={config.time_budget}: compiling, and timing some steps ...', flush=True)
+    say(f'time_budget={config.time_budget}: compiling, and timing some steps ...')
     costs = measure(config, experiment, mesh, files.path, budget)
     left = float(of_first(np.asarray(budget - (time.perf_counter() - started))))
     run = plan(recipe_of(config), costs, left)
     with failing_together():
         if is_first():
             keep_plan(files, config, run, costs)
-    print(
+    say(
         f'{run["total_steps"]:,} steps in the {duration(left)} left, of {costs.step:.3g} s each; '
         f'an evaluation ({costs.evaluation:.2g} s) every {run["eval_every"]:,}'
     )
@@ -172,7 +174,7 @@ def _run(
                     advice = f'{MAX_ROLLBACKS} rollbacks did not help: {NEW_RUN}'
                     raise DivergedError(error.what, advice, rollbacks=MAX_ROLLBACKS) from error
                 rollbacks = error.rollbacks + 1
-                print(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}, at half the learning rate')
+                say(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}, at half the learning rate')
                 started = time.perf_counter()
 
 
@@ -209,17 +211,15 @@ def _run_once(
         recorder.say(f'{files.path}: ' + (f'continuing after step {start}' if start else 'starting'))
         evaluation_due = start == config.total_steps or (start and start % config.eval_every == 0)
         if evaluation_due and not recorder.evaluated(start):
-            # It was stopped by a signal before it could, or imported.
+            # A signal stopped the run before this evaluation, or the checkpoint was imported.
             lowest = recorder.evaluate(start, state, experiment.evaluate, experiment.probe)
             if lowest or start == config.total_steps or start % config.checkpoint_every == 0:
                 recorder.amend(start, state)
-        # Closed: its worker processes end.
+        # Closing the generator ends its worker processes.
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
         stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop, log_images)
     if stopped_at < config.total_steps:
-        print(
-            f'{stop.name}: saved after step {stopped_at}; the same command continues from there', flush=True
-        )
+        say(f'{stop.name}: saved after step {stopped_at}; the same command continues from there')
         raise SystemExit(stop.exit_code)
     return summarize(recorder.history) | {
         'rollbacks': recorder.rollbacks,
@@ -245,7 +245,7 @@ def _loop(
     cadences = (config.log_every, config.eval_every, config.checkpoint_every)
     log_images = log_images and jax.process_count() == 1
     if log_images and start == 0:
-        # The stream goes on with this very batch.
+        # The first step trains on this batch too.
         first = next(host_batches)
         host_batches = itertools.chain([first], host_batches)
         shown_rows = first_rows(first)
@@ -287,7 +287,7 @@ def _loop(
         scheduled = last or lowest or step % config.checkpoint_every == 0
         if stopping or scheduled:
             recorder.save(step, state, sums=sums, scheduled=scheduled)
-        # After the save: weights are worth more than pictures, should the disk be full.
+        # After the save: if the disk is full, weights are worth more than pictures.
         if last and log_images:
             recorder.show_images(step, _prediction_sheets(experiment, state))
         if due:

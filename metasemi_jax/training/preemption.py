@@ -92,14 +92,14 @@ class StopRequest:
 
 
 def _several_processes() -> bool:
-    # Asked first whether there can be: counting them would start the accelerator, which a sweep leaves to its
-    # runs.
+    # Counting processes starts the accelerator, which a sweep leaves to its runs. So the question is first
+    # whether there can be several.
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """A request that begins to `listen` when its user says so, and no longer does at the end of the block."""
+    """A request whose user calls `listen`; at the end of the block signals have their old effect again."""
     request = StopRequest()
     try:
         yield request

@@ -1,4 +1,4 @@
-"""The jitted step of a run with what stays on the devices."""
+"""The jitted step of a run, with the data that stay on the devices."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What the network makes of a few training images in evaluation mode: what `watch` judges a run by."""
+"""Metrics of a few training images in evaluation mode, by which `watch` judges a run."""
 
 import functools
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from metasemi_jax.data.batches.views import Statistics, normalize_by
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.network import as_network
@@ -25,10 +26,16 @@ class ProbeData(NamedTuple):
     labeled_images: Array  # uint8 [n, H, W, C]
     labels: Array  # int32 [n]
     unlabeled_images: Array  # uint8 [m, H, W, C], m = 0 where the method looks at none
+    statistics: Statistics  # to normalise them by
 
 
 def place_probe_data(
-    images: Any, labels: np.ndarray, labeled: np.ndarray, unlabeled: np.ndarray, mesh: Mesh
+    images: Any,
+    labels: np.ndarray,
+    labeled: np.ndarray,
+    unlabeled: np.ndarray,
+    statistics: Statistics,
+    mesh: Mesh,
 ) -> ProbeData:
     """Draw up to `PROBED_IMAGES` of each pool and place them on the devices of `mesh`.
 
@@ -36,19 +43,20 @@ def place_probe_data(
       images: training images, an array or `StoredImages`.
       labels: int [N], their labels.
       labeled, unlabeled: positions of the two pools in `images`. Every process draws the same.
+      statistics: as `normalize_by` takes them.
+      mesh: mesh over all devices.
     """
     most = min(PROBED_IMAGES, max(1, PROBED_BYTES // int(np.prod(images.shape[1:]))))
     rng = np.random.default_rng(0)
     drawn = [np.sort(rng.choice(pool, min(most, len(pool)), replace=False)) for pool in (labeled, unlabeled)]
     pixels = [np.asarray(images[positions]) for positions in drawn]
-    return place(ProbeData(pixels[0], labels[drawn[0]].astype(np.int32), pixels[1]), replicated(mesh))
+    data = ProbeData(pixels[0], labels[drawn[0]].astype(np.int32), pixels[1], statistics)
+    return place(data, replicated(mesh))
 
 
 @functools.lru_cache(maxsize=16)
-def make_probe(
-    model: Any, normalize: Callable[[Array], Array], mesh: Mesh
-) -> Callable[[dict, ProbeData], dict[str, float]]:
-    """(variables, data) -> figures of the network, found by forward passes alone.
+def make_probe(model: Any, mesh: Mesh) -> Callable[[dict, ProbeData], dict[str, float]]:
+    """(variables, data) -> metrics of the network, from forward passes alone.
 
     Of the labeled images 'labeled_loss', the mean cross-entropy with running statistics, and
     'batch_statistics_loss', the same with the statistics of these images; neither drops anything. Of the
@@ -57,12 +65,12 @@ def make_probe(
 
     Args:
       model: a Flax model of this package, or a `Network`.
-      normalize: uint8 images -> what the model takes.
       mesh: the devices on which variables and data lie.
     """
     network = as_network(model)
 
-    def figures(variables: dict, data: ProbeData) -> dict[str, Array]:
+    def probe_metrics(variables: dict, data: ProbeData) -> dict[str, Array]:
+        normalize = functools.partial(normalize_by, data.statistics)
         images = normalize(data.labeled_images)
         own = network.logits(variables, images)
         fresh, _ = network.train_logits(variables, images, None)
@@ -79,7 +87,7 @@ def make_probe(
             }
         return found
 
-    run = jax.jit(figures, out_shardings=replicated(mesh), compiler_options=deterministic_options())
+    run = jax.jit(probe_metrics, out_shardings=replicated(mesh), compiler_options=deterministic_options())
     return lambda variables, data: {
         name: float(value) for name, value in jax.device_get(run(variables, data)).items()
     }

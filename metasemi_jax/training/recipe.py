@@ -13,6 +13,7 @@ from metasemi_jax.config import BUDGETED
 from metasemi_jax.methods import method_options
 from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.mlp import MLP
+from metasemi_jax.pretrained.weights_file import is_weights_file
 
 LARGEST = {False: 32, True: 64}  # side of the images, by whether there is an accelerator
 BATCH_SIZE = 64
@@ -24,6 +25,28 @@ EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
 # Forward passes that a step costs, of an image of the batch; 12 are MetaSemi's.
 PASSES = 12
+# With published weights: sides of the images, labeled images a step and steps, by whether there is an
+# accelerator.
+PUBLISHED_SIDES = {False: (64, 64), True: (64, 224)}
+PUBLISHED_BATCH_SIZE = {False: 16, True: 64}
+PUBLISHED_CPU_STEPS = (200, 1000)
+PUBLISHED_ACCELERATOR_STEPS = 5000
+PUBLISHED_LR, LR = 0.01, 0.1
+# Multiply-adds of the forward pass of an image of 224×224, times what the network's small layers make of them
+# on a CPU.
+PUBLISHED_WORK = {
+    'efficientnet_lite0': 1.0e9,
+    'resnet18': 2.9e9,
+    'resnet50': 7.0e9,
+    'vit_s16': 4.6e9,
+    'vit_b16': 18e9,
+    'dinov2_s14': 6e9,
+    'dinov2_s14_registers': 6e9,
+    'dinov2_b14': 24e9,
+    'dinov2_b14_registers': 24e9,
+    'dinov3_s16': 4.6e9,
+    'dinov3_b16': 18e9,
+}
 UNDROPPED = ('conv_small', 'conv_large', 'mlp', 'wide_resnet')  # networks whose dropout is switched off
 
 
@@ -51,6 +74,17 @@ def choose(facts: Facts, fields: Fields) -> dict[str, Any]:
         if fields[name] is None:
             chosen[name] = fields[name] = rule(facts, fields)
     return chosen
+
+
+def published_image_size(sizes: Sequence[tuple[int, int]], *, patch: int | None, accelerator: bool) -> int:
+    """`data.image_size` with published weights, which know larger images than `image_size` chooses.
+
+    The median of the shorter sides, rounded down to a multiple of 32, or of a vision transformer's patch,
+    within `PUBLISHED_SIDES`: small images are enlarged.
+    """
+    least, most = PUBLISHED_SIDES[accelerator]
+    median = sorted(map(min, sizes))[len(sizes) // 2] if sizes else most
+    return max(least, min(most, median)) // (patch or 32) * (patch or 32)
 
 
 def image_size(sizes: Sequence[tuple[int, int]], *, one_size: bool, accelerator: bool) -> int:
@@ -83,21 +117,24 @@ def _dropout(facts: Facts, fields: Fields) -> float | None:
 
 
 def _total_steps(facts: Facts, fields: Fields) -> int:
+    published = _published(fields)
     if facts.accelerator and not _features(facts):
-        return ACCELERATOR_STEPS
+        return PUBLISHED_ACCELERATOR_STEPS if published else ACCELERATOR_STEPS
     images = fields['batch_size'] * (1 + fields['unlabeled_ratio'])
     affordable = min(facts.cores, CORES) * CPU_WORK / (PASSES * images / 2 * _multiply_adds(facts, fields))
     enough = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
-    least, few = CPU_STEPS
+    least, few = PUBLISHED_CPU_STEPS if published else CPU_STEPS
     return _round(max(least, min(affordable, max(few, enough))))
 
 
 def _multiply_adds(facts: Facts, fields: Fields) -> float:
-    """Of the forward pass of one example through conv_small, or the MLP."""
+    """Of the forward pass of one example through conv_small, the MLP, or a published network."""
     if _features(facts):
         width = fields['model.width'] or MLP.width
         return width * (facts.image_shape[0] + width)
     height, width, channels = facts.image_shape
+    if fields.get('model.name') in PUBLISHED_WORK and _published(fields):
+        return PUBLISHED_WORK[fields['model.name']] * height * width / 224**2
     w = fields['model.width'] or ConvSmall.width
     full, half, quarter = w * (channels + w), 6 * w * w, 8 * w * w
     return 9 * height * width * (full + half / 4 + quarter / 16)
@@ -130,6 +167,15 @@ def _pad_mode(facts: Facts, fields: Fields) -> str:
     return 'black' if facts.black_border or _features(facts) else 'reflect'
 
 
+def _batch_size(facts: Facts, fields: Fields) -> int:
+    return PUBLISHED_BATCH_SIZE[facts.accelerator] if _published(fields) else BATCH_SIZE
+
+
+def _published(fields: Fields) -> bool:
+    """Whether the run begins with published weights."""
+    return is_weights_file(fields['model.init_from'])
+
+
 def _features(facts: Facts) -> bool:
     return len(facts.image_shape) == 1
 
@@ -138,8 +184,9 @@ RULES: dict[str, Rule] = {
     'model.name': _model,
     'model.dropout_rate': _dropout,
     'undropped_statistics': lambda facts, fields: bool(fields['model.dropout_rate']),
-    'batch_size': lambda facts, fields: BATCH_SIZE,
+    'batch_size': _batch_size,
     'total_steps': _total_steps,
+    'optimizer.lr': lambda facts, fields: PUBLISHED_LR if _published(fields) else LR,
     'optimizer.warmup_steps': _share(0.05),
     'method.rampup_steps': _rampup,
     'ema_decay': _ema_decay,
@@ -154,4 +201,4 @@ def sentence(chosen: Mapping[str, Any], *, time_budget: bool = False) -> str:
     """One line for people: what was chosen, and how to change it; not what a time budget changes."""
     told = {name: value for name, value in chosen.items() if not (time_budget and name in BUDGETED)}
     values = ', '.join(f'{name}={value}' for name, value in told.items() if value is not None)
-    return f'chosen from the images and the device: {values}; --config.FIELD=VALUE changes one'
+    return f'chosen from the images and the device: {values}; config.FIELD=VALUE changes one'

@@ -1,4 +1,4 @@
-"""What a run keeps of itself: figures, evaluations, checkpoints."""
+"""What a run records: metrics, evaluations, checkpoints."""
 
 import contextlib
 import math
@@ -20,11 +20,11 @@ from metasemi_jax.training.checkpoint import amend_checkpoint, save_checkpoint
 from metasemi_jax.training.run_log import RunLog
 from metasemi_jax.training.watch import Look, Warned, new_warnings
 
-NEW_RUN = 'Start again in a new --workdir with a lower optimizer.lr'
+NEW_RUN = 'Start again in a new workdir with a lower optimizer.lr'
 
 
 class Recorder:
-    """Logs, evaluates and saves when the loop says so; `record` is what a checkpoint keeps of it."""
+    """Logs, evaluates and saves when the loop says so; `record` is its part of a checkpoint."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Recorder:
           split_sha256, data_sha256: kept in every checkpoint.
           started: a `time.perf_counter()`.
           record: metadata of the checkpoint that the run goes on from; None in a new run.
-          rollbacks: rollbacks so far, which each halve the learning rate. The larger of this number and the
-            one in `record` counts: a checkpoint does not know of rollbacks to it.
+          rollbacks: rollbacks so far; each halves the learning rate. The larger of this number and the one
+            in `record` counts: a checkpoint does not know of rollbacks to it.
         """
         self._manager, self._log, self._progress, self._pace = manager, log, progress, pace
         self._total_steps, self._num_classes = total_steps, num_classes
@@ -67,7 +67,7 @@ class Recorder:
         self.looks = [Look(*row) for row in record.get('looks', [])]
         self.warnings = [Warned(*row) for row in record.get('warnings', [])]
         self.rollbacks = max(rollbacks, record.get('rollbacks', 0))
-        # Of the window that a stop cut in two: its sums so far, on the host.
+        # Sums of the window that a stop cut in two, on the host.
         self.window = {name: np.float32(pair) for name, pair in record.get('window', {}).items()}
 
     @property
@@ -76,7 +76,7 @@ class Recorder:
         return self._seconds_before + time.perf_counter() - self._started
 
     def say(self, line: str) -> None:
-        """A line for people, that stays."""
+        """Print a line that stays."""
         self._progress.say(line)
 
     def compiling(self) -> None:
@@ -156,9 +156,9 @@ class Recorder:
         if state.ema:
             weights['ema_'] = state.ema
         for prefix, variables in weights.items():
-            for split, figures in evaluate(variables).items():
-                scalars |= {f'{split}/{prefix}{name}': value for name, value in figures.items()}
-                errors[f'{prefix}{split}_error'] = figures['error']
+            for split, values in evaluate(variables).items():
+                scalars |= {f'{split}/{prefix}{name}': value for name, value in values.items()}
+                errors[f'{prefix}{split}_error'] = values['error']
         self.history.append(Evaluation(step, errors))
         seen = probe(weights[''])
         self._write(step, scalars | {f'probe/{name}': value for name, value in seen.items()})
@@ -229,7 +229,7 @@ class Recorder:
             ) from error
 
     def _last_saved(self) -> str:
-        # One that is being written may yet fail, as what is reported here did.
+        # A checkpoint that is being written may yet fail as well.
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
         saved = self._manager.latest_step()
@@ -238,6 +238,6 @@ class Recorder:
     def _diverged(self, what: str, step: int) -> DivergedError:
         return DivergedError(
             f'{what} at step {step}; {self._last_saved()}',
-            f'{NEW_RUN}, or go on at half the rate with --config.on_nonfinite=rollback',
+            f'{NEW_RUN}, or add on_nonfinite=rollback to go on at half the rate',
             rollbacks=self.rollbacks,
         )

@@ -1,4 +1,4 @@
-"""Where a run goes on from."""
+"""From which checkpoint a run goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from metasemi_jax.distributed.multi_host import failing_together, is_first
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.errors import UserError
+from metasemi_jax.progress import say
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import (
     Restored,
@@ -62,7 +63,7 @@ def _check_new(folder: Path) -> None:
     if aside.exists():
         raise UserError(
             f'no checkpoint is left in {folder}, and what was there lies damaged in {aside}; put back a good '
-            'copy, or start again in a new --workdir'
+            'copy, or start again in a new workdir'
         )
 
 
@@ -71,18 +72,18 @@ def _set_aside(folder: Path, damaged: dict[int, str]) -> None:
         for step, reason in damaged.items():
             if is_first():
                 moved = set_aside(folder, step)
-                print(f'the checkpoint of step {step} cannot be read ({reason}); it was moved to {moved}')
+                say(f'the checkpoint of step {step} cannot be read ({reason}); it was moved to {moved}')
 
 
 def _check_same_data(restored: Restored, experiment: Experiment, folder: Path) -> None:
-    # None: made by torch_import where the images were not at hand, so no split has been used yet.
+    # None: torch_import made the run without the images, so no split has been used yet.
     if restored.record['split_sha256'] not in (None, experiment.split_sha256):
         raise UserError(
             f'labeled_ids.txt beside {folder} is not the split that this run was trained on; '
-            'put the old file back, or use another --workdir'
+            'put the old file back, or use another workdir'
         )
     if not experiment.is_same_data(restored.record.get('data_sha256')):
         raise UserError(
             f'the images have changed since {folder} was begun: some were added, removed, renamed, '
-            'relabeled, replaced or held out; put the old ones back, or use another --workdir'
+            'relabeled, replaced or held out; put the old ones back, or use another workdir'
         )

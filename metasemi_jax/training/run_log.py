@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl and TensorBoard."""
+"""The log of a run: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import io

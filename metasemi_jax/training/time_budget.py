@@ -105,7 +105,7 @@ def begun_plan(files: Workdir, config: Any) -> dict[str, Any] | None:
     ]
     if differing:
         raise UserError(
-            f'--workdir={files.path} holds a run with another config ({"; ".join(differing)}); '
+            f'workdir={files.path} holds a run with another config ({"; ".join(differing)}); '
             'name another folder, or use the same settings to continue that run'
         )
     return begun['run']
@@ -126,7 +126,7 @@ def with_plan(config: Any, run: dict[str, Any]) -> Any:
 
 
 def seconds_of(config: Any) -> float:
-    """The budget."""
+    """The budget of `config` in seconds."""
     return parse_duration(config.time_budget)
 
 

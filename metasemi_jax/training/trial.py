@@ -1,4 +1,4 @@
-"""What a step, an evaluation and a checkpoint take on this machine: some are done, and thrown away."""
+"""Seconds of a step, an evaluation and a checkpoint on this machine, measured on a few of each."""
 
 import contextlib
 import shutil
@@ -98,7 +98,7 @@ def _time_checkpoint(folder: Path, state: Any) -> float:
     trial = folder / '.trial'
     with failing_together():
         if is_first():
-            # What a killed trial has left.
+            # A killed trial leaves its folder behind.
             shutil.rmtree(trial, ignore_errors=True)
     try:
         # The first save takes longer than the others.
@@ -116,7 +116,7 @@ def _time_checkpoint(folder: Path, state: Any) -> float:
 
 @contextlib.contextmanager
 def _without_compilation_cache() -> Iterator[None]:
-    """Compile indeed: the run's own step, of another schedule, is not in the cache either."""
+    """Compile for real: the step of the run has another schedule, and is not in the cache either."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update('jax_enable_compilation_cache', False)
     # JAX looks at the switch once.

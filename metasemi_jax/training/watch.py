@@ -120,7 +120,7 @@ ENTROPY_RISE = (
 )
 CONFIDENCE_FALL = 0.06  # healthy runs: 0.03
 STATISTICS_GAP = 0.3  # nats; healthy runs: at most 1.3 times as much, and 0.15 more
-PROBED_CLASSES = 80  # that as many images as are probed can show
+PROBED_CLASSES = 80  # most classes that the probed images can show
 
 
 def _medians(looks: Sequence[Look], name: str) -> list[float]:

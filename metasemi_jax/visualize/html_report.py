@@ -1,4 +1,4 @@
-"""Pictures, settings and figures as one HTML file that needs no other and asks no network for anything."""
+"""Figures, settings and metrics as one HTML file that needs no other file and no network."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""All that is drawn of a run, gathered while its images are at hand."""
+"""Everything that the figures of a run show, gathered while its images are in memory."""
 
 import contextlib
 import time
@@ -39,7 +39,7 @@ class Reliability(NamedTuple):
 
 
 class Run(NamedTuple):
-    """All that is drawn of a run; its images are let go."""
+    """Everything that the figures of a run show, without its images."""
 
     classifier: Classifier
     fields: dict[str, Any]  # of its config, flat

@@ -1,4 +1,4 @@
-"""The figures that a run has logged, whatever has befallen the file."""
+"""The metrics that a run has logged, read from a file that may be damaged."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from metasemi_jax.training.run_log import read_lines
 
 
 class Series(NamedTuple):
-    """One figure over time."""
+    """One metric over time."""
 
     steps: list[int]  # ascending
     values: list[float]  # finite
@@ -21,7 +21,7 @@ class TrainingLog(NamedTuple):
 
 
 def read_training_log(path: Path) -> TrainingLog:
-    """Every figure of every line that can be read; none where there is no file. The last of a step counts."""
+    """Every metric of every line that can be read; none without a file. The last value of a step counts."""
     values: dict[str, dict[int, float]] = {}
     num_damaged = 0
     for _, entry in read_lines(path):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 Array = jax.Array
 PAD_MODES = ('black', 'reflect')
@@ -34,7 +35,7 @@ def random_flip(images: Array, key: Array) -> Array:
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
-def normalize(images: Array, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
+def normalize(images: Array, *, mean: ArrayLike, std: ArrayLike) -> Array:
     """uint8 [..., C] -> (images/255 - mean)/std, in JAX's default float; `mean` and `std` are of 0 to 1."""
     scale = 1 / (255 * jnp.asarray(std, float))
     shift = jnp.asarray(mean, float) / jnp.asarray(std, float)

@@ -1,5 +1,6 @@
 """From a dataset in memory to the batches of the step."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 from metasemi_jax.batch import Batch
-from metasemi_jax.data.batches.views import Views
+from metasemi_jax.data.batches.views import Views, normalize_by
 from metasemi_jax.data.dataset import Dataset, Images
 from metasemi_jax.data.sampling import sample_stream
 from metasemi_jax.distributed.sharding import process_rows
@@ -66,12 +67,12 @@ def resident_pipeline(
             step += 1
 
     def to_batch(device_data: PyTree, drawn: tuple[Array, Array], key: Array) -> Batch:
-        images, labels, *positions = device_data
+        images, labels, *positions, statistics = device_data
         labeled_index, unlabeled_index = (
             position[index] for position, index in zip(positions, drawn, strict=True)
         )
         return make_batch(
-            views,
+            views._replace(statistics=statistics),
             images[labeled_index],
             labels[labeled_index],
             images[unlabeled_index],
@@ -80,7 +81,7 @@ def resident_pipeline(
             key,
         )
 
-    data = (dataset.train_images, dataset.train_labels, labeled, unlabeled)
+    data = (dataset.train_images, dataset.train_labels, labeled, unlabeled, views.statistics)
     return Pipeline(data, host_batches, to_batch)
 
 
@@ -99,14 +100,15 @@ def make_batch(
     `second` holds the images of the second view; None takes those of the weak view.
     """
     labeled_key, unlabeled_key = jax.random.split(key)
+    normalize = functools.partial(normalize_by, views.statistics)
     strong = None
     if views.second is not None:
         second = unlabeled if second is None else second
-        strong = views.normalize(views.second(second, jax.random.fold_in(unlabeled_key, 1)))
+        strong = normalize(views.second(second, jax.random.fold_in(unlabeled_key, 1)))
     return Batch(
-        labeled_images=views.normalize(views.weak(labeled, labeled_key)),
+        labeled_images=normalize(views.weak(labeled, labeled_key)),
         labels=labels,
-        unlabeled_images=views.normalize(views.weak(unlabeled, unlabeled_key)),
+        unlabeled_images=normalize(views.weak(unlabeled, unlabeled_key)),
         unlabeled_labels=unlabeled_labels,
         strong_images=strong,
         unlabeled_ids=unlabeled_ids,

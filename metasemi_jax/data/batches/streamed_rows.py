@@ -1,4 +1,4 @@
-"""What the worker processes of a streaming pipeline do: decode rows of batches, by their numbers alone.
+"""The work of a streaming pipeline's processes: decode rows of batches, known by their numbers alone.
 
 It imports no JAX. A row is a function of (seed, step) and its place in the batch; which process decodes it,
 and what was decoded before, has no part in it.
@@ -18,7 +18,7 @@ AUGMENTATION = 1
 
 
 class Pool(NamedTuple):
-    """What one part of every batch is drawn from."""
+    """Images from which one part of every batch is drawn."""
 
     positions: np.ndarray  # int [N], in the dataset
     stream: int

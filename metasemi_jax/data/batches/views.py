@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metasemi_jax.data.batches.affine import affine_view
 from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
@@ -18,6 +19,7 @@ from metasemi_jax.data.dataset import InputForm
 
 Array = jax.Array
 Augment = Callable[[Array, Array], Array]
+Statistics = tuple[Array, Array] | tuple[()]  # mean and standard deviation [C] of images; () of features
 # Standard deviations of the noise on standardised features.
 WEAK_NOISE, STRONG_NOISE = 0.1, 0.5
 
@@ -26,7 +28,7 @@ class Views(NamedTuple):
     """The views of the images of a batch."""
 
     weak: Augment  # of labeled and unlabeled images
-    normalize: Callable[[Array], Array]  # uint8 [B, H, W, C] -> float
+    statistics: Statistics  # the arguments of `normalize_by`
     second: Augment | None = None  # of unlabeled images; None: no second view
 
 
@@ -57,7 +59,7 @@ def make_views(
     else:
         strongly = then(weak, functools.partial(rand_augment, variant=strong))
     seconds = {None: None, 'weak': weak, 'strong': strongly}
-    return Views(weak, functools.partial(normalize, mean=mean, std=std), seconds[second])
+    return Views(weak, _statistics(mean, std), seconds[second])
 
 
 def feature_views(second: str | None) -> Views:
@@ -68,17 +70,35 @@ def feature_views(second: str | None) -> Views:
     """
     weak, strong = (functools.partial(_noisy, sigma=sigma) for sigma in (WEAK_NOISE, STRONG_NOISE))
     seconds = {None: None, 'weak': weak, 'strong': strong}
-    return Views(weak, _as_float, seconds[second])
+    return Views(weak, (), seconds[second])
+
+
+def normalize_by(statistics: Statistics, examples: Array) -> Array:
+    """What the network takes of examples: images normalised by `statistics`, features as they are.
+
+    The statistics are values, not constants of a program: one compilation serves images of any mean.
+    """
+    if not statistics:
+        return examples.astype(float)
+    mean, std = statistics
+    return normalize(examples, mean=mean, std=std)
+
+
+def statistics_of(form: InputForm) -> Statistics:
+    """The argument of `normalize_by` for examples in `form`."""
+    return _statistics(form.mean, form.std)
 
 
 @functools.lru_cache(maxsize=64)
 def make_normalize(form: InputForm) -> Callable[[Array], Array]:
-    """What the network takes of examples in `form`; the same function for the same form."""
-    return functools.partial(normalize, mean=form.mean, std=form.std) if form.mean else _as_float
+    """`normalize_by` with the statistics of `form`; the same function for the same form."""
+    return functools.partial(normalize_by, statistics_of(form))
 
 
-def _as_float(features: Array) -> Array:
-    return features.astype(float)
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:
+    # In JAX's default float: the transfer to a device is explicit, and makes no other type of them.
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return (np.asarray(mean, dtype), np.asarray(std, dtype)) if mean else ()
 
 
 def _noisy(features: Array, key: Array, *, sigma: float) -> Array:

@@ -59,7 +59,7 @@ def stream(source: Any, *, num_workers: int) -> Iterator[np.ndarray]:
             raise
         raise UserError(
             f'one of {num_workers} processes that decode images was killed, perhaps for want of memory; the '
-            'same command continues from the last checkpoint, with a smaller --config.data.num_workers='
+            'same command continues from the last checkpoint, with a smaller data.num_workers='
         ) from error
     finally:
         iterator.close()

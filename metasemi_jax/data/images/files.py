@@ -87,7 +87,7 @@ def check_images(files: ImageFiles, *, source: str) -> bool:
         for i, kind in zip(todo, kinds, strict=True):
             good[i], colour[i] = kind is not None, bool(kind)
     finally:
-        # After Ctrl-C too: it may have taken minutes.
+        # After Ctrl-C too: the checks so far may have taken minutes.
         if todo:
             remember(source, keys[good], colour[good])
     _refuse_bad(files, reasons, source)

@@ -1,4 +1,4 @@
-"""TFDS's downloads, seen and bounded: it shows a bar that no log can hold, and waits without limit."""
+"""TFDS's downloads, with progress lines and time limits of ours: TFDS shows bars and waits without limit."""
 
 import contextlib
 import shutil

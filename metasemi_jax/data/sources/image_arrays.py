@@ -206,7 +206,7 @@ def _check_memory(
         raise UserError(
             f'{path}: {count:,} images of {"×".join(map(str, shape[1:]))} take {needed:,} bytes, more than '
             f'data.memory_budget={memory_budget:,}, and an .npz file is read into memory whole; save them as '
-            'image files, which are streamed from disk, or use a larger --config.data.memory_budget='
+            'image files, which are streamed from disk, or use a larger data.memory_budget='
         )
 
 

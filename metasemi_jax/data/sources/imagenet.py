@@ -118,7 +118,7 @@ def _prepare_and_index(
     if lacking:
         raise UserError(
             f'{NAME}: {builder.data_dir} lacks the split {lacking[0]}; delete that folder to prepare it '
-            'again, or use another one with --config.data.data_dir='
+            'again, or use another one with data.data_dir='
         )
     arrays = index_records(builder, TFDS_SPLITS, ImageCounter(line, f'{NAME}: checked'))
     write_cache(cache, arrays, builder.info.features['label'].names)

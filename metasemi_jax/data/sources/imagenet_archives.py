@@ -34,7 +34,7 @@ def check_archives(folder: Path) -> None:
         files = ' and '.join(f'{name} ({sizes[name]} bytes)' for name in missing)
         raise UserError(
             f'imagenet2012: {folder} lacks {files}; get them from {SOURCE} and name their folder with '
-            '--config.data.manual_dir='
+            'data.manual_dir='
         )
     for name in ARCHIVES:
         found = (folder / name).stat().st_size

@@ -48,6 +48,6 @@ def _download(original: Original, folder: Path) -> Path:
     except OSError as error:
         raise UserError(
             f'imagenet2012: {folder} cannot be written ({error.strerror}); use another folder with '
-            '--config.data.data_dir='
+            'data.data_dir='
         ) from error
     return folder / original.name

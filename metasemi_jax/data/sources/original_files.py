@@ -1,4 +1,4 @@
-"""Checks before TFDS is let loose: are the original files there, whole, or else can they be downloaded."""
+"""Checks before TFDS starts: the original files are there and whole, or they can be downloaded."""
 
 import hashlib
 import threading
@@ -82,7 +82,7 @@ def check_network(
         files = ' and '.join(map(Original.describe, missing))
         raise UserError(
             f'{dataset}: cannot download {missing[0].url} ({trouble}); without a network put {files} '
-            f'into {folder}, or into another folder and name it with --config.data.manual_dir='
+            f'into {folder}, or into another folder and name it with data.manual_dir='
         )
 
 

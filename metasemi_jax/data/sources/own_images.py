@@ -20,7 +20,7 @@ from metasemi_jax.errors import UserError, first_ten
 from metasemi_jax.progress import ProgressLine
 
 EVALUATION_SHARE = 32  # of the memory budget
-HASHED_BYTES = 1 << 26  # files of a split that take more are told apart by their sizes
+HASHED_BYTES = 1 << 26  # a split with more bytes is identified by the sizes of its files
 
 
 def load_own_images(
@@ -44,12 +44,12 @@ def load_own_images(
       UserError: naming what is wrong with the images, all of it where many may be.
     """
     if not path:
-        raise UserError('name your images with --config.data.path=: a folder, a .csv or an .npz file')
+        raise UserError('name your images with data.path=: a folder, a .csv or an .npz file')
     source = user_path(path)
     if not source.exists():
-        raise UserError(f'--config.data.path={path}: there is no such folder or file')
+        raise UserError(f'{path}: there is no such folder or file; name your images with data.path=')
     if not source.is_dir() and not source.is_file():
-        raise UserError(f'--config.data.path={path} is neither a folder nor a file; save the images as files')
+        raise UserError(f'{path} is neither a folder nor a file; save the images as files')
     is_csv = source.suffix.lower() == '.csv'
     try:
         if source.is_dir() or is_csv:
@@ -73,7 +73,7 @@ def load_own_images(
             return load_npz(source, image_size=image_size, memory_budget=memory_budget)
     except OSError as error:
         raise UserError(f'{error.filename or source} cannot be read ({error.strerror or error})') from error
-    raise UserError(f'--config.data.path={path} is neither a folder nor a .csv or .npz file')
+    raise UserError(f'{path} is neither a folder nor a .csv or .npz file')
 
 
 def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
@@ -126,7 +126,7 @@ def _dataset(
         )
     )
     if np.prod(images.shape[1:]) * (len(val[0]) + len(test[0])) <= evaluation_budget:
-        # Evaluated again and again.
+        # In memory: every evaluation reads them again.
         val, test = ((np.asarray(pixels), known) for pixels, known in (val, test))
     return Dataset(
         *train,

@@ -27,7 +27,7 @@ def fold_file(name: str, *, data_dir: str = '', manual_dir: str = '') -> Path:
         if archive is None:
             raise UserError(
                 f'data.split_file={name}: the folds of STL-10 are in {ARCHIVE}, which is not there any more; '
-                'put it into a folder and name that with --config.data.manual_dir='
+                'put it into a folder and name that with data.manual_dir='
             )
         with readable_errors(NAME, root, needed='100 kB'):
             keep_folds(root, read_stl10(archive).folds)

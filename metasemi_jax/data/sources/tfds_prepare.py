@@ -187,7 +187,7 @@ def _png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    # Compression would save a quarter of the bytes of so small an image, and take half of the time.
-    # Pillow's grey images have no axis of channels.
+    # Uncompressed: compression saves a quarter of the bytes of so small an image, and takes half of the time.
+    # Pillow takes grey images without a channel axis.
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'PNG', compress_level=0)
     return file.getvalue()

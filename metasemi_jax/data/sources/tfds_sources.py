@@ -75,7 +75,7 @@ def load_tfds(
         else:
             train, test = _stored_images(name, root, arrays)
             if np.prod(test.shape) <= memory_budget // EVALUATION_SHARE:
-                # Evaluated again and again.
+                # In memory: every evaluation reads them again.
                 test = np.asarray(test)
     return Dataset(
         train,

@@ -29,7 +29,7 @@ def check_writable(name: str, folder: Path) -> None:
     except OSError as error:
         raise UserError(
             f'{name}: {error.filename} cannot be written ({error.strerror}); '
-            'use another folder with --config.data.data_dir='
+            'use another folder with data.data_dir='
         ) from error
 
 
@@ -42,7 +42,7 @@ def is_prepared(builder: Any) -> bool:
         raise UserError(
             f'{builder.name}: {builder.data_dir} holds no array_record files '
             f'({", ".join(formats) or "no dataset_info.json"}), and reading others needs TensorFlow; '
-            'delete that folder, or use another one with --config.data.data_dir='
+            'delete that folder, or use another one with data.data_dir='
         )
     return True
 
@@ -57,9 +57,9 @@ def readable_errors(name: str, root: Path, *, needed: str) -> Iterator[None]:
         if error.errno in DISK_FULL:
             raise UserError(
                 f'{name}: {root} has no room ({reason}); it needs {needed} while it is prepared: '
-                'make room, or use another folder with --config.data.data_dir='
+                'make room, or use another folder with data.data_dir='
             ) from error
         raise UserError(
             f'{name}: {error.filename or root} cannot be used ({reason}); check its permissions, '
-            'or name other folders with --config.data.data_dir= and --config.data.manual_dir='
+            'or name other folders with data.data_dir= and data.manual_dir='
         ) from error

@@ -1,11 +1,13 @@
 """The reference runs in tests/data, played through this program.
 
-`python tests/reference_runs.py` writes tests/data/jvp_float64.npz anew: the figures of `convlarge_mixup` with
-the meta-gradient by `jvp` in float64, which the float32 test compares with.
+`python tests/helpers/reference_runs.py` writes tests/data/jvp_float64.npz anew: the figures of
+`convlarge_mixup` with the meta-gradient by `jvp` in float64, which the float32 test compares with.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +20,10 @@ from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
 from metasemi_jax.train_step import metasemi_grads
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parents[1] / 'data'
 NETS = {'convlarge_mixup': 'conv_large', 'convlarge_plain': 'conv_large', 'shake_shake26': 'shake_shake26'}
 JVP_FIGURES = DATA / 'jvp_float64.npz'
+CONVOLUTION = jax.lax.conv_general_dilated
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -114,10 +117,39 @@ def _nhwc(images: np.ndarray, dtype: jnp.dtype) -> jax.Array:
     return jnp.asarray(images.transpose(0, 2, 3, 1), dtype)
 
 
+def convolution_by_products(images, kernel, strides, padding, *, precision=None, **options) -> jax.Array:
+    """`jax.lax.conv_general_dilated` of Flax's `Conv`, as a matrix product for each place of the kernel.
+
+    XLA has no fast convolution of float64 for CPUs: a step of ConvLarge takes 17 s with it, and 3 s so.
+    """
+    assert {*options['lhs_dilation'], *options['rhs_dilation']} == {1}
+    if options['feature_group_count'] != 1:  # small ones, of Shake-Shake's shortcuts
+        return CONVOLUTION(images, kernel, strides, padding, precision=precision, **options)
+    height, width = kernel.shape[:2]
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(images.shape[1:3], (height, width), strides, padding)
+    images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    rows, columns = (
+        1 + (have - need) // stride
+        for have, need, stride in zip(images.shape[1:3], (height, width), strides, strict=True)
+    )
+    down, along = strides
+    return sum(
+        images[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * along + 1 : along]
+        @ kernel[i, j]
+        for i in range(height)
+        for j in range(width)
+    )
+
+
 def figures_of(name: str, *, dtype: jnp.dtype, estimator: str) -> dict[str, np.ndarray]:
     """All steps of a run, stacked as in the reference file."""
     # Flax's BatchNorm promotes float64 with float32, which strict promotion refuses.
-    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion('standard'):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(dtype == jnp.float64))
+        stack.enter_context(jax.numpy_dtype_promotion('standard'))
+        if dtype == jnp.float64:
+            stack.enter_context(mock.patch('jax.lax.conv_general_dilated', convolution_by_products))
         steps = list(play(NETS[name], load(name), dtype=dtype, estimator=estimator))
     return {key: np.stack([figures[key] for figures in steps]) for key in steps[0]}
 

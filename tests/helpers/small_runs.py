@@ -1,6 +1,8 @@
 """Small runs on the real digits, in this process or as a user types them."""
 
+import contextlib
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoin
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.workdir import Workdir
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = {
     'total_steps': 12,
     'batch_size': 8,
@@ -49,6 +51,23 @@ def main_command(*flags):
 
 def run_main(*flags, **kwargs):
     return subprocess.run(main_command(*flags), capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def run_here(*flags, cwd='.'):
+    """`run_main` in this process, which saves two seconds of imports: what it prints and how it ends."""
+    out, err, given = io.StringIO(), io.StringIO(), sys.argv
+    code = 0
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main_of('main')(['main.py', *map(str, flags)])
+    except SystemExit as exit_:
+        code = exit_.code
+    finally:
+        sys.argv = given
+    if isinstance(code, str):
+        err.write(f'{code}\n')
+        code = 1
+    return subprocess.CompletedProcess(flags, code or 0, out.getvalue(), err.getvalue())
 
 
 def main_of(command):

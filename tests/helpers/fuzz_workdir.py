@@ -1,7 +1,7 @@
 """Damages every file of a finished run in every way, and starts every command on it.
 
-    PYTHONPATH=. python tests/fuzz_workdir.py             # everything
-    PYTHONPATH=. python tests/fuzz_workdir.py input.json  # the cases of one file
+    PYTHONPATH=. python tests/helpers/fuzz_workdir.py             # everything
+    PYTHONPATH=. python tests/helpers/fuzz_workdir.py input.json  # the cases of one file
 
 A command must end with one line and the exit code 1, or do its work; and what it does not write stays as it
 was. tests/test_damaged_runs.py takes a few of these cases.

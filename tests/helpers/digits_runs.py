@@ -1,7 +1,7 @@
 """300 steps of each method on real digits, in float64, with a small network and views of its own.
 
-`PYTHONPATH=. python tests/digits_runs.py` writes tests/data/golden_losses.json anew: the losses of the first
-ten steps.
+`PYTHONPATH=. python tests/helpers/digits_runs.py` writes tests/data/golden_losses.json anew:
+the losses of the first ten steps.
 """
 
 import functools
@@ -21,7 +21,7 @@ from metasemi_jax.methods import METHODS, create_method, method_options
 from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.train_step import TrainState, make_train_step
 
-GOLDEN = Path(__file__).parent / 'data' / 'golden_losses.json'
+GOLDEN = Path(__file__).parents[1] / 'data' / 'golden_losses.json'
 GOLDEN_STEPS, TOTAL_STEPS = 10, 300
 LABELED_PER_CLASS, NUM_CLASSES, BATCH_SIZE = 2, 10, 16
 # All other methods run with the published settings, their defaults. MixMatch's weight of 75, reached after a

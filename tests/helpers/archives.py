@@ -202,8 +202,7 @@ def expect_archives(monkeypatch, name, folder, *, base_url=None):
 # What a fresh interpreter does before the user's command: no TensorFlow, and the tiny archives' sums.
 PRELUDE = """
 import resource, runpy, sys
-tests, name, folder, max_file_bytes, *sys.argv = sys.argv[1:]
-sys.path[:0] = [tests, tests.rpartition('/')[0]]
+name, folder, max_file_bytes, *sys.argv = sys.argv[1:]
 from pytest import MonkeyPatch
 from archives import expect_archives, hide_tensorflow
 hide_tensorflow(MonkeyPatch())
@@ -217,8 +216,9 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 def command(name, folder, script, *flags, max_file_bytes=0):
     """`python SCRIPT FLAGS` where TFDS expects the archives in `folder`, and longer files fail."""
-    prelude = [sys.executable, '-c', PRELUDE, str(Path(__file__).parent), name, str(folder)]
-    return [*prelude, str(max_file_bytes), str(script), *map(str, flags)]
+    here = Path(__file__).parent
+    program = ['env', f'PYTHONPATH={here}:{here.parents[1]}', sys.executable, '-c', PRELUDE]
+    return [*program, name, str(folder), str(max_file_bytes), str(script), *map(str, flags)]
 
 
 IMAGENET_CLASSES = ('n01440764', 'n01739381', 'n02105855')

@@ -1,0 +1,1 @@
+"""Published weights: files read as data alone, their network recognised, and converted to Flax."""

@@ -1,0 +1,164 @@
+"""A run that begins with published weights: `model.init_from=FILE`.
+
+The network and the normalisation are those of the weights. What the file decides stands in config.json: a run
+that goes on, and whoever uses its network, needs the file no more.
+"""
+
+import copy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.errors import UserError
+from metasemi_jax.models.trained_parts import HEAD
+from metasemi_jax.models.vision_transformer import resized_positions
+from metasemi_jax.pretrained.networks import Published, as_published
+from metasemi_jax.pretrained.weights_file import is_weights_file, read_weights
+from metasemi_jax.train_step import TrainState
+
+# Flax's names of the first layer of the networks, which sees the images' channels.
+FIRST = ('conv1', 'conv_stem', 'patch_embed')
+
+
+def load_published(source: str) -> Published:
+    """The weights of the file that `model.init_from` names.
+
+    Raises:
+      UserError: the file cannot be used.
+    """
+    try:
+        weights = read_weights(source)
+    except UserError as error:
+        raise UserError(f'model.init_from={error}') from error
+    try:
+        return as_published(weights)
+    except UserError as error:
+        raise UserError(f'model.init_from={source} {error}') from error
+
+
+def with_published_network(config: Any) -> tuple[Any, Published | None]:
+    """`config` with the network and the sizes of the file of `model.init_from`, where they are open.
+
+    Returns:
+      The config and the weights; None without such a file, and where the config names all that the file
+      decides, as that of a run that has begun.
+
+    Raises:
+      UserError: a file that cannot be used, or one of another network than `model.name`.
+    """
+    source = config.model.init_from
+    if not is_weights_file(source) or (config.model.name and len(config.data.mean)):
+        return config, None
+    published = load_published(source)
+    name = config.model.name or published.name
+    check_network(source, published, name)
+    config = copy.deepcopy(config)
+    config.model.name = name
+    for size, number in published.sizes.items():
+        if config.model[size] is None:
+            config.model[size] = number
+    return config, published
+
+
+def check_network(source: str, published: Published, name: str) -> None:
+    """Refuse weights of another network than `name`."""
+    if name != published.name:
+        raise UserError(
+            f'model.init_from={source} is a {published.name}, and model.name={name}; '
+            f'add --config.model.name={published.name}'
+        )
+
+
+def with_normalisation(config: Any, published: Published, channels: int) -> Any:
+    """`config` with `data.mean` and `data.std` of the weights where they are open.
+
+    Grey images have the means of the three channels.
+    """
+    if len(config.data.mean):
+        return config
+    config = copy.deepcopy(config)
+    config.data.mean, config.data.std = _normalisation(published, channels)
+    return config
+
+
+def _normalisation(published: Published, channels: int) -> tuple[tuple[float, ...], ...]:
+    return _of_channels(published.mean, channels), _of_channels(published.std, channels)
+
+
+def _of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    values = values if channels == len(values) else (sum(values) / len(values),) * channels
+    return tuple(round(value, 6) for value in values)
+
+
+def begin_from_file(
+    state: TrainState, model: Any, form: InputForm, source: str, name: str
+) -> tuple[TrainState, str]:
+    """`state` before its first step with the weights of a file, but for the last linear layer.
+
+    Args:
+      state: drawn weights.
+      model: the network that they are of.
+      form: shape and normalisation of the run's images.
+      source, name: `model.init_from` and `model.name`.
+
+    Returns:
+      The state, and one line for people.
+
+    Raises:
+      UserError: a file that cannot be used, or does not fit.
+    """
+    published = load_published(source)
+    check_network(source, published, name)
+    body, (height, width, channels) = published.body, form.image_shape
+    params = dict(body['params'])
+    if channels not in (1, 3):
+        raise UserError(
+            f'model.init_from={source} does not fit: it takes images of 3 channels, these have {channels}'
+        )
+    if channels == 1:
+        params = _for_grey(params)
+    if published.grid is not None:
+        grid = height // model.patch, width // model.patch
+        old = published.grid, published.grid
+        params['pos_embed'] = np.asarray(resized_positions(params['pos_embed'], old, grid))
+    drawn = {'params': state.params, 'batch_stats': state.batch_stats}
+    new = {'params': params, 'batch_stats': body['batch_stats']}
+    new['params'][HEAD] = state.params[HEAD]
+    _check_sizes(source, drawn, new)
+    new = jax.tree.map(lambda old, leaf: np.asarray(leaf, old.dtype), drawn, new)
+    ema = jax.tree.map(np.copy, new) if state.ema else state.ema
+    return state.replace(**new, ema=ema), (
+        f'model.init_from: {name} of {source}, but for the last layer, of {published.head_classes or "no"} '
+        f'classes there; {_told(published, form)}'
+    )
+
+
+def _told(published: Published, form: InputForm) -> str:
+    mean, std = _normalisation(published, form.image_shape[-1])
+    if np.allclose([form.mean, form.std], [mean, std], atol=5e-3):
+        return f'normalisation of the weights, data.mean={form.mean} and data.std={form.std}'
+    return f'data.mean={form.mean} and data.std={form.std} are given, those of the weights: {mean} and {std}'
+
+
+def _for_grey(params: dict[str, Any]) -> dict[str, Any]:
+    """The network for grey images: what it makes of a colour image of three equal channels."""
+    (first,) = [name for name in FIRST if name in params]
+    layer = dict(params[first])
+    layer['kernel'] = np.sum(layer['kernel'], axis=2, keepdims=True, dtype=np.float32)
+    return params | {first: layer}
+
+
+def _check_sizes(source: str, drawn: Any, new: Any) -> None:
+    here, there = (
+        {jax.tree_util.keystr(path, simple=True, separator='/'): jnp.shape(leaf) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (drawn, new))
+    )
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise UserError(
+                f'model.init_from={source} does not fit: {name} is {there.get(name)} there, {here.get(name)} '
+                'here; leave model.width and model.depth to the file'
+            )
