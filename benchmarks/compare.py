@@ -1,20 +1,22 @@
 """Every method, with and without the meta-gradient, at equal computation: a Markdown table.
 
-    python -m benchmarks.compare --data=digits --num_labels=20 --workdir=runs/compare_digits_20
+    python -m benchmarks.compare --data=digits --num_labels=20 --workdir=runs/digits_20
     python -m benchmarks.compare --data=FILE.npz --num_labels=100 --image_size=14 --workdir=runs/mnist_100
-    python -m benchmarks.compare --data=digits --num_labels=20 --methods=metasemi,fixmatch+meta --workdir=...
+    python -m benchmarks.compare --methods=metasemi,fixmatch+meta --num_labels=20 --workdir=runs/digits_20
 
-The same network, batches, crops, strong view, optimizer and number of forward passes for all; what differs is
-the method, its options as published, and with its cost the number of steps. Every run is a folder in
-`--workdir` as `python main.py` makes it. A finished one is not trained again, so that the same command goes on
-where it was, and several may share the work by `--methods`. The table has all that are finished.
+All have the same network, batches, crops, strong view, optimizer and number of forward passes. The method
+differs, with the options that it was published with, and the number of steps, which its cost decides.
 
-FILE.npz has x and y, all labels known, and x_test and y_test, see docs/own_images.md; each seed draws its own
-labeled images.
+Every run is a folder below `--workdir`, as `python main.py` makes it. A finished run is not trained again, so
+the same command goes on where it was. Processes with other `--methods` may share the work. The table has all
+runs that are finished.
+
+FILE.npz has x and y, every label known, and x_test and y_test, see docs/own_images.md. Each seed draws its
+own labeled images.
 """
 
 import contextlib
-import os
+import functools
 import statistics
 import sys
 from pathlib import Path
@@ -24,24 +26,28 @@ from absl import flags
 
 from metasemi_jax.cli import run_command
 from metasemi_jax.errors import UserError
+from metasemi_jax.methods import METHODS, method_options
 
 _DATA = flags.DEFINE_string('data', 'digits', 'digits, digits_dev, or an .npz file.')
 _LABELS = flags.DEFINE_integer('num_labels', 20, 'Labeled images in all.', lower_bound=1)
 _SIZE = flags.DEFINE_integer('image_size', 0, 'Side that the images of a file are resized to; 0: their own.')
-_METHODS = flags.DEFINE_list('methods', None, "Rows; by default all. 'NAME+meta' has the meta-gradient.")
+_METHODS = flags.DEFINE_list('methods', None, "Rows, by default all; 'NAME+meta' has the meta-gradient.")
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2', '3', '4'], 'Each draws labeled images, weights, batches.')
-_PASSES = flags.DEFINE_integer('passes', 8000, 'Forward passes of 64 images that a run may cost.')
+_PASSES = flags.DEFINE_integer(
+    'passes', 5000, 'Forward passes of 64 images that a run may cost.', lower_bound=1000
+)
 _RATIO = flags.DEFINE_integer('unlabeled_ratio', 1, 'Unlabeled images for each labeled one.', lower_bound=1)
 _LR = flags.DEFINE_float('lr', 0.1, 'Highest learning rate.')
-_SET = flags.DEFINE_list('set', [], "Options of the methods, as 'consistency_weight=10'.")
+_WEIGHT = flags.DEFINE_float('consistency_weight', None, 'Of every method; by default its own.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs.', required=True)
+
 BATCH_SIZE = 64
-SHAPE_FOR_COST, CLASSES = (16, 16, 1), 10  # the count in forward passes hardly depends on them
-# Weights of squared errors, published for runs of a million steps; chosen on held-out images, docs/results.md.
+FORM, CLASSES = (16, 16, 1), 10  # for the count of FLOPs; in forward passes it hardly depends on them
+# Published for runs of up to a million steps: 30, 50, 75. Chosen on held-out images, see docs/results.md.
 CONSISTENCY_WEIGHTS = {'temporal_ensembling': 10.0, 'mean_teacher': 10.0, 'mixmatch': 10.0}
 
 
-class Variant(NamedTuple):
+class Row(NamedTuple):
     """A row of the table."""
 
     label: str
@@ -49,78 +55,79 @@ class Variant(NamedTuple):
     options: dict[str, Any]
 
 
-def variants() -> list[Variant]:
+class Shared(NamedTuple):
+    """Settings that all rows share."""
+
+    data: str
+    num_labels: int
+    image_size: int = 0
+    passes: int = 5000
+    unlabeled_ratio: int = 1
+    lr: float = 0.1
+    consistency_weight: float | None = None
+
+
+def rows() -> list[Row]:
     """Every method, plain and with the meta-gradient.
 
-    MetaSemi has it anyway, without it is mix-up alone; `metasemi_strong` are the two departures of
-    configs/folder.py.
+    MetaSemi without it is mix-up alone. `metasemi_strong` has the two departures of configs/folder.py.
     """
-    from metasemi_jax.methods import METHODS, method_options
-
-    rows = []
+    found = []
     for name in METHODS:
         if name == 'metasemi':
-            rows.append(Variant('mixup_only', name, {'meta': False}))
-            rows.append(Variant('metasemi', name, {}))
-            strong = {'second_view': 'strong', 'temperature': 0.5}
-            rows.append(Variant('metasemi_strong', name, strong))
+            found.append(Row('mixup_only', name, {'meta': False}))
+            found.append(Row('metasemi', name, {}))
+            found.append(Row('metasemi_strong', name, {'second_view': 'strong', 'temperature': 0.5}))
             continue
-        rows.append(Variant(name, name, {}))
+        found.append(Row(name, name, {}))
         if 'meta' in method_options(name):
-            rows.append(Variant(f'{name}+meta', name, {'meta': True}))
-    return rows
+            found.append(Row(f'{name}+meta', name, {'meta': True}))
+    return found
 
 
-def make_config(variant: Variant, seed: int) -> Any:
-    """The run of `variant` with the settings that all share."""
+def make_config(row: Row, shared: Shared, seed: int) -> Any:
+    """The config of one run."""
     from configs import default
 
-    config = default.get_config(variant.method)
+    config = default.get_config(row.method)
     config.seed = seed
-    config.batch_size, config.unlabeled_ratio, config.ema_decay = BATCH_SIZE, _RATIO.value, 0.99
-    config.data.num_labels = _LABELS.value
-    if _DATA.value.endswith('.npz'):
-        config.data.name, config.data.path = 'own_images', str(Path(_DATA.value).absolute())
-        config.data.image_size, config.data.pad = _SIZE.value, 2
+    config.batch_size, config.unlabeled_ratio = BATCH_SIZE, shared.unlabeled_ratio
+    config.ema_decay = 0.99
+    config.data.num_labels = shared.num_labels
+    if shared.data.endswith('.npz'):
+        config.data.name, config.data.path = 'own_images', str(Path(shared.data).absolute())
+        config.data.image_size, config.data.pad = shared.image_size, 2
     else:
-        config.data.name, config.data.pad = _DATA.value, 1
+        config.data.name, config.data.pad = shared.data, 1
     config.data.strong = 'affine'
     config.model.name, config.model.dropout_rate = 'conv_small', 0.0
-    if variant.method in CONSISTENCY_WEIGHTS:
-        config.method.consistency_weight = CONSISTENCY_WEIGHTS[variant.method]
-    for name, value in variant.options.items():
+    weight = shared.consistency_weight or CONSISTENCY_WEIGHTS.get(row.method)
+    if weight is not None:
+        config.method.consistency_weight = weight
+    for name, value in row.options.items():
         config.method[name] = value
-    for text in _SET.value:
-        name, _, value = text.partition('=')
-        config.method[name] = float(value)
-    steps = _steps(variant)
-    config.total_steps = steps
-    if variant.method == 'metasemi':
+
+    steps = round(shared.passes / passes_of_step(row, shared.unlabeled_ratio))
+    config.total_steps = config.eval_every = config.checkpoint_every = steps
+    if row.method == 'metasemi':
         config.method.rampup_steps = steps // 10
-    config.optimizer.lr, config.optimizer.weight_decay = _LR.value, 5e-4
+    config.optimizer.lr, config.optimizer.weight_decay = shared.lr, 5e-4
     config.optimizer.schedule, config.optimizer.warmup_steps = 'cosine', steps // 20
-    config.eval_every = config.checkpoint_every = steps
     return config
 
 
-def _steps(variant: Variant) -> int:
+def passes_of_step(row: Row, unlabeled_ratio: int) -> float:
+    """What a step costs, in forward passes of the labeled images."""
+    return _passes_of_step(row.method, unlabeled_ratio, tuple(sorted(row.options.items())))
+
+
+@functools.cache
+def _passes_of_step(method: str, unlabeled_ratio: int, options: tuple[tuple[str, Any], ...]) -> float:
     from benchmarks.forward_passes import forward_passes
     from metasemi_jax.models import create_model
 
-    key = (variant.label, _RATIO.value)
-    if key not in _costs:
-        _costs[key] = forward_passes(
-            variant.method,
-            create_model('conv_small', CLASSES),
-            SHAPE_FOR_COST,
-            CLASSES,
-            _RATIO.value,
-            **variant.options,
-        )
-    return round(_PASSES.value / _costs[key])
-
-
-_costs: dict[tuple[str, int], float] = {}
+    model = create_model('conv_small', CLASSES)
+    return forward_passes(method, model, FORM, CLASSES, unlabeled_ratio, **dict(options))
 
 
 def main() -> None:
@@ -128,45 +135,50 @@ def main() -> None:
     from metasemi_jax.training.loop import train_and_evaluate
     from metasemi_jax.workdir import Workdir
 
-    rows = variants()
-    wanted = _METHODS.value or [row.label for row in rows]
-    if unknown := sorted({*wanted} - {row.label for row in rows}):
-        raise UserError(f"--methods: '{unknown[0]}' is none of {', '.join(row.label for row in rows)}")
+    known = rows()
+    wanted = _METHODS.value or [row.label for row in known]
+    if unknown := sorted({*wanted} - {row.label for row in known}):
+        raise UserError(f"--methods: '{unknown[0]}' is none of {', '.join(row.label for row in known)}")
+    shared = Shared(
+        _DATA.value,
+        _LABELS.value,
+        _SIZE.value,
+        _PASSES.value,
+        _RATIO.value,
+        _LR.value,
+        _WEIGHT.value,
+    )
     enable_compilation_cache()
     folder = Path(_WORKDIR.value)
-    for row in rows:
+    for row in known:
         for seed in map(int, _SEEDS.value if row.label in wanted else ()):
             files = Workdir(folder / f'{row.label},seed={seed}')
             if files.read_results() is not None:
                 continue
             files.path.mkdir(parents=True, exist_ok=True)
             with (files.path / 'log.txt').open('a') as log, contextlib.redirect_stdout(log):
-                results = train_and_evaluate(make_config(row, seed), str(files.path))
+                results = train_and_evaluate(make_config(row, shared, seed), str(files.path))
             print(f'{files.path.name}: {results["ema_test_error_last"]:.2f}%', flush=True)
-    print('\n' + table(folder, rows))
+    print(f'\n{table(folder, known)}')
 
 
-def table(folder: Path, rows: list[Variant]) -> str:
-    """Test error of the averaged weights after the last step, mean ± standard deviation, and each seed."""
+def table(folder: Path, known: list[Row]) -> str:
+    """Test error of the averaged weights after the last step: mean ± standard deviation, and each seed."""
     from metasemi_jax.workdir import Workdir
 
     lines = ['| test error, % | steps | mean | each seed |', '|---|---|---|---|']
-    for row in rows:
-        found = {}
-        for path in folder.glob(f'{row.label},seed=*'):
-            results = Workdir(path).read_results()
-            if results is not None:
-                found[results['seed']] = results
-        if not found:
+    for row in known:
+        results = [Workdir(path).read_results() for path in folder.glob(f'{row.label},seed=*')]
+        finished = sorted((found for found in results if found), key=lambda found: found['seed'])
+        if not finished:
             continue
-        errors = [found[seed]['ema_test_error_last'] for seed in sorted(found)]
+        errors = [found['ema_test_error_last'] for found in finished]
         deviation = f' ± {statistics.stdev(errors):.1f}' if len(errors) > 1 else ''
+        each = ' '.join(f'{error:.1f}' for error in errors)
         mean = f'{statistics.mean(errors):.1f}{deviation}'
-        steps = next(iter(found.values()))['steps']
-        lines.append(f'| {row.label} | {steps} | {mean} | {" ".join(f"{error:.1f}" for error in errors)} |')
+        lines.append(f'| {row.label} | {finished[0]["steps"]} | {mean} | {each} |')
     return '\n'.join(lines)
 
 
 if __name__ == '__main__':
-    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     run_command(main, sys.argv)

@@ -246,8 +246,19 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _axes(examples: Any) -> int:
-    # A sparse matrix and a data frame have it too; a list becomes an array for it.
-    return examples.ndim if hasattr(examples, 'ndim') else np.ndim(np.asarray(examples, object))
+    """Number of axes of an array, a sparse matrix, a data frame or a list.
+
+    Raises:
+      ValueError: a list of arrays of several shapes.
+    """
+    if hasattr(examples, 'ndim'):
+        return examples.ndim
+    if isinstance(examples, list | tuple):
+        shapes = {getattr(example, 'shape', None) for example in examples}
+        if len(shapes) > 1 and None not in shapes:
+            first, second = sorted(map(list, shapes))[:2]
+            raise ValueError(f'the samples of X are of shapes {first} and {second}; resize them to one shape')
+    return np.ndim(np.asarray(examples, object))
 
 
 @contextlib.contextmanager

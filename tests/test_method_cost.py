@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from benchmarks.method_cost import forward_passes
+from benchmarks.forward_passes import forward_passes
 from metasemi_jax.models import create_model
 
 cost = functools.partial(forward_passes, shape=(16, 16, 3), num_classes=4)

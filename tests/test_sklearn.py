@@ -200,6 +200,7 @@ def test_what_lies_beyond_the_range_is_cut():
         ({'total_steps': 0}, 'total_steps=0 must be more than 0'),
         ({'time_budget': 'soon'}, 'time_budget=soon must be a time'),
         ({'settings': {'optimizer.rl': 1}}, r"settings\['optimizer.rl'\] is no field .* 'optimizer.lr'\?"),
+        ({'settings': ['optimizer.lr']}, r"settings=\['optimizer.lr'\] must be a dict"),
         ({'settings': {'seed': 1}}, 'is the parameter random_state'),
         ({'settings': {'data.path': 'x'}}, 'means nothing for arrays'),
         ({'settings': {'method.radius': 1.0}}, "method.name=metasemi has no option 'radius'"),
@@ -227,6 +228,7 @@ def test_bad_parameters(blobs, options, message):
         (np.full((4, 5, 5), np.nan), [0, 1, 0, 1], 'contains NaN'),
         (np.zeros((4, 5, 5)), [0, 1, 0], 'inconsistent numbers of samples'),
         (np.zeros((4, 2, 2, 2, 2)), [0, 1, 0, 1], 'X must be features'),
+        ([np.zeros((5, 5)), np.zeros((5, 4))], [0, 1], r'of shapes \[5, 4\] and \[5, 5\]; resize them'),
     ],
 )
 def test_bad_arrays(X, y, message):

@@ -51,7 +51,10 @@ def make_config(given: Mapping[str, Any], settings: Mapping[str, Any] | None) ->
     Raises:
       UserError: an unknown field, or a value that no run can have.
     """
-    settings = dict(settings or {})
+    settings = {} if settings is None else settings
+    if not isinstance(settings, Mapping):
+        raise UserError(f"settings={settings!r} must be a dict, as {{'optimizer.lr': 0.03}}")
+    settings = dict(settings)
     for name in settings:
         _check_name(str(name))
     given = {name: value for name, value in given.items() if value is not None}
