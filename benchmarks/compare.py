@@ -19,14 +19,24 @@ import contextlib
 import functools
 import statistics
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
+from benchmarks.forward_passes import forward_passes
+from configs import default
 from metasemi_jax.cli import run_command
-from metasemi_jax.errors import UserError
+from metasemi_jax.compilation_cache import enable_compilation_cache
+from metasemi_jax.config import check_config
+from metasemi_jax.errors import DivergedError, UserError
 from metasemi_jax.methods import METHODS, method_options
+from metasemi_jax.models import create_model
+from metasemi_jax.sweep.grid import parse_seeds
+from metasemi_jax.training.loop import train_and_evaluate
+from metasemi_jax.workdir import Workdir
 
 _DATA = flags.DEFINE_string('data', 'digits', 'digits, digits_dev, or an .npz file.')
 _LABELS = flags.DEFINE_integer('num_labels', 20, 'Labeled images in all.', lower_bound=1)
@@ -95,8 +105,6 @@ def rows() -> list[Row]:
 
 def make_config(row: Row, shared: Shared, seed: int) -> Any:
     """The config of one run."""
-    from configs import default
-
     config = default.get_config(row.method)
     config.seed = seed
     config.batch_size, config.unlabeled_ratio = BATCH_SIZE, shared.unlabeled_ratio
@@ -109,8 +117,10 @@ def make_config(row: Row, shared: Shared, seed: int) -> Any:
         config.data.name, config.data.pad = shared.data, 1
     config.data.strong = 'affine'
     config.model.name, config.model.dropout_rate = 'conv_small', 0.0
-    weight = shared.consistency_weight or CONSISTENCY_WEIGHTS.get(row.method)
-    if weight is not None:
+    weight = shared.consistency_weight
+    if weight is None:
+        weight = CONSISTENCY_WEIGHTS.get(row.method)
+    if weight is not None and 'consistency_weight' in method_options(row.method):
         config.method.consistency_weight = weight
     for name, value in row.options.items():
         config.method[name] = value
@@ -131,18 +141,11 @@ def passes_of_step(row: Row, unlabeled_ratio: int) -> float:
 
 @functools.cache
 def _passes_of_step(method: str, unlabeled_ratio: int, options: tuple[tuple[str, Any], ...]) -> float:
-    from benchmarks.forward_passes import forward_passes
-    from metasemi_jax.models import create_model
-
     model = create_model('conv_small', CLASSES)
     return forward_passes(method, model, FORM, CLASSES, unlabeled_ratio, **dict(options))
 
 
 def main() -> None:
-    from metasemi_jax.compilation_cache import enable_compilation_cache
-    from metasemi_jax.training.loop import train_and_evaluate
-    from metasemi_jax.workdir import Workdir
-
     known = rows()
     wanted = _METHODS.value or [row.label for row in known]
     if unknown := sorted({*wanted} - {row.label for row in known}):
@@ -156,24 +159,53 @@ def main() -> None:
         _LR.value,
         _WEIGHT.value,
     )
+    seeds = parse_seeds(_SEEDS.value)
+    check_data(shared.data)
     enable_compilation_cache()
     folder = Path(_WORKDIR.value)
     for row in known:
-        for seed in map(int, _SEEDS.value if row.label in wanted else ()):
-            files = Workdir(folder / f'{row.label},seed={seed}')
-            if files.read_results() is not None:
-                continue
-            files.path.mkdir(parents=True, exist_ok=True)
-            with (files.path / 'log.txt').open('a') as log, contextlib.redirect_stdout(log):
-                results = train_and_evaluate(make_config(row, shared, seed), str(files.path))
-            print(f'{files.path.name}: {results["ema_test_error_last"]:.2f}%', flush=True)
+        for seed in seeds if row.label in wanted else ():
+            _run(make_config(row, shared, seed), Workdir(folder / f'{row.label},seed={seed}'))
     print(f'\n{table(folder, known)}')
+
+
+def check_data(data: str) -> None:
+    """Refuse what has no test images to compare on.
+
+    Raises:
+      UserError: a file that is missing, is no .npz file or lacks an array; or an unknown name.
+    """
+    if not data.endswith('.npz'):
+        if data not in ('digits', 'digits_dev'):
+            raise UserError(f'--data={data} is neither digits, digits_dev nor an .npz file')
+        return
+    try:
+        with np.load(data) as arrays:
+            missing = sorted({'x', 'y', 'x_test', 'y_test'} - {*arrays})
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f'--data={data} cannot be read ({error})') from error
+    if missing:
+        raise UserError(f'--data={data} lacks {", ".join(missing)}; see docs/own_images.md')
+
+
+def _run(config: Any, files: Workdir) -> None:
+    """Train one run, unless it is finished; one that diverges does not stop the others."""
+    check_config(config)
+    files.check(config)
+    if files.read_results() is not None:
+        return
+    files.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with (files.path / 'log.txt').open('a') as log, contextlib.redirect_stdout(log):
+            results = train_and_evaluate(config, str(files.path))
+    except DivergedError as error:
+        print(f'{files.path.name}: {error}', flush=True)
+        return
+    print(f'{files.path.name}: {results["ema_test_error_last"]:.2f}%', flush=True)
 
 
 def table(folder: Path, known: list[Row]) -> str:
     """Test error of the averaged weights after the last step: mean ± standard deviation, and each seed."""
-    from metasemi_jax.workdir import Workdir
-
     lines = ['| test error, % | steps | mean | each seed |', '|---|---|---|---|']
     for row in known:
         results = [Workdir(path).read_results() for path in folder.glob(f'{row.label},seed=*')]

@@ -19,7 +19,7 @@ _spell: Callable[[str], str] = str
 
 @contextlib.contextmanager
 def speaking(spell: Callable[[str], str] = str) -> Iterator[None]:
-    """Within the block the package writes lines and progress to standard output.
+    """Within the block the package writes lines and progress to standard output; for one thread at a time.
 
     Args:
       spell: line -> line, as a command puts its flags in the place of fields.

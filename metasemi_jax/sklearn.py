@@ -177,12 +177,15 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
             needs them, and so does `predict` for the run's own images.
 
         Raises:
-          ValueError: a network of features, samples that `fit` was not given, a folder that holds something.
+          ValueError: a network of features, samples of another form or of other classes than those of `fit`,
+            y or X_unlabeled without X, a folder that holds something.
         """
         check_is_fitted(self, 'variables_')
         if not isinstance(self._form, ImageForm):
             raise ValueError('a run is of images, and this network takes features; pickle the classifier')
         images = labels = None
+        if X is None and not (y is None and X_unlabeled is None):
+            raise ValueError('y and X_unlabeled are kept with X, which is missing')
         if X is not None:
             examples, y = check_X_y(X, y, allow_nd=True, estimator=self)
             classes, labels = encode_labels(y, self.unlabeled_label)

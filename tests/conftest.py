@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config, items):
 
 def name_of(nodeid):
     """'test_main.py::test_help' of 'tests/test_main.py::test_help[1]'."""
-    return nodeid.rpartition('/')[2].partition('[')[0]
+    return nodeid.partition('[')[0].rpartition('/')[2]
 
 
 _took = collections.Counter()

@@ -9,20 +9,71 @@ from configs import svhn
 from metasemi_jax.methods import method_options
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.optimizer import warmup_piecewise_schedule
-from reference_runs import JVP_FIGURES, NETS, figures_of, load, relative_error
+from reference_runs import (
+    CONVOLUTION,
+    JVP_FIGURES,
+    NETS,
+    convolution_by_products,
+    figures_of,
+    load,
+    relative_error,
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(NETS))
 def test_every_figure_of_every_step_in_float64(name):
-    run = load(name)
-    expected = {key.removeprefix('out/'): value for key, value in run.items() if key.startswith('out/')}
-    actual = figures_of(name, dtype=jnp.float64, estimator='finite_difference')
+    actual = figures_of(
+        name, dtype=jnp.float64, estimator='finite_difference', convolution=convolution_by_products
+    )
+    assert_equal_to_reference(name, actual)
+
+
+@pytest.mark.slow
+def test_the_first_step_with_the_programs_own_convolution():
+    actual = figures_of('convlarge_mixup', dtype=jnp.float64, estimator='finite_difference', num_steps=1)
+    assert_equal_to_reference('convlarge_mixup', actual)
+
+
+def assert_equal_to_reference(name, actual):
+    prefix = 'out/'
+    expected = {
+        key.removeprefix(prefix): value for key, value in load(name).items() if key.startswith(prefix)
+    }
     assert len(expected) == 13
     for key, value in expected.items():
         # The gradient of a bias before a BatchNorm is 0, and rounding in both programs.
         floor = 1e-12 * np.max(np.abs(value))
+        value = value[: len(actual[key])]
         np.testing.assert_allclose(actual[key], value, rtol=1e-9, atol=floor, err_msg=f'{name} {key}')
+
+
+@pytest.mark.parametrize(('size', 'stride', 'padding'), [(3, 1, 'SAME'), (3, 2, 'SAME'), (1, 2, 'VALID')])
+def test_a_convolution_by_products_is_a_convolution(size, stride, padding):
+    rng = np.random.default_rng(0)
+    images, kernel = (
+        jnp.asarray(rng.normal(size=(2, 7, 6, 3))),
+        jnp.asarray(rng.normal(size=(size, size, 3, 4))),
+    )
+    options = {
+        'lhs_dilation': (1, 1),
+        'rhs_dilation': (1, 1),
+        'dimension_numbers': jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
+        'feature_group_count': 1,
+    }
+
+    def value_and_gradients(convolution):
+        def loss(images, kernel):
+            return jnp.sin(convolution(images, kernel, (stride, stride), padding, **options)).sum()
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(images, kernel)
+
+    with jax.enable_x64(True):
+        images, kernel = jnp.asarray(images, jnp.float64), jnp.asarray(kernel, jnp.float64)
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12),
+            *map(value_and_gradients, (convolution_by_products, CONVOLUTION)),
+        )
 
 
 @pytest.mark.slow

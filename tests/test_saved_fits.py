@@ -14,7 +14,8 @@ from metasemi_jax.data.sources.registry import load_dataset
 from metasemi_jax.predict.run_data import find_split, load_run_data
 from metasemi_jax.progress import ProgressLine, say
 from metasemi_jax.sklearn import MetaSemiClassifier
-from small_runs import ROOT
+from metasemi_jax.training.loop import train_and_evaluate
+from small_runs import ROOT, tiny_config
 
 NOTEBOOK = ROOT / 'examples' / 'own_images.ipynb'
 MOST_BYTES = 300_000
@@ -66,6 +67,8 @@ def test_what_cannot_be_saved(fitted, tmp_path):
         classifier.save(tmp_path / 'run', images, other)
     with pytest.raises(ValueError, match='requires y to be passed'):
         classifier.save(tmp_path / 'run', images)
+    with pytest.raises(ValueError, match='kept with X, which is missing'):
+        classifier.save(tmp_path / 'run', y=y)
     with pytest.raises(ValueError, match=r'are of shape \[7, 8\], those of fit were of \[8, 8\]'):
         classifier.save(tmp_path / 'run', images[:, 1:], y)
     assert list(tmp_path.iterdir()) == []
@@ -121,6 +124,13 @@ class TestALibraryIsSilent:
         line.say('another')
         line.close()
         assert not line.in_place
+        assert capsys.readouterr() == ('', '')
+
+    def test_a_fit_and_a_run(self, fitted, tmp_path, capsys):
+        _, images, y = fitted
+        options = {'method': 'supervised', 'settings': {'model.width': 2}}
+        MetaSemiClassifier(total_steps=2, batch_size=4, random_state=0, **options).fit(images, y)
+        train_and_evaluate(tiny_config(total_steps=2), str(tmp_path / 'run'))
         assert capsys.readouterr() == ('', '')
 
 

@@ -126,7 +126,9 @@ def _shared(config: Any, experiment: Experiment, mesh: Mesh, run: Callable[..., 
     if ':' in config.method.name:
         return run  # a file, which may change
     own = {name: value for name, value in fields.items() if name not in ('seed', *LOCATIONS)}
-    key = (json.dumps(own, sort_keys=True), experiment.model, mesh)
+    # Images and features have other views.
+    dimensions = len(experiment.input_form.image_shape)
+    key = (json.dumps(own, sort_keys=True), experiment.model, dimensions, mesh)
     shared = _steps(key)
     shared.setdefault('run', run)
     return shared['run']

@@ -16,7 +16,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.files import folder_atomically
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
-from metasemi_jax.training.experiment import build_optimizer
+from metasemi_jax.training.experiment import build_model, build_optimizer
 from metasemi_jax.workdir import Workdir
 
 
@@ -61,7 +61,11 @@ def save_run(
             files.create(config, labeled, class_names=class_names, input_form=form)
             with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
                 save_checkpoint(
-                    manager, _state(config, variables), record, step=config.total_steps, error=None
+                    manager,
+                    _state(config, variables, len(class_names)),
+                    record,
+                    step=config.total_steps,
+                    error=None,
                 )
     except OSError as error:
         raise UserError(
@@ -69,8 +73,10 @@ def save_run(
         ) from error
 
 
-def _state(config: Any, variables: dict) -> TrainState:
+def _state(config: Any, variables: dict, num_classes: int) -> TrainState:
     """The state after the last step, its optimizer as before the first: only the weights are known."""
     variables = jax.tree.map(jnp.asarray, variables)
-    state = TrainState.create(variables, build_optimizer(config), with_ema=config.ema_decay > 0)
+    model, _ = build_model(config, num_classes)
+    tx = build_optimizer(config, model)
+    state = TrainState.create(variables, tx, with_ema=config.ema_decay > 0)
     return state.replace(step=jnp.asarray(config.total_steps, jnp.int32))

@@ -6,6 +6,8 @@
 
 import contextlib
 import functools
+import itertools
+from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -149,15 +151,25 @@ def _patches_times_kernel(images, kernel, strides, padding):
     return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
 
 
-def figures_of(name: str, *, dtype: jnp.dtype, estimator: str) -> dict[str, np.ndarray]:
-    """All steps of a run, stacked as in the reference file."""
+def figures_of(
+    name: str,
+    *,
+    dtype: jnp.dtype,
+    estimator: str,
+    convolution: Callable[..., jax.Array] = CONVOLUTION,
+    num_steps: int | None = None,
+) -> dict[str, np.ndarray]:
+    """The first steps of a run, by default all, stacked as in the reference file.
+
+    `convolution` takes the place of `jax.lax.conv_general_dilated`.
+    """
     # Flax's BatchNorm promotes float64 with float32, which strict promotion refuses.
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(dtype == jnp.float64))
         stack.enter_context(jax.numpy_dtype_promotion('standard'))
-        if dtype == jnp.float64:
-            stack.enter_context(mock.patch('jax.lax.conv_general_dilated', convolution_by_products))
-        steps = list(play(NETS[name], load(name), dtype=dtype, estimator=estimator))
+        stack.enter_context(mock.patch('jax.lax.conv_general_dilated', convolution))
+        played = play(NETS[name], load(name), dtype=dtype, estimator=estimator)
+        steps = list(itertools.islice(played, num_steps))
     return {key: np.stack([figures[key] for figures in steps]) for key in steps[0]}
 
 
