@@ -7,8 +7,7 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
