@@ -149,13 +149,15 @@ def _patches_times_kernel(images, kernel, strides, padding):
     return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
 
 
-def figures_of(name: str, *, dtype: jnp.dtype, estimator: str) -> dict[str, np.ndarray]:
-    """All steps of a run, stacked as in the reference file."""
+def figures_of(
+    name: str, *, dtype: jnp.dtype, estimator: str, by_products: bool = False
+) -> dict[str, np.ndarray]:
+    """All steps of a run, stacked as in the reference file; convolutions by XLA, or `by_products`."""
     # Flax's BatchNorm promotes float64 with float32, which strict promotion refuses.
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(dtype == jnp.float64))
         stack.enter_context(jax.numpy_dtype_promotion('standard'))
-        if dtype == jnp.float64:
+        if by_products:
             stack.enter_context(mock.patch('jax.lax.conv_general_dilated', convolution_by_products))
         steps = list(play(NETS[name], load(name), dtype=dtype, estimator=estimator))
     return {key: np.stack([figures[key] for figures in steps]) for key in steps[0]}
