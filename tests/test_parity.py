@@ -23,9 +23,7 @@ from reference_runs import (
 @pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(NETS))
 def test_every_figure_of_every_step_in_float64(name):
-    actual = figures_of(
-        name, dtype=jnp.float64, estimator='finite_difference', convolution=convolution_by_products
-    )
+    actual = figures_of(name, dtype=jnp.float64, estimator='finite_difference', by_products=True)
     assert_equal_to_reference(name, actual)
 
 

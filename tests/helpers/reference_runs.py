@@ -7,7 +7,7 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -155,18 +155,19 @@ def figures_of(
     *,
     dtype: jnp.dtype,
     estimator: str,
-    convolution: Callable[..., jax.Array] = CONVOLUTION,
+    by_products: bool = False,
     num_steps: int | None = None,
 ) -> dict[str, np.ndarray]:
     """The first steps of a run, by default all, stacked as in the reference file.
 
-    `convolution` takes the place of `jax.lax.conv_general_dilated`.
+    Convolutions are XLA's own, or `by_products`.
     """
     # Flax's BatchNorm promotes float64 with float32, which strict promotion refuses.
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(dtype == jnp.float64))
         stack.enter_context(jax.numpy_dtype_promotion('standard'))
-        stack.enter_context(mock.patch('jax.lax.conv_general_dilated', convolution))
+        if by_products:
+            stack.enter_context(mock.patch('jax.lax.conv_general_dilated', convolution_by_products))
         played = play(NETS[name], load(name), dtype=dtype, estimator=estimator)
         steps = list(itertools.islice(played, num_steps))
     return {key: np.stack([figures[key] for figures in steps]) for key in steps[0]}
