@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import folder
 from metasemi_jax.classifier import load_classifier, predict_images
+from metasemi_jax.config import flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import as_network, create_method
 from metasemi_jax.models import create_model, init_variables
@@ -187,15 +189,14 @@ def test_no_pytorch_is_loaded(vit):
 PHOTOS = Facts((64, 64, 3), num_images=3000, black_border=False, accelerator=False, cores=2)
 
 
-def test_the_recipe_of_published_weights(tmp_path):
-    from test_recipe import fields
-
-    given = {'model__name': 'resnet18', 'model__init_from': 'resnet18.pth'}
-    ours, drawn = choose(PHOTOS, fields(**given)), choose(PHOTOS, fields(model__name='resnet18'))
+def test_the_recipe_of_published_weights():
+    drawn = flatten(folder.get_config()) | {'model.name': 'resnet18'}
+    given = drawn | {'model.init_from': 'resnet18.pth'}
+    ours, drawn = choose(PHOTOS, given), choose(PHOTOS, drawn)
     assert (ours['optimizer.lr'], drawn['optimizer.lr']) == (0.01, 0.1)
     assert (ours['batch_size'], drawn['batch_size']) == (16, 64)
     assert ours['total_steps'] < drawn['total_steps']
-    assert choose(PHOTOS._replace(accelerator=True), fields(**given))['total_steps'] == 5000
+    assert choose(PHOTOS._replace(accelerator=True), given)['total_steps'] == 5000
 
 
 def test_the_last_blocks_by_hand():
