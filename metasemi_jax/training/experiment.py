@@ -74,6 +74,20 @@ class Experiment(NamedTuple):
     examples: Callable[[], dict[str, Examples]]  # some images of the run, to look at
 
 
+class Parts(NamedTuple):
+    """What the step of a config is made of."""
+
+    model: nn.Module
+    dtype: Any  # of the network's computation
+    method: Method
+    tx: optax.GradientTransformation  # without its learning rate
+    labeled: np.ndarray  # int, positions in the training images
+    unlabeled: np.ndarray
+    drawn: np.ndarray  # the unlabeled ones; none where the method looks at none
+    form: InputForm
+    pipeline: Pipeline
+
+
 def build_experiment(
     config: Any, mesh: Mesh, split: Split | None = None, *, dataset: Dataset | None = None
 ) -> Experiment:
@@ -99,18 +113,9 @@ def build_experiment(
     chosen = size | chosen
     check_batch_bytes(config, dataset.image_shape)
     split = choose_split(config, dataset, split)
-    labeled, unlabeled = training_pools(config, dataset, split)
-    model, dtype = build_model(config, dataset.num_classes)
-    method = build_method(config, model)
-    if method.unlabeled and not len(unlabeled):
-        raise UserError(
-            f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
-            'method.name=supervised to train on labels alone'
-        )
-    _check_strong_view(config, method, dataset.image_shape)
-    drawn = unlabeled if method.unlabeled else unlabeled[:0]
-    form = input_form(config, dataset, np.union1d(labeled, unlabeled))
-    tx = build_optimizer(config, model)
+    parts = build_parts(config, dataset, split)
+    model, method, tx = parts.model, parts.method, parts.tx
+    labeled, drawn, form = parts.labeled, parts.drawn, parts.form
     variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
     held_out = eval_images(dataset, split)
     eval_data = {
@@ -123,7 +128,7 @@ def build_experiment(
     probe_data = place_probe_data(
         dataset.train_images, dataset.train_labels, labeled, drawn, statistics_of(form), mesh
     )
-    counts = {'labeled': len(labeled), 'unlabeled': len(unlabeled)} | {
+    counts = {'labeled': len(labeled), 'unlabeled': len(parts.unlabeled)} | {
         name: len(labels) for name, (_, labels) in held_out.items()
     }
     return Experiment(
@@ -134,10 +139,10 @@ def build_experiment(
                 variables,
                 tx,
                 with_ema=config.ema_decay > 0,
-                method_state=method.init(dataset.num_classes, len(unlabeled)),
+                method_state=method.init(dataset.num_classes, len(parts.unlabeled)),
             )
         ),
-        pipeline=build_pipeline(config, dataset, labeled, drawn, form, method.second_view),
+        pipeline=parts.pipeline,
         model=model,
         make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
         evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
@@ -148,12 +153,40 @@ def build_experiment(
         is_same_data=lambda recorded: is_same_data(recorded, dataset, split.validation),
         class_names=dataset.class_names,
         input_form=form,
-        description=_describe(config, dataset, counts, variables, dtype, mesh),
+        description=_describe(config, dataset, counts, variables, parts.dtype, mesh),
         predict=lambda variables, images: jax.nn.softmax(
             model.apply(variables, to_input(images), train=False)
         ),
-        examples=example_images(dataset, split, unlabeled),
+        examples=example_images(dataset, split, parts.unlabeled),
     )
+
+
+def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | None = None) -> Parts:
+    """What the step of `config` is made of; nothing is computed.
+
+    Args:
+      config: settings of the run, with what its recipe chose.
+      dataset: its data.
+      split: its labeled and held-out images.
+      platform: 'cpu', 'gpu' or 'tpu', where the step will run; None: this machine's.
+
+    Raises:
+      UserError: settings that do not fit the data.
+    """
+    labeled, unlabeled = training_pools(config, dataset, split)
+    model, dtype = build_model(config, dataset.num_classes, platform)
+    method = build_method(config, model)
+    if method.unlabeled and not len(unlabeled):
+        raise UserError(
+            f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
+            'method.name=supervised to train on labels alone'
+        )
+    _check_strong_view(config, method, dataset.image_shape)
+    drawn = unlabeled if method.unlabeled else unlabeled[:0]
+    form = input_form(config, dataset, np.union1d(labeled, unlabeled))
+    pipeline = build_pipeline(config, dataset, labeled, drawn, form, method.second_view)
+    tx = build_optimizer(config, model)
+    return Parts(model, dtype, method, tx, labeled, unlabeled, drawn, form, pipeline)
 
 
 def _describe(
@@ -180,11 +213,11 @@ def rescheduled(experiment: Experiment, config: Any) -> Experiment:
     )
 
 
-def build_model(config: Any, num_classes: int) -> tuple[nn.Module, Any]:
-    """The network of `config` and the dtype that it computes in on this machine."""
+def build_model(config: Any, num_classes: int, platform: str | None = None) -> tuple[nn.Module, Any]:
+    """The network of `config` and the dtype that it computes in on `platform`; None: this machine's."""
     dtype = config.dtype
     if dtype == 'auto':
-        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+        dtype = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
     dtype = jnp.dtype(dtype)
     own = {name: value for name, value in config.model.items() if name not in ('name', 'init_from')}
     options = {name: value for name, value in own.items() if value is not None}

@@ -21,12 +21,19 @@ StepFn = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 ACCELERATOR_STEPS = 100
 
 
-def default_steps_per_call(*, streaming: bool = False) -> int:
+def steps_per_call(config: Any, *, streaming: bool, platform: str | None = None) -> int:
+    """Steps of one call in a run of `config`, at most; `platform` as for `default_steps_per_call`."""
+    wanted = config.steps_per_call or default_steps_per_call(streaming=streaming, platform=platform)
+    return min(wanted, config.total_steps)
+
+
+def default_steps_per_call(*, streaming: bool = False, platform: str | None = None) -> int:
     """1 on CPU, where XLA runs convolutions in a loop about 15 times slower (jax issue 12868); else 100.
 
     Also 1 where the host sends images: those of many steps would fill its memory and the device's.
+    `platform` None is this machine's.
     """
-    return 1 if streaming or jax.default_backend() == 'cpu' else ACCELERATOR_STEPS
+    return 1 if streaming or (platform or jax.default_backend()) == 'cpu' else ACCELERATOR_STEPS
 
 
 def make_run_steps(
@@ -73,7 +80,7 @@ def make_run_steps(
         in_shardings=(everywhere, everywhere, split_axis(mesh, 1), everywhere, everywhere),
         out_shardings=everywhere,
         donate_argnums=0,
-        compiler_options=step_compiler_options(),
+        compiler_options=step_compiler_options(mesh.devices.flat[0].platform),
     )
 
 

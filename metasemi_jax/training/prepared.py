@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.training.experiment import Experiment
-from metasemi_jax.training.multi_step import default_steps_per_call, make_run_steps
+from metasemi_jax.training.multi_step import make_run_steps, steps_per_call
 
 
 class Prepared(NamedTuple):
@@ -31,7 +31,7 @@ def prepare(config: Any, experiment: Experiment, mesh: Mesh, *, lr_factor: float
     """
     pipeline = experiment.pipeline
     streaming = not jax.tree.leaves(pipeline.device_data)
-    max_steps = min(config.steps_per_call or default_steps_per_call(streaming=streaming), config.total_steps)
+    max_steps = steps_per_call(config, streaming=streaming)
     run = make_run_steps(
         experiment.make_train_step(lr_factor), pipeline.to_batch, max_steps=max_steps, mesh=mesh
     )

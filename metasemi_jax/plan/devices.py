@@ -1,0 +1,97 @@
+"""Devices that are not here, for the compiler alone."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from metasemi_jax.errors import UserError
+from metasemi_jax.plan.machines import Topology
+
+NEEDS = {'tpu': ('libtpu', 'plan-tpu'), 'gpu': ('jax_plugins.xla_cuda12', 'plan-gpu')}
+# Of GPUs that are not here no kernel can be timed.
+COMPILER_OPTIONS = {
+    'tpu': {},
+    'gpu': {'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False},
+}
+
+
+def prepare_environment() -> None:
+    """Before JAX is imported: only the CPU of this machine is used, and nobody asks for a TPU's metadata."""
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    # A run on the TPU of this machine goes on beside this.
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+    # Else libtpu looks for the machine that it is on, and complains.
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
+    os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+
+
+def check_compiler(topology: Topology) -> None:
+    """Refuse a machine whose compiler is not installed.
+
+    Raises:
+      UserError: saying what to install.
+    """
+    module, extra = NEEDS[topology.chip.platform]
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise UserError(
+            f'--topology={topology.name} needs the compiler of {topology.chip.title}: pip install '
+            f"'.[{extra}]' (no such device is needed)"
+        )
+
+
+def absent_devices(topology: Topology) -> list[Any]:
+    """Its devices, to make a mesh of; programs are compiled for them and cannot run.
+
+    Raises:
+      UserError: a size that the compiler does not know.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    kind = topology.name.partition(':')[0]
+    try:
+        if topology.chip.platform == 'gpu':
+            from metasemi_jax.plan.gpu_targets import target_config
+
+            shape, text = f'1x1x{topology.size}', target_config(kind)
+            # The plugin says, several times, that this machine has no GPU.
+            with _silent():
+                devices = topologies.get_topology_desc(
+                    topology.name, 'cuda', topology=shape, target_config=text
+                ).devices
+        else:
+            # A host has four chips unless it is told otherwise, and a v4 chip is two devices.
+            options = {'chips_per_host_bounds': (1, 1, 1)} if topology.size == 1 else {}
+            options |= {'chip_config_name': 'megacore'} if kind == 'v4' else {}
+            devices = topologies.get_topology_desc(topology.name, 'tpu', **options).devices
+    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise UserError(f'--topology={topology.name}: the compiler refuses it ({reason})') from error
+    if len(devices) != topology.size:
+        raise UserError(
+            f'--topology={topology.name} has {len(devices)} devices for the compiler, not {topology.size}; '
+            'name another size'
+        )
+    return list(devices)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Lead what C++ writes to stderr nowhere."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, 'w') as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

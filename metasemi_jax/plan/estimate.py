@@ -1,0 +1,125 @@
+"""What a compiled step needs and takes at best, by the compiler's figures and the device's peak rates."""
+
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+
+from metasemi_jax.plan import hlo
+from metasemi_jax.plan.machines import Chip, Topology
+
+
+class Memory(NamedTuple):
+    """Bytes of one device."""
+
+    state: int  # parameters, statistics, optimizer, averages, the method's own
+    data: int  # training images and what the host sends, as they lie in memory; images to evaluate with
+    activations: int  # what the step makes and drops, its program included
+    available: int
+
+    @property
+    def total(self) -> int:
+        """At most at a time."""
+        return self.state + self.data + self.activations
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for it."""
+        return self.total <= self.available
+
+
+class Time(NamedTuple):
+    """Seconds of one step at peak rates."""
+
+    compute: float
+    memory: float
+    network: float
+
+    @property
+    def least(self) -> float:
+        """Where the slowest of the three hides the others: the roofline."""
+        return max(self)
+
+    @property
+    def serial(self) -> float:
+        """Where none hides another."""
+        return sum(self)
+
+    @property
+    def bound_by(self) -> str:
+        """The slowest."""
+        return ('arithmetic', 'memory', 'network')[self.index(max(self))]
+
+
+class Estimate(NamedTuple):
+    """One device's share of a step."""
+
+    memory: Memory
+    flops: float
+    bytes: float
+    sent: Counter[tuple[str, hlo.Array]]
+    time: Time
+    counted_by: str  # 'compiler' or 'text': whose count FLOPs and bytes are
+
+
+def estimate(compiled: Any, topology: Topology, *, state: int, evaluation: int, dtype: str) -> Estimate:
+    """The figures of a compiled step.
+
+    Args:
+      compiled: jax.stages.Compiled.
+      topology: the machine.
+      state: bytes of the state.
+      evaluation: bytes of the images to evaluate with, which stay on the device beside the step.
+      dtype: dtype of the network's computation.
+    """
+    program = hlo.parse(compiled.as_text())
+    counted = compiled.cost_analysis()
+    if counted:
+        flops, traffic, counted_by = counted['flops'], counted['bytes accessed'], 'compiler'
+    else:
+        flops, traffic, counted_by = hlo.flops(program), hlo.traffic(program), 'text'
+    sent = hlo.sent(program)
+    return Estimate(
+        memory_of(compiled.memory_analysis(), topology.chip, state=state, evaluation=evaluation),
+        flops,
+        traffic,
+        sent,
+        roofline(topology, flops=flops, traffic=traffic, sent=sent_bytes(sent), dtype=dtype),
+        counted_by,
+    )
+
+
+def memory_of(analysis: Any, chip: Chip, *, state: int, evaluation: int) -> Memory:
+    """The memory of a compiled step, from its `memory_analysis()`."""
+    # The state that comes out lies where the one that went in lay.
+    fresh = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    return Memory(
+        state,
+        max(0, analysis.argument_size_in_bytes - state) + evaluation,
+        analysis.temp_size_in_bytes + fresh + analysis.generated_code_size_in_bytes,
+        chip.memory,
+    )
+
+
+def sent_bytes(sent: Counter[tuple[str, hlo.Array]]) -> int:
+    """Bytes of all arrays that are sent in a step, each once."""
+    return sum(count * array.bytes for (_, array), count in sent.items())
+
+
+def roofline(topology: Topology, *, flops: float, traffic: float, sent: float, dtype: str) -> Time:
+    """Seconds of a step at the peak rates of `topology`.
+
+    Args:
+      topology: the machine.
+      flops, traffic: operations, and bytes read and written, of one device.
+      sent: bytes of the arrays that are summed over the devices, which a ring moves 2(n-1)/n times.
+      dtype: dtype of the network's computation.
+    """
+    chip, n = topology.chip, topology.size
+    rate = chip.flops if dtype == 'bfloat16' else chip.flops_float32
+    return Time(flops / rate, traffic / chip.memory_rate, 2 * (n - 1) / n * sent / chip.link_rate)
+
+
+def needed_bytes(message: str) -> int | None:
+    """Bytes that a TPU's compiler wanted, from its 'RESOURCE_EXHAUSTED'; None where it does not say."""
+    found = re.search(r'(?:Used|temporaries \() ?([\d.]+)([KMGT])', message)
+    return round(float(found[1]) * 1024 ** ('KMGT'.index(found[2]) + 1)) if found else None

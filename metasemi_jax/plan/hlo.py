@@ -1,0 +1,233 @@
+"""What the text of a compiled program says: products, bytes, and arrays that are sent between devices.
+
+Every figure is of one device. The body of a loop counts once, or as often as the compiler knows it to run:
+the loop over the steps of a call, which it does not know, is one step.
+"""
+
+import functools
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = (
+    'all-reduce',
+    'all-gather',
+    'all-to-all',
+    'collective-broadcast',
+    'collective-permute',
+    'ragged-all-to-all',
+    'reduce-scatter',
+)
+_BITS = {'pred': 8, 'token': 0, 'opaque': 0}
+# They name what is there already.
+_FREE = {
+    'after-all', 'bitcast', 'constant', 'get-tuple-element', 'iota', 'opt-barrier', 'parameter',
+    'partition-id', 'replica-id', 'tuple',
+}  # fmt: skip
+_SLICES = ('dynamic-slice', 'gather', 'slice')
+_ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\]')
+
+
+class Array(NamedTuple):
+    """An array of a program."""
+
+    dtype: str  # XLA's name: 'f32', 'bf16'
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Entries."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Without padding."""
+        bits = re.search(r'\d+', self.dtype)
+        return math.ceil(self.size * (_BITS[self.dtype] if self.dtype in _BITS else int(bits[0])) / 8)
+
+
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
+    arrays: tuple[Array, ...]  # that it makes
+    operation: str
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+
+
+class Program(NamedTuple):
+    """A compiled program."""
+
+    computations: dict[str, dict[str, Instruction]]  # by name; their instructions, by name
+    entry: str
+
+
+def parse(text: str) -> Program:
+    """The program that `compiled.as_text()` spells."""
+    computations, entry, current = {}, '', None
+    for line in text.splitlines():
+        line = re.sub(r'/\*.*?\*/', '', line)
+        if head := re.match(r'(ENTRY )?%?([\w.\-]+) \(.*\{\s*$', line):
+            current = computations.setdefault(head[2], {})
+            entry = head[2] if head[1] else entry
+        elif current is not None and (found := _instruction(line)):
+            current[found.name] = found
+    return Program(computations, entry)
+
+
+def sent(program: Program) -> Counter[tuple[str, Array]]:
+    """How often each array is sent in a step, by (operation of `COLLECTIVES`, array)."""
+    found: Counter[tuple[str, Array]] = Counter()
+    for instruction in (i for c in program.computations.values() for i in c.values()):
+        operation = instruction.operation.removesuffix('-start')
+        if operation in COLLECTIVES:
+            arrays = instruction.arrays
+            if instruction.operation.endswith('-start') and operation != 'all-reduce':
+                # Of what goes in, comes out, and of its own: what comes out.
+                arrays = arrays[1:2]
+            found.update((operation, array) for array in arrays)
+    return found
+
+
+def flops(program: Program) -> float:
+    """Of convolutions and matrix products, a multiplication and an addition counting two."""
+    return _total(program, program.entry, _products, into_fusions=True)
+
+
+def traffic(program: Program) -> float:
+    """Bytes that the instructions read and write, if nothing stays in a cache between two of them.
+
+    Of an array that an instruction takes slices of the slices count.
+    """
+    return _total(program, program.entry, functools.partial(_traffic, program), into_fusions=False)
+
+
+def _instruction(line: str) -> Instruction | None:
+    # Layouts have parentheses of their own.
+    line = re.sub(r'(?<=\])\{[^{}]*\}', '', line.strip())
+    match = re.match(r'(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$', line)
+    if not match:
+        return None
+    root, name, shape, operation, rest = match.groups()
+    depth, end = 1, 0
+    while depth and end < len(rest):
+        depth += {'(': 1, ')': -1}.get(rest[end], 0)
+        end += 1
+    operands = tuple(re.findall(r'%([\w.\-]+)', rest[: end - 1]))
+    return Instruction(name, _arrays(shape), operation, operands, rest[end:], bool(root))
+
+
+def _arrays(shape: str) -> tuple[Array, ...]:
+    return tuple(
+        Array(dtype, tuple(int(n.lstrip('<=')) for n in dims.split(',') if n))
+        for dtype, dims in _ARRAY.findall(shape)
+    )
+
+
+def _total(program: Program, name: str, cost, *, into_fusions: bool) -> float:
+    """`cost(computation, instruction)` added up over a computation and those that it runs."""
+
+    @functools.cache
+    def of(name: str) -> float:
+        computation = program.computations[name]
+        return sum(one(computation, instruction) for instruction in computation.values())
+
+    def one(computation: dict[str, Instruction], instruction: Instruction) -> float:
+        operation = instruction.operation
+        inner = [n for n in _called(instruction.attributes) if n in program.computations]
+        if operation == 'while':
+            return _trips(instruction.attributes) * sum(map(of, inner))
+        if operation == 'conditional':
+            return max(map(of, inner), default=0)
+        if operation in ('call', 'async-start') or (operation == 'fusion' and into_fusions):
+            return sum(map(of, inner))
+        return cost(computation, instruction)
+
+    return of(name)
+
+
+def _called(attributes: str) -> Iterator[str]:
+    """Computations that an instruction runs, not those that it hands to a sum."""
+    for value in re.findall(
+        r'(?:calls|body|condition|branch_computations|true_computation|false_computation)=(\{[^}]*\}|\S+)',
+        attributes,
+    ):
+        yield from re.findall(r'%([\w.\-]+)', value)
+    if 'all-reduce' not in attributes and 'dimensions=' not in attributes:
+        yield from re.findall(r'to_apply=%([\w.\-]+)', attributes)
+
+
+def _trips(attributes: str) -> int:
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
+    return int(known[1]) if known else 1
+
+
+def _products(computation: dict[str, Instruction], instruction: Instruction) -> float:
+    arrays = [a for name in instruction.operands if name in computation for a in computation[name].arrays]
+    attributes, out = instruction.attributes, instruction.arrays
+    if labels := re.search(r'dim_labels=\w+_(\w+)->(\w+)', attributes):
+        # 'b01f_01io->b01f', of the forward convolution even where a gradient is what is computed.
+        features = labels[1].index('o')
+        backward_input = 'convBackwardInput' in attributes
+        if 'convBackwardFilter' in attributes:
+            kernel, result = out[0], arrays[1]
+        else:
+            kernel, result = arrays[1], arrays[0] if backward_input else out[0]
+        return 2 * result.size * kernel.size / kernel.shape[features]
+    if instruction.operation == 'dot':
+        dims = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', attributes)
+        return 2 * out[0].size * math.prod(arrays[0].shape[int(d)] for d in dims[1].split(',') if d)
+    if instruction.operation == 'custom-call' and '__cublas' in attributes:
+        dims = re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', attributes)
+        contracted = [arrays[0].shape[int(d)] for d in json.loads(dims[1])] if dims else []
+        return 2 * out[0].size * math.prod(contracted)
+    return 0
+
+
+def _traffic(program: Program, computation: dict[str, Instruction], instruction: Instruction) -> float:
+    operation = instruction.operation
+    if operation in _FREE or operation.endswith('-done'):
+        return 0
+    out = _bytes(instruction.arrays)
+    if operation in _SLICES:
+        return 2 * out
+    if operation == 'dynamic-update-slice':
+        return 2 * _bytes(computation[instruction.operands[1]].arrays)
+    if operation == 'fusion':
+        (inner,) = [n for n in _called(instruction.attributes) if n in program.computations]
+        return _fusion_traffic(program.computations[inner], out)
+    if operation == 'custom-call' and re.search('__cu(blas|dnn)', instruction.attributes):
+        # The last is scratch memory.
+        out = _bytes(instruction.arrays[:1])
+    read = {name for name in instruction.operands if name in computation}
+    return out + sum(_bytes(computation[name].arrays) for name in read)
+
+
+def _fusion_traffic(inner: dict[str, Instruction], out: float) -> float:
+    """Bytes in and out of a fusion with these instructions, whose results have `out` bytes."""
+    users: dict[str, list[Instruction]] = {}
+    for instruction in inner.values():
+        for name in {*instruction.operands}:
+            users.setdefault(name, []).append(instruction)
+    total = out
+    for instruction in inner.values():
+        if instruction.operation == 'dynamic-update-slice' and instruction.root:
+            # In place: the rest of the array is neither read nor written.
+            total += _bytes(inner[instruction.operands[1]].arrays) - out
+        if instruction.operation != 'parameter':
+            continue
+        using = users.get(instruction.name, [])
+        if using and all(u.operation in _SLICES and u.operands[0] == instruction.name for u in using):
+            total += sum(_bytes(u.arrays) for u in using)
+        elif not all(u.operation == 'dynamic-update-slice' and u.root for u in using):
+            total += _bytes(instruction.arrays)
+    return total
+
+
+def _bytes(arrays: tuple[Array, ...]) -> int:
+    return sum(array.bytes for array in arrays)

@@ -1,0 +1,203 @@
+"""A plan as JSON, and as lines for people."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from metasemi_jax.plan import hlo
+from metasemi_jax.plan.estimate import Estimate, sent_bytes
+from metasemi_jax.plan.machines import GIB, GPU_SHARE, Topology
+from metasemi_jax.progress import duration
+
+NAMES = {
+    'f32': 'float32',
+    'bf16': 'bfloat16',
+    'f16': 'float16',
+    'f64': 'float64',
+    's32': 'int32',
+    'pred': 'bool',
+}
+ASSUMPTION = (
+    'peak rates of the data sheets; the lower figure hides the two faster of arithmetic, memory and network '
+    'behind the slowest, the upper one hides none; without evaluations, checkpoints, compiling and waiting '
+    'for images'
+)
+COUNTED = {
+    'compiler': "by the compiler's own count",
+    'text': 'counted from the text of the compiled program: convolutions and matrix products; operands '
+    'and results of every instruction',
+}
+
+
+class Plan(NamedTuple):
+    """What `plan` found."""
+
+    topology: Topology
+    config: Any
+    dtype: str
+    num_params: int
+    steps_per_call: int
+    compile_s: float
+    estimate: Estimate | None  # None where the compiler itself refuses the program
+    wanted: int | None  # bytes of one device that it would take, where the compiler refuses it
+    largest: int | None  # the largest batch tried that fits, where this does not; 0 for none
+    too_large: int | None  # the smallest tried that does not
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step fits the machine."""
+        return self.estimate is not None and self.estimate.memory.fits
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Numbers in bytes, seconds and FLOPs, of one device unless the name says otherwise."""
+    topology, config, found = plan.topology, plan.config, plan.estimate
+    chip = topology.chip
+    result = {
+        'compiled_not_run': True,
+        'topology': topology.name,
+        'device': chip.title,
+        'num_devices': topology.size,
+        'config': {
+            'data': config.data.name,
+            'model': config.model.name,
+            'method': config.method.name,
+            'dtype': plan.dtype,
+            'total_steps': config.total_steps,
+            'num_params': plan.num_params,
+        },
+        'batch_size': config.batch_size,
+        'unlabeled_batch_size': config.unlabeled_ratio * config.batch_size,
+        'batch_size_per_device': config.batch_size // topology.size,
+        'steps_per_call': plan.steps_per_call,
+        'compile_s': round(plan.compile_s, 1),
+        'fits': plan.fits,
+        'memory_available': chip.memory,
+        'memory_wanted': found.memory.total if found else plan.wanted,
+        'largest_batch_size': config.batch_size if plan.fits else plan.largest,
+        'assumption': ASSUMPTION,
+        'rates': {
+            'flops': chip.flops if plan.dtype == 'bfloat16' else chip.flops_float32,
+            'memory': chip.memory_rate,
+            'network': chip.link_rate,
+        },
+        'memory': None,
+        'step': None,
+        'sent': None,
+        'run_s': None,
+    }
+    if found is None:
+        return result
+    memory, time = found.memory, found.time
+    return result | {
+        'memory': {'state': memory.state, 'data': memory.data, 'activations': memory.activations},
+        'step': {
+            'flops': found.flops,
+            'bytes': found.bytes,
+            'counted_by': found.counted_by,
+            'sent_bytes': sent_bytes(found.sent),
+            'compute_s': time.compute,
+            'memory_s': time.memory,
+            'network_s': time.network,
+            'bound_by': time.bound_by,
+            'least_s': time.least,
+            'serial_s': time.serial,
+        },
+        'sent': [
+            {
+                'operation': operation,
+                'dtype': NAMES.get(array.dtype, array.dtype),
+                'shape': list(array.shape),
+                'count': n,
+            }
+            for (operation, array), n in sorted(
+                found.sent.items(), key=lambda item: -item[1] * item[0][1].bytes
+            )
+        ],
+        'run_s': [config.total_steps * time.least, config.total_steps * time.serial],
+    }
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """For people; the answer first."""
+    topology, config, found = plan.topology, plan.config, plan.estimate
+    share = config.batch_size // topology.size
+    each = f'{share} + {config.unlabeled_ratio * share}'
+    yield (
+        f'{config.method.name} on {config.data.name}: {config.model.name}, {plan.num_params:,} parameters, '
+        f'{config.batch_size} + {config.unlabeled_ratio * config.batch_size} images a step, {plan.dtype}, on '
+        f'{topology.name}: {topology.size} × {topology.chip.title}, {each} images each'
+    )
+    yield 'compiled, not run: no such device was asked\n'
+    yield _verdict(plan)
+    if found is None:
+        yield f'compiling took {plan.compile_s:.0f} s'
+        return
+    memory, time = found.memory, found.time
+    yield (
+        f'  state {_gib(memory.state)}, data {_gib(memory.data)}, activations and program '
+        f'{_gib(memory.activations)}, of {_gib(memory.available)}{_share(topology)}'
+    )
+    steps = config.total_steps
+    yield (
+        f'a step takes {_ms(time.least)} to {_ms(time.serial)} ms, bound by {time.bound_by}; all '
+        f'{steps:,} steps {_long(steps * time.least)} to {_long(steps * time.serial)}'
+    )
+    yield f'  {ASSUMPTION}'
+    yield (
+        f'a device and step: {found.flops / 1e12:.4g} TFLOP ({_ms(time.compute)} ms), '
+        f'{found.bytes / 1e9:.4g} GB read and written ({_ms(time.memory)} ms), {COUNTED[found.counted_by]}'
+    )
+    if topology.size > 1:
+        yield f'sent between devices: {sent_bytes(found.sent) / 1e6:.4g} MB a step ({_ms(time.network)} ms)'
+        yield from _sent(found.sent)
+    calls = f', {plan.steps_per_call} steps a call' if plan.steps_per_call > 1 else ''
+    yield f'compiling took {plan.compile_s:.0f} s{calls}'
+
+
+def _verdict(plan: Plan) -> str:
+    wanted = plan.estimate.memory.total if plan.estimate else plan.wanted
+    room = _gib(plan.topology.chip.memory)
+    if plan.fits:
+        return f'it fits: {_gib(wanted)} of {room} a device'
+    much = f'{_gib(wanted)}, and a device has {room}' if wanted else f'more than the {room} of a device'
+    if plan.largest:
+        others = f' of those tried; {plan.too_large} does not' if plan.too_large else ''
+        return f'it does not fit: it wants {much}; the largest batch_size that fits is {plan.largest}{others}'
+    return (
+        f'it does not fit: it wants {much}; nor does the smallest batch that was tried ({plan.too_large}): '
+        'use more devices, or a smaller model or image_size'
+    )
+
+
+def _share(topology: Topology) -> str:
+    if topology.chip.platform != 'gpu':
+        return ''
+    return (
+        f' (the {GPU_SHARE:.0%} of the device that JAX reserves; XLA_PYTHON_CLIENT_MEM_FRACTION changes it)'
+    )
+
+
+def _sent(sent: Counter[tuple[str, hlo.Array]]) -> Iterator[str]:
+    groups: Counter[tuple[str, str]] = Counter()
+    sizes: Counter[tuple[str, str]] = Counter()
+    for (operation, array), count in sent.items():
+        key = operation, array.dtype
+        groups[key] += count
+        sizes[key] += count * array.bytes
+    for (operation, dtype), size in sizes.most_common():
+        count = groups[operation, dtype]
+        arrays = f'{count} array{"s" * (count > 1)} in {NAMES.get(dtype, dtype)}'
+        yield f'  {operation} of {arrays}, {size / 1e6:.4g} MB'
+
+
+def _gib(size: int) -> str:
+    return f'{size / GIB:.3g} GiB' if size >= GIB / 100 else f'{size / 2**20:.3g} MiB'
+
+
+def _ms(seconds: float) -> str:
+    return f'{1e3 * seconds:.3g}'
+
+
+def _long(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f'{seconds:.2g} s'
