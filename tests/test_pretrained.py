@@ -226,7 +226,7 @@ STEPS = [
     ('efficientnet_lite0', {'width': 4}, 1, 'fixmatch'),
 ]
 SLOW_STEPS = [
-    ('efficientnet_lite0', {'width': 4}, None, 'metasemi'),
+    ('efficientnet_lite0', {'width': 4}, 1, 'metasemi'),
     ('resnet50', {'width': 2}, 1, 'metasemi'),
 ]
 
