@@ -256,7 +256,7 @@ def check_patches(sides: tuple[int, ...], patch: int) -> tuple[int, int]:
         near = max(1, round(min(sides) / patch)) * patch
         raise UserError(
             f'a vision transformer cuts images into patches of {patch}×{patch}, and {height}×{width} is no '
-            f'multiple; add --config.data.image_size={near}'
+            f'multiple; add data.image_size={near}'
         )
     return height // patch, width // patch
 

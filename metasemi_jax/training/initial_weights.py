@@ -83,11 +83,11 @@ def _check_fit(source: str, trained: Classifier, experiment: Experiment) -> None
     there, here = trained.model, experiment.model
     if type(there) is not type(here):
         name = trained.config.model.name
-        refuse(f'its network is {name}', f'add --config.model.name={name}, or name another run')
+        refuse(f'its network is {name}', f'add model.name={name}, or name another run')
     for size in SIZES:
         old, new = getattr(there, size, None), getattr(here, size, None)
         if old != new:
-            refuse(f'its {size} is {old}, here it is {new}', f'add --config.model.{size}={old}')
+            refuse(f'its {size} is {old}, here it is {new}', f'add model.{size}={old}')
     old, new = trained.input_form.image_shape[-1], experiment.input_form.image_shape[-1]
     if old != new:
         refuse(f'its images have {old} channels, these have {new}', 'name another run')

@@ -68,7 +68,7 @@ def check_network(source: str, published: Published, name: str) -> None:
     if name != published.name:
         raise UserError(
             f'model.init_from={source} is a {published.name}, and model.name={name}; '
-            f'add --config.model.name={published.name}'
+            f'add model.name={published.name}'
         )
 
 
