@@ -58,7 +58,7 @@ def drawn(model):
             elif isinstance(module, torch.nn.LayerNorm | torch.nn.Linear) and module.bias is not None:
                 module.bias.normal_(0, 0.2, generator=generator)
         for name, parameter in model.named_parameters():
-            if 'token' in name or 'pos_embed' in name or 'gamma' in name:
+            if any(part in name for part in ('token', 'pos_embed', 'gamma', 'head.weight')):
                 parameter.normal_(0, 0.5, generator=generator)
     return model.eval()
 

@@ -9,6 +9,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models.layers import Dtype, at_least_float32, classifier, precision
@@ -210,10 +211,11 @@ def rotations(grid: tuple[int, int], size: int) -> Array:
 
     The centres of the patches lie between -1 and 1; the periods rise from 1 to `LONGEST_PERIOD`.
     """
-    periods = LONGEST_PERIOD ** (jnp.arange(size // 4) / (size // 4))
-    rows, columns = (2 * (jnp.arange(n) + 0.5) / n - 1 for n in grid)
-    places = jnp.stack(jnp.meshgrid(rows, columns, indexing='ij'), axis=-1).reshape(-1, 2, 1)
-    return (2 * math.pi * places / periods).reshape(len(places), -1)
+    # By NumPy: constants of the program.
+    periods = LONGEST_PERIOD ** (np.arange(size // 4) / (size // 4))
+    rows, columns = (2 * (np.arange(n) + 0.5) / n - 1 for n in grid)
+    places = np.stack(np.meshgrid(rows, columns, indexing='ij'), axis=-1).reshape(-1, 2, 1)
+    return jnp.asarray((2 * math.pi * places / periods).reshape(len(places), -1), float)
 
 
 def rotated(x: Array, angles: Array) -> Array:
