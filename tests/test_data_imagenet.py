@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 
 import numpy as np
@@ -218,7 +217,6 @@ def test_the_config_trains_without_tensorflow(prepared, tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true'},
     )
     assert (process.returncode, process.stderr) == (0, '')
     assert 'imagenet2012: 6 labeled, 14 unlabeled, 7 test images of 1000 classes' in process.stdout

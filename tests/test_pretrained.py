@@ -27,7 +27,6 @@ from own_images import own_config, write_folder
 from small_runs import ROOT, assert_same_state, contents, main_of, read_state
 from torch_files import tiny_state_dict, write_pth, write_safetensors
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 VIT = {'width': 16, 'depth': 2}
 
 

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -118,28 +119,34 @@ def _nhwc(images: np.ndarray, dtype: jnp.dtype) -> jax.Array:
 
 
 def convolution_by_products(images, kernel, strides, padding, *, precision=None, **options) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of Flax's `Conv`, as a matrix product for each place of the kernel.
+    """`jax.lax.conv_general_dilated` of Flax's `Conv`, as a product of the patches with the kernel.
 
     XLA has no fast convolution of float64 for CPUs: a step of ConvLarge takes 17 s with it, and 3 s so.
     """
     assert {*options['lhs_dilation'], *options['rhs_dilation']} == {1}
     if options['feature_group_count'] != 1:  # small ones, of Shake-Shake's shortcuts
         return CONVOLUTION(images, kernel, strides, padding, precision=precision, **options)
-    height, width = kernel.shape[:2]
     if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(images.shape[1:3], (height, width), strides, padding)
+        padding = jax.lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
+    return _patches_times_kernel(images, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+# Jitted, to be traced once for layers of the same shape.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _patches_times_kernel(images, kernel, strides, padding):
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    height, width, _, features = kernel.shape
     rows, columns = (
         1 + (have - need) // stride
         for have, need, stride in zip(images.shape[1:3], (height, width), strides, strict=True)
     )
     down, along = strides
-    return sum(
+    patches = [
         images[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * along + 1 : along]
-        @ kernel[i, j]
         for i in range(height)
         for j in range(width)
-    )
+    ]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
 
 
 def figures_of(name: str, *, dtype: jnp.dtype, estimator: str) -> dict[str, np.ndarray]:
