@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from metasemi_jax.cli import run_command
 from metasemi_jax.command.installed_configs import CONFIGS
 from metasemi_jax.errors import UserError
-from metasemi_jax.plan.devices import check_compiler, prepare_environment
+from metasemi_jax.plan.devices import check_compiler, prepare_environment, silent
 from metasemi_jax.plan.machines import FORM, parse_topology
 
 
@@ -44,8 +44,9 @@ def _plan(values: flags.FlagValues) -> None:
     check_compiler(topology)
     prepare_environment()
     # These import JAX, which looks at the environment.
-    from metasemi_jax.plan.make import make_plan
-    from metasemi_jax.plan.report import as_json, lines
+    with silent():
+        from metasemi_jax.plan.make import make_plan
+        from metasemi_jax.plan.report import as_json, lines
 
     plan = make_plan(
         values['config'].value, topology, say=lambda line: print(line, file=sys.stderr, flush=True)

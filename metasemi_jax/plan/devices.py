@@ -62,8 +62,7 @@ def absent_devices(topology: Topology) -> list[Any]:
             from metasemi_jax.plan.gpu_targets import target_config
 
             shape, text = f'1x1x{topology.size}', target_config(kind)
-            # The plugin says, several times, that this machine has no GPU.
-            with _silent():
+            with silent():
                 devices = topologies.get_topology_desc(
                     topology.name, 'cuda', topology=shape, target_config=text
                 ).devices
@@ -84,8 +83,8 @@ def absent_devices(topology: Topology) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Lead what C++ writes to stderr nowhere."""
+def silent() -> Iterator[None]:
+    """Lead stderr nowhere, C++'s too: the CUDA plugin says, several times, that this machine has no GPU."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
