@@ -47,7 +47,7 @@ def load_own_images(
         raise UserError('name your images with data.path=: a folder, a .csv or an .npz file')
     source = user_path(path)
     if not source.exists():
-        raise UserError(f'data.path={path}: there is no such folder or file')
+        raise UserError(f'{path}: there is no such folder or file')
     if not source.is_dir() and not source.is_file():
         raise UserError(f'{path} is neither a folder nor a file; save the images as files')
     is_csv = source.suffix.lower() == '.csv'
