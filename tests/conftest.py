@@ -85,6 +85,15 @@ def x64():
     jax.config.update('jax_enable_x64', before)
 
 
+@pytest.fixture
+def optimized():
+    """For the few programs that run hundreds of times: compile as users do."""
+    before = jax.config.read('jax_disable_most_optimizations')
+    jax.config.update('jax_disable_most_optimizations', False)
+    yield
+    jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def _own_user_cache(tmp_path_factory):
     """What programs remember in the user's cache: not the developer's, and not from one run to the next."""

@@ -49,6 +49,7 @@ def test_readme_is_short():
     assert [line for line in lines if len(line) > MOST_COLUMNS] == []
 
 
+@pytest.mark.usefixtures('optimized')
 def test_the_training_loop_of_readme_runs_as_written_and_the_unlabeled_images_help(capsys):
     (example,) = [block for block in blocks(README.read_text(), 'python') if 'make_train_step' in block]
     labels_only = re.sub(r"create_method\('metasemi'[^)]*\)", "create_method('supervised', model)", example)
@@ -68,6 +69,7 @@ def test_the_classifier_of_readme_fits_as_written():
     assert {*names['classes']} <= {*range(10)}
 
 
+@pytest.mark.usefixtures('optimized')
 def test_the_meta_gradient_of_any_model_runs_as_written_and_the_unlabeled_images_help(capsys):
     (example,) = blocks((ROOT / 'docs' / 'method.md').read_text(), 'python')
     labels_only = example.replace(' + 0.1 * consistency_loss(m, pseudo_labels)', '')
