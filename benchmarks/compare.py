@@ -17,7 +17,6 @@ own labeled images.
 
 import contextlib
 import functools
-import statistics
 import sys
 import zipfile
 from pathlib import Path
@@ -34,6 +33,7 @@ from metasemi_jax.config import check_config
 from metasemi_jax.errors import DivergedError, UserError
 from metasemi_jax.methods import METHODS, method_options
 from metasemi_jax.models import create_model
+from metasemi_jax.report.runs import spread
 from metasemi_jax.sweep.grid import parse_seeds
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.workdir import Workdir
@@ -213,10 +213,10 @@ def table(folder: Path, known: list[Row]) -> str:
         if not finished:
             continue
         errors = [found['ema_test_error_last'] for found in finished]
-        deviation = f' ± {statistics.stdev(errors):.1f}' if len(errors) > 1 else ''
+        mean, std = spread(errors)
+        cell = f'{mean:.1f}' if std is None else f'{mean:.1f} ± {std:.1f}'
         each = ' '.join(f'{error:.1f}' for error in errors)
-        mean = f'{statistics.mean(errors):.1f}{deviation}'
-        lines.append(f'| {row.label} | {finished[0]["steps"]} | {mean} | {each} |')
+        lines.append(f'| {row.label} | {finished[0]["steps"]} | {cell} | {each} |')
     return '\n'.join(lines)
 
 

@@ -41,7 +41,8 @@ def lower_step(config: Any, dataset: Dataset, split: Split, mesh: Mesh) -> StepP
 
     Args:
       config: settings that `check_config` has passed.
-      dataset, split: its data; of the images only the shapes count.
+      dataset: the data of `config`; of the images only the shapes count.
+      split: the labeled and held-out images of `dataset`.
       mesh: devices that the compiler knows.
 
     Raises:

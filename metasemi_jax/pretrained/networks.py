@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import MODELS
@@ -47,7 +48,7 @@ def as_published(weights: Mapping[str, np.ndarray]) -> Published:
         body, classes = convert_body(name, weights), head_classes(name, weights)
     except UserError as error:
         raise UserError(f'is a damaged {name}: {error}') from error
-    for path, array in _leaves(body):
+    for path, array in flatten_dict(body, sep='/').items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise UserError(f'holds numbers that are not finite, in {path}')
     sizes = infer_sizes(name, weights)
@@ -134,11 +135,3 @@ def _normalisation(name: str, classes: int | None) -> tuple[tuple[float, ...], t
 
 def _count(weights: Mapping[str, np.ndarray], pattern: str) -> int:
     return len({match[1] for name in weights if (match := re.match(pattern, name))})
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = '') -> Any:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f'{prefix}{name}/')
-        else:
-            yield f'{prefix}{name}', value

@@ -32,7 +32,7 @@ STORAGES = {
 }
 BIG_ENDIAN = 'was written on a big-endian machine; save it anew on another'
 DAMAGED = 'is no PyTorch file, or a damaged one'
-NUMPY_SCALARS = ('f8', 'f4', 'i8', 'i4')  # that may stand among the figures of a checkpoint
+NUMPY_SCALARS = ('f8', 'f4', 'i8', 'i4')  # that may stand among the numbers of a checkpoint
 
 
 def read_torch(path: Path) -> Any:

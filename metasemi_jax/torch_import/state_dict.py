@@ -115,7 +115,7 @@ def head_classes(name: str, state_dict: Mapping[str, Any]) -> int | None:
     """Classes of the last linear layer of a state dict; None where it has none.
 
     Raises:
-      UserError: its weights and its biases are not of the same classes.
+      UserError: weights and biases of that layer are not of the same classes.
     """
     shapes = {key: array.shape for key, array in _split_head(name, _arrays(name, state_dict))[1].items()}
     counts = {shape[0] if shape else 0 for shape in shapes.values()}

@@ -166,8 +166,8 @@ def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | Non
 
     Args:
       config: settings of the run, with what its recipe chose.
-      dataset: its data.
-      split: its labeled and held-out images.
+      dataset: the data of the run.
+      split: the labeled and held-out images of `dataset`.
       platform: 'cpu', 'gpu' or 'tpu', where the step will run; None: this machine's.
 
     Raises:

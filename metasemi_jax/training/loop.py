@@ -68,6 +68,7 @@ def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -
 
 def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images: bool) -> dict[str, Any]:
     with failing_together():
+        # Twice: the types before the choices of the run are read, and what these make of the settings.
         check_config(config)
         config = files.with_choices_of_run(config)
         check_config(config)
