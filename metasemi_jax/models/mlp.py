@@ -32,8 +32,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
-        # Not -1: a batch may be empty.
-        x = x.reshape(len(x), math.prod(x.shape[1:])).astype(self.dtype)
+        # Not -1: a batch may be empty. Not len(x): in an export it is a symbol.
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(self.dtype)
         off = not (train and self.has_rng('dropout'))
         for i in range(1, self.depth + 1):
             x = nn.Dense(
