@@ -1,6 +1,9 @@
 import collections
+import gc
+import itertools
 import json
 import os
+import time
 from pathlib import Path
 
 # Set before JAX is imported, and inherited by the commands that tests start: most of the suite's time would
@@ -22,9 +25,12 @@ import pytest
 from metasemi_jax.progress import speaking
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
+# Traces are many objects that live: by default the collector would go through them ever again.
+gc.set_threshold(50_000, 20, 20)
 
 
 MOST_QUICK_SECONDS = 2
+LEAST_RECORDED = 0.5  # seconds
 SECONDS = Path(__file__).parent / 'data' / 'seconds.json'
 
 
@@ -35,16 +41,21 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """The files that take longest first, lest one worker end up with the last of them."""
-    seconds = {item: 20.0 for item in items if item.get_closest_marker('slow')}
     recorded = json.loads(SECONDS.read_text())
-    seconds |= {item: recorded[name] for item in items if (name := name_of(item.nodeid)) in recorded}
+    fixtures = {item: [name for name in fixtures_of(item) if name in recorded] for item in items}
+    users = collections.Counter(itertools.chain.from_iterable(fixtures.values()))
+    # What several tests share is charged to each in equal parts, not to the one that comes first.
+    seconds = {
+        item: recorded.get(name_of(item.nodeid), 0) + sum(recorded[name] / users[name] for name in shared)
+        for item, shared in fixtures.items()
+    }
     of_file = collections.Counter()
-    for item, time in seconds.items():
-        of_file[item.path] += time
+    for item, time_ in seconds.items():
+        of_file[item.path] += time_
     items.sort(key=lambda item: -of_file[item.path])
     if config.getoption('quick'):
-        config.hook.pytest_deselected(items=[item for item in items if item in seconds])
-        items[:] = [item for item in items if item not in seconds]
+        config.hook.pytest_deselected(items=[item for item in items if seconds[item] > MOST_QUICK_SECONDS])
+        items[:] = [item for item in items if seconds[item] <= MOST_QUICK_SECONDS]
 
 
 def name_of(nodeid):
@@ -52,11 +63,38 @@ def name_of(nodeid):
     return nodeid.partition('[')[0].rpartition('/')[2]
 
 
+def fixtures_of(item):
+    """What `name_of` would call the fixtures of a test that are its module's."""
+    return [f'{item.path.name}::{name}' for name in item.fixturenames]
+
+
+_shared = {}  # seconds of a fixture that many tests use, until the report of the test that made it
 _took = collections.Counter()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    started = time.perf_counter()
+    try:
+        return (yield)
+    finally:
+        if fixturedef.scope == 'module':
+            _shared[name_of(f'{request.node.nodeid}::{fixturedef.argname}')] = time.perf_counter() - started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    report = yield
+    # Under xdist the report goes to another process.
+    report.user_properties = [*report.user_properties, *_shared.items()]
+    _shared.clear()
+    return report
+
+
 def pytest_runtest_logreport(report):
-    _took[report.nodeid] += report.duration
+    shared = dict(report.user_properties)
+    _took.update(shared)
+    _took[report.nodeid] += report.duration - sum(shared.values())
 
 
 def pytest_sessionfinish(session):
@@ -65,7 +103,7 @@ def pytest_sessionfinish(session):
         longest = collections.defaultdict(float)
         for nodeid, seconds in _took.items():
             longest[name_of(nodeid)] = max(longest[name_of(nodeid)], round(seconds, 1))
-        slow = {name: seconds for name, seconds in sorted(longest.items()) if seconds > MOST_QUICK_SECONDS}
+        slow = {name: seconds for name, seconds in sorted(longest.items()) if seconds >= LEAST_RECORDED}
         SECONDS.write_text(json.dumps(slow, indent=1) + '\n')
 
 

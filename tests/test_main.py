@@ -115,9 +115,7 @@ def test_a_run_its_repetition_and_another_config(tmp_path):
     assert first.returncode == 0, first.stderr
     assert first.stderr == ''
     lines = first.stdout.splitlines()
-    assert lines[0].startswith(
-        'digits: 50 labeled, 1,247 unlabeled, 500 test images of 10 classes; conv_small'
-    )
+    assert lines[0].startswith('digits: 50 labeled, 1,247 unlabeled, 500 test images of 10 classes; mlp, ')
     assert any(line.startswith('step 4/4  loss ') and 'images/s' in line for line in lines)
     assert '\r' not in first.stdout
     assert 'selected on the test set' in first.stdout

@@ -1,10 +1,13 @@
 """Several processes as one run: on this machine, with the commands that users type."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -12,10 +15,10 @@ import pytest
 
 from metasemi_jax.distributed.multi_host import join_processes
 from metasemi_jax.errors import UserError
-from processes import wait_for_step
-from small_runs import main_command, read_log, run_here, tiny_flags
+from processes import wait_for, wait_for_step
+from small_runs import ROOT, main_command, read_log, run_here, tiny_flags
 
-RUN = {'total_steps': 12, 'data__num_validation': 10}
+RUN = {'total_steps': 12, 'data__num_validation': 10, 'model__name': 'conv_small'}
 # Long enough to be interrupted.
 LONG = {'total_steps': 100_000, 'eval_every': 1000, 'log_every': 5, 'checkpoint_every': 5}
 
@@ -46,49 +49,87 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_two(workdir, *, second_flags=(), **overrides):
-    """Two processes with two devices each; the second may differ."""
-    environment = os.environ.copy()
+def start_two(command_of):
+    """Two processes with two devices each; `command_of` the coordinator's address and the number of each."""
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
     environment['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=2'
-    address = f'--coordinator=localhost:{free_port()}'
-    return [
-        subprocess.Popen(
-            main_command(
-                *tiny_flags(**overrides), f'--workdir={workdir}', *more,
-                address, '--num_processes=2', f'--process_id={i}',
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for i, more in enumerate([(), second_flags])
-    ]  # fmt: skip
+    address = f'localhost:{free_port()}'
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    return [subprocess.Popen(command_of(address, i), **pipes, text=True, env=environment) for i in range(2)]
 
 
-def finish(processes):
-    outputs = [process.communicate(timeout=200) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return [output for output, _ in outputs]
+# `main.py`, which is not as patient with the other processes.
+IMPATIENT = """
+import runpy, sys
+from metasemi_jax.distributed import multi_host
+multi_host.LOST_AFTER_SECONDS = 8
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def start_long(workdir):
+    """Two processes of `main.py`, with the flags that users give."""
+    flags = [*tiny_flags(**LONG), f'--workdir={workdir}', '--num_processes=2']
+    python, *program = main_command(*flags)
+    return start_two(
+        lambda address, i: [
+            python, '-c', IMPATIENT, *program, f'--coordinator={address}', f'--process_id={i}'
+        ]
+    )  # fmt: skip
 
 
 @pytest.fixture(scope='module')
-def by_one(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('one')
-    run = run_here(*tiny_flags(**RUN), f'--workdir={workdir}')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture(scope='module')
+def by_one(folder):
+    run = run_here(*tiny_flags(**RUN), f'--workdir={folder}/one')
     assert run.returncode == 0, run.stderr
-    return workdir
+    return folder / 'one'
+
+
+def as_after_step_8(workdir, copy):
+    """A copy of a finished run without its end."""
+    shutil.copytree(workdir, copy)
+    (copy / 'results.json').unlink()
+    shutil.rmtree(copy / 'checkpoints' / '12')
+    return copy
 
 
 @pytest.fixture(scope='module')
-def by_two(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('two')
-    outputs = finish(start_two(workdir, **RUN))
-    assert '4 × cpu in 2 processes' in outputs[0]
-    # One process speaks; Gloo says its own from C++.
-    assert [line for line in outputs[1].splitlines() if 'Gloo' not in line and 'peer ranks' not in line] == []
-    return workdir
+def by_two(folder, by_one):
+    """What two processes did one after another, {name: how it ended in each}; the last one was interrupted.
+
+    'other_settings': the second has another batch size. 'other_folder': it cannot use its folder. 'two': a
+    whole run. 'from_one': one that one process began. 'long': of one that is long, what they printed.
+    """
+    as_after_step_8(by_one, folder / 'from_one')
+    (folder / 'file').touch()
+    different = {'other_settings': ['--config.batch_size=12'], 'other_folder': [f'--workdir={folder}/file']}
+
+    def flags_of(i):
+        for name in ('other_settings', 'other_folder', 'two', 'from_one'):
+            yield [*tiny_flags(**RUN), f'--workdir={folder}/{name}', *(different.get(name, ()) if i else ())]
+        yield [*tiny_flags(**LONG), f'--workdir={folder}/long']
+
+    program = ROOT / 'tests' / 'helpers' / 'runs_of_one_start.py'
+    ended = [folder / f'ended_{i}.json' for i in range(2)]
+    processes = start_two(lambda address, i: [sys.executable, program, address, str(i), ended[i]])
+    for i, process in enumerate(processes):
+        json.dump(list(flags_of(i)), process.stdin)
+        process.stdin.close()
+        process.stdin = None
+    wait_for_step(processes[0], 10)
+    # To the one that does not speak; both stop after the same step.
+    processes[1].send_signal(signal.SIGINT)
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], outputs
+    names = ('other_settings', 'other_folder', 'two', 'from_one')
+    how = zip(*(json.loads(path.read_text()) for path in ended), strict=True)
+    return dict(zip(names, how, strict=True)) | {'long': outputs}
 
 
 def assert_close_logs(first, second):
@@ -101,25 +142,42 @@ def assert_close_logs(first, second):
 
 
 @pytest.mark.slow
-def test_two_processes_train_to_the_same_losses_as_one(by_one, by_two):
-    assert_close_logs(by_one, by_two)
-    assert not [path for path in by_two.rglob('*') if 'tmp' in path.name]
+def test_two_processes_train_to_the_same_losses_as_one(folder, by_one, by_two):
+    assert [(run['code'], run['err']) for run in by_two['two']] == [(0, '')] * 2
+    assert '4 × cpu in 2 processes' in by_two['two'][0]['out']
+    assert_close_logs(by_one, folder / 'two')
+    assert not [path for path in (folder / 'two').rglob('*') if 'tmp' in path.name]
 
 
 @pytest.mark.slow
-def test_a_checkpoint_goes_from_two_processes_to_one_and_back(by_one, by_two):
+def test_a_checkpoint_goes_from_two_processes_to_one_and_back(folder, by_one, by_two):
     """Each run goes on from its step 8, in the other number of processes, and ends where it ended."""
-    for workdir, other in ((by_two, by_one), (by_one, by_two)):
-        (workdir / 'results.json').unlink()
-        subprocess.run(['rm', '-r', workdir / 'checkpoints' / '12'], check=True)
-        if workdir == by_two:
-            run = run_here(*tiny_flags(**RUN), f'--workdir={workdir}')
-            assert run.returncode == 0, run.stderr
-            output = run.stdout
-        else:
-            output = finish(start_two(workdir, **RUN))[0]
-        assert 'continuing after step 8' in output
-        assert_close_logs(workdir, other)
+    from_two = as_after_step_8(folder / 'two', folder / 'from_two')
+    run = run_here(*tiny_flags(**RUN), f'--workdir={from_two}')
+    ended = [{'code': run.returncode, 'out': run.stdout}, *by_two['from_one']]
+    assert [run['code'] for run in ended] == [0, 0, 0]
+    for run in ended[:2]:
+        assert 'continuing after step 8' in run['out']
+    assert_close_logs(from_two, folder / 'two')
+    assert_close_logs(folder / 'from_one', by_one)
+
+
+@pytest.mark.slow
+def test_processes_of_different_settings_are_refused(folder, by_two):
+    for run in by_two['other_settings']:
+        assert run['code'] == 1
+        assert 'error: process 1 and process 0 do not have the same settings; start all' in run['err']
+    assert not (folder / 'other_settings').exists()
+
+
+@pytest.mark.slow
+def test_what_one_process_refuses_ends_both(folder, by_two):
+    """The second cannot use its folder; the first says so too, and writes nothing."""
+    first, second = by_two['other_folder']
+    assert (first['code'], second['code']) == (1, 1)
+    assert 'error: process 1 cannot go on; its own message says why' in first['err']
+    assert 'file is a file; name a folder' in second['err']
+    assert not (folder / 'other_folder').exists()
 
 
 def assert_one_is_lost(processes, victim):
@@ -134,41 +192,18 @@ def assert_one_is_lost(processes, victim):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_both_continue(tmp_path):
-    """One run through the loss of the second process, a signal to one of them, and the loss of the first."""
-    processes = start_two(tmp_path, **LONG)
-    wait_for_step(processes[0], 10)
-    assert_one_is_lost(processes, 1)
-    saved = max(int(path.name) for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdecimal())
-    processes = start_two(tmp_path, **LONG)
-    wait_for_step(processes[0], saved + 5)
-    # To the one that does not speak; both stop after the same step.
-    processes[1].send_signal(signal.SIGINT)
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [143, 143]
-    stopped = re.search(r'SIGTERM: saved after step ([\d,]+);', outputs[0])[1].replace(',', '')
-    processes = start_two(tmp_path, **LONG)
-    wait_for_step(processes[0], int(stopped) + 5)
-    assert_one_is_lost(processes, 0)
-
-
-@pytest.mark.slow
-def test_processes_of_different_settings_are_refused(tmp_path):
-    processes = start_two(tmp_path / 'folder', second_flags=['--config.batch_size=12'], **RUN)
-    errors = [process.communicate(timeout=150)[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
-    for error in errors:
-        assert 'error: process 1 and process 0 do not have the same settings; start all' in error
-    assert not (tmp_path / 'folder').exists()
-
-
-@pytest.mark.slow
-def test_what_one_process_refuses_ends_both(tmp_path):
-    """The second cannot use its folder; the first says so too, and writes nothing."""
-    (tmp_path / 'file').touch()
-    processes = start_two(tmp_path / 'folder', second_flags=[f'--workdir={tmp_path}/file'], **RUN)
-    errors = [process.communicate(timeout=150)[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
-    assert 'error: process 1 cannot go on; its own message says why' in errors[0]
-    assert 'file is a file; name a folder' in errors[1]
-    assert not (tmp_path / 'folder').exists()
+def test_a_killed_process_ends_the_other_and_both_continue(folder, by_two):
+    """One run through a signal to one process, the loss of the second, and that of the first."""
+    # One process speaks; Gloo says its own from C++.
+    said = by_two['long'][1][0].splitlines()
+    assert [line for line in said if 'Gloo' not in line and 'peer ranks' not in line] == []
+    said = by_two['long'][0][0]
+    saved = int(re.search(r'SIGTERM: saved after step ([\d,]+);', said)[1].replace(',', ''))
+    for victim in (1, 0):
+        processes = start_long(folder / 'long')
+        line = wait_for(processes[0], lambda line: 'continuing after step' in line)
+        assert line.endswith(f'continuing after step {saved}\n')
+        wait_for_step(processes[0], saved + 5)
+        assert_one_is_lost(processes, victim)
+        steps = [path.name for path in (folder / 'long' / 'checkpoints').iterdir()]
+        saved = max(int(name) for name in steps if name.isdecimal())

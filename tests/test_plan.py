@@ -208,7 +208,7 @@ def functions_of(text):
 
 def test_the_program_is_the_one_that_training_calls():
     """Text by text: the planned step of the digits, and that of a run."""
-    config, mesh = tiny_config(), make_mesh()
+    config, mesh = tiny_config(model__name='conv_small'), make_mesh()
     dataset, split = data_of(config)
     check_config(config)
     planned = lower_step(config, dataset, split, mesh)
@@ -285,7 +285,7 @@ def plan_of(*, memory=ROOMY, **fields):
     found = Estimate(memory, 2e12, 3e9, hlo.Counter(sent), Time(0.01, 0.02, 0.005), 'text')
     values = {'estimate': found, 'wanted': None, 'largest': None, 'too_large': None} | fields
     topology = parse_topology('v5e:2x2')
-    return report.Plan(topology, tiny_config(), 'bfloat16', 123, 100, 12.34, **values)
+    return report.Plan(topology, tiny_config(model__name='conv_small'), 'bfloat16', 123, 100, 12.34, **values)
 
 
 def test_json_has_every_figure():

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 def test_a_run_from_disk_is_the_run_from_memory(folder, tmp_path):
     """Batches, statistics and evaluations, bit for bit."""
-    statistics = {'data__mean': (), 'data__std': ()}
+    statistics = {'data__mean': (), 'data__std': (), 'model__name': 'conv_small'}
     train_and_evaluate(own_config(folder, **statistics), tmp_path / 'memory')
     experiment = build_experiment(own_config(folder, **statistics, **ON_DISK), make_mesh())
     assert '8×8×3 pixels from disk' in experiment.description

@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_needs_the_other_no_more(source, tmp_path, monkeypatc
         ({'model__width': 4}, 'its width is 2, here it is 4; add model.width=2'),
         (
             {'model__name': 'wide_resnet', 'model__dropout_rate': 0.0},
-            'its network is conv_small; add model.name',
+            'its network is mlp; add model.name',
         ),
         ({'model__init_from': '/nowhere'}, 'model.init_from=/nowhere: /nowhere does not exist'),
     ],

@@ -37,7 +37,7 @@ from metasemi_jax.visualize import __main__ as visualize
 from own_images import write_image
 from small_runs import contents, tiny_config
 
-CONFIG = tiny_config(total_steps=4, data__num_validation=20, ema_decay=0.9)
+CONFIG = tiny_config(model__name='conv_small', total_steps=4, data__num_validation=20, ema_decay=0.9)
 OTHERS = (None, True, -1, 10**40, 'x\ny', [], {'x': 1})
 KEPT = ('.lock', '.predictions.json')
 

@@ -11,7 +11,7 @@ TINY_OWN = {
     'data.pad': 1,
     'data.mean': (0.5, 0.5, 0.5),
     'data.std': (0.25, 0.25, 0.25),
-    'model.name': 'conv_small',
+    'model.name': 'mlp',  # as in small_runs.py
     'model.width': 2,
     'batch_size': 4,
     'total_steps': 4,

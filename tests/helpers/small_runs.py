@@ -26,6 +26,7 @@ TINY = {
     'log_every': 2,
     'eval_every': 4,
     'checkpoint_every': 4,
+    'model.name': 'mlp',  # compiles soonest; what depends on convolutions names conv_small
     'model.width': 2,
     'optimizer.warmup_steps': 2,
     'optimizer.milestones': (8, 10),
