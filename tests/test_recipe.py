@@ -3,10 +3,13 @@ import re
 import numpy as np
 import pytest
 
+from benchmarks.forward_passes import forward_passes
 from configs import digits, folder
 from metasemi_jax.config import OPEN, check_config, flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
+from metasemi_jax.methods import method_options
+from metasemi_jax.models import create_model
 from metasemi_jax.sweep.__main__ import plan
 from metasemi_jax.sweep.folder import swept_fields, write_record
 from metasemi_jax.training import recipe
@@ -20,13 +23,13 @@ from small_runs import read_log
 MNIST = Facts((28, 28, 1), num_images=8000, black_border=True, accelerator=False, cores=2)
 
 
-def fields(method='metasemi', **given):
+def fields(method=None, **given):
     flat = flatten(folder.get_config(method))
     return flat | {name.replace('__', '.'): value for name, value in given.items()}
 
 
-def chosen(facts=MNIST, **given):
-    return choose(facts, fields(**given))
+def chosen(facts=MNIST, method=None, **given):
+    return choose(facts, fields(method, **given))
 
 
 def test_every_open_field_is_chosen_and_no_other():
@@ -41,7 +44,8 @@ def test_every_open_field_is_chosen_and_no_other():
 
 @pytest.mark.parametrize('name', sorted(recipe.RULES))
 def test_what_is_given_is_not_chosen(name):
-    assert name not in chosen(**{name.replace('.', '__'): 1})
+    given = 'fixmatch' if name == 'method.name' else 1
+    assert name not in chosen(**{name.replace('.', '__'): given})
 
 
 def test_dropout_brings_undropped_statistics():
@@ -50,7 +54,7 @@ def test_dropout_brings_undropped_statistics():
 
 
 def test_a_number_of_steps_moves_the_schedule():
-    values = chosen(total_steps=1000)
+    values = chosen(method='metasemi', total_steps=1000)
     assert values['optimizer.warmup_steps'] == 50
     assert values['method.rampup_steps'] == 200
     assert values['eval_every'] == 50
@@ -65,8 +69,54 @@ def test_what_a_time_budget_changes_is_not_told():
     assert 'model.name=conv_small' in told
 
 
-def test_methods_without_a_ramp_up_in_steps_get_none():
-    assert choose(MNIST, fields('fixmatch'))['method.rampup_steps'] is None
+def test_a_method_has_its_own_options():
+    options = ('method.second_view', 'method.temperature', 'method.batch_norm', 'method.rampup_steps')
+
+    def of(method):
+        values = chosen(method=method, total_steps=1000)
+        return [values[name] for name in options]
+
+    assert of('metasemi') == ['strong', 0.5, None, 200]
+    assert of(None) == of('uda') == of('fixmatch') == [None, None, 'labeled', None]
+    assert of('mean_teacher') == [None] * 4
+    assert chosen()['method.name'] == 'uda'
+
+
+def test_an_option_of_another_method_is_refused(tmp_path):
+    np.savez(tmp_path / 'mine.npz', x=np.zeros((6, 8, 8), np.uint8), y=np.arange(6) % 2)
+    config = folder.get_config()
+    config.data.path = str(tmp_path / 'mine.npz')
+    config.method.mixup = False
+    with pytest.raises(UserError, match=r"method.name=uda has no option 'mixup'"):
+        train_and_evaluate(config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_of_an_earlier_recipe_goes_on(tmp_path):
+    """MetaSemi was the recipe's method until November 2026."""
+    config, files = folder.get_config(), Workdir(tmp_path / 'run')
+    begun = folder.get_config('metasemi')
+    begun.update_from_flattened_dict(chosen(method='metasemi') | {'recipe': 'chosen', 'data.image_size': 0})
+    (files.checkpoints / '4').mkdir(parents=True)
+    write_json(files.config, begun.to_dict())
+    there = files.with_choices_of_run(config)
+    assert (there.method.name, there.method.second_view, there.method.temperature) == (
+        'metasemi',
+        'strong',
+        0.5,
+    )
+    files.check(there)
+
+
+@pytest.mark.parametrize('method', ['metasemi', 'mixmatch', 'supervised', 'uda', 'vat'])
+def test_cheaper_methods_take_more_steps(method):
+    """Hence an equal time; 24,000 forward passes are enough for few images."""
+    shape, passes = (8, 8, 1), recipe.PASSES.get(method, recipe.OTHER_PASSES)
+    steps = chosen(MNIST._replace(image_shape=shape, num_images=100), method=method)['total_steps']
+    assert steps * passes == pytest.approx(recipe.ENOUGH_PASSES, rel=0.05)
+    options = {'batch_norm': 'labeled'} if 'batch_norm' in method_options(method) else {}
+    cost = forward_passes(method, create_model('conv_small', 10), (16, 16, 1), 10, **options)
+    assert passes == pytest.approx(cost, rel=0.15)
 
 
 def test_work_by_hand():
@@ -82,8 +132,6 @@ def test_steps_follow_cores_size_and_images():
     assert chosen(MNIST._replace(cores=64)) == chosen(MNIST._replace(cores=4))
     assert chosen(MNIST._replace(image_shape=(14, 14, 1)))['total_steps'] > mnist
     assert chosen(batch_size=128)['total_steps'] == pytest.approx(mnist / 2, rel=0.1)
-    # A hundred images need no more steps for being there.
-    assert chosen(MNIST._replace(num_images=100, image_shape=(8, 8, 1)))['total_steps'] == recipe.CPU_STEPS[1]
 
 
 def test_devices_have_their_networks():
@@ -149,7 +197,8 @@ def test_only_a_recipe_leaves_fields_open():
 
 
 def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recipe, 'CPU_STEPS', (4, 4))
+    monkeypatch.setattr(recipe, 'CPU_STEPS', 4)
+    monkeypatch.setattr(recipe, 'ENOUGH_PASSES', 0)
     monkeypatch.setattr(recipe, 'EPOCHS', 0)
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8)).astype(np.uint8)
     labels = np.where(np.arange(40) < 6, np.arange(40) % 3, -1)
@@ -168,7 +217,7 @@ def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
         assert there[name] is not None
     assert there['batch_size'] == 64
     # On a machine with other cores, or with another rule, the run is the same.
-    monkeypatch.setattr(recipe, 'CPU_STEPS', (400, 400))
+    monkeypatch.setattr(recipe, 'CPU_STEPS', 400)
     assert train_and_evaluate(config, tmp_path / 'run') == results
     assert read_log(tmp_path / 'run')[-1]['step'] == 4
     config.total_steps = 9

@@ -20,16 +20,23 @@ BATCH_SIZE = 64
 # Multiply-adds that a core may spend on the forward passes of a run, four to five minutes of two cores.
 CPU_WORK = 4.3e12
 CORES = 4  # more do not help so small a network
-CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
+CPU_STEPS = 500  # at least
+# Forward passes of a batch that are enough, unless the images have not been seen EPOCHS times by then.
+ENOUGH_PASSES = 24_000
 EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
-# Forward passes that a step costs, of an image of the batch; 12 are MetaSemi's.
-PASSES = 12
+METHOD, FEATURES_METHOD = 'uda', 'metasemi'
+# Forward passes of the labeled images that a step costs; those of the others, and tables, in docs/methods.md.
+PASSES = {'metasemi': 12, 'mixmatch': 11, 'supervised': 3, 'vat': 12}
+OTHER_PASSES = 7
+# Options of a method that the recipe trains otherwise than published, see docs/recipe.md.
+OPTIONS = {'metasemi': {'second_view': 'strong', 'temperature': 0.5}}
+OTHER_OPTIONS = {'batch_norm': 'labeled'}  # of the methods that have it
 # With published weights: sides of the images, labeled images a step and steps, by whether there is an
 # accelerator.
 PUBLISHED_SIDES = {False: (64, 64), True: (64, 224)}
 PUBLISHED_BATCH_SIZE = {False: 16, True: 64}
-PUBLISHED_CPU_STEPS = (200, 1000)
+PUBLISHED_CPU_STEPS, PUBLISHED_ENOUGH_PASSES = 200, 12_000
 PUBLISHED_ACCELERATOR_STEPS = 5000
 PUBLISHED_LR, LR = 0.01, 0.1
 # Multiply-adds of the forward pass of an image of 224×224, times what the network's small layers make of them
@@ -103,6 +110,15 @@ def image_size(sizes: Sequence[tuple[int, int]], *, one_size: bool, accelerator:
     return max(8, min(largest, median // 4 * 4))
 
 
+def _method_option(option: str) -> Rule:
+    def rule(facts: Facts, fields: Fields) -> Any:
+        method = fields['method.name']
+        known = option in method_options(method)
+        return OPTIONS.get(method, OTHER_OPTIONS).get(option) if known else None
+
+    return rule
+
+
 def _model(facts: Facts, fields: Fields) -> str:
     if _features(facts):
         return 'mlp'
@@ -120,11 +136,13 @@ def _total_steps(facts: Facts, fields: Fields) -> int:
     published = _published(fields)
     if facts.accelerator and not _features(facts):
         return PUBLISHED_ACCELERATOR_STEPS if published else ACCELERATOR_STEPS
+    passes = PASSES.get(fields['method.name'], OTHER_PASSES)
     images = fields['batch_size'] * (1 + fields['unlabeled_ratio'])
-    affordable = min(facts.cores, CORES) * CPU_WORK / (PASSES * images / 2 * _multiply_adds(facts, fields))
-    enough = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
-    least, few = PUBLISHED_CPU_STEPS if published else CPU_STEPS
-    return _round(max(least, min(affordable, max(few, enough))))
+    affordable = min(facts.cores, CORES) * CPU_WORK / (passes * images / 2 * _multiply_adds(facts, fields))
+    enough = (PUBLISHED_ENOUGH_PASSES if published else ENOUGH_PASSES) / passes
+    seen = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
+    least = PUBLISHED_CPU_STEPS if published else CPU_STEPS
+    return _round(max(least, min(affordable, max(enough, seen))))
 
 
 def _multiply_adds(facts: Facts, fields: Fields) -> float:
@@ -181,6 +199,10 @@ def _features(facts: Facts) -> bool:
 
 
 RULES: dict[str, Rule] = {
+    'method.name': lambda facts, fields: FEATURES_METHOD if _features(facts) else METHOD,
+    'method.second_view': _method_option('second_view'),
+    'method.temperature': _method_option('temperature'),
+    'method.batch_norm': _method_option('batch_norm'),
     'model.name': _model,
     'model.dropout_rate': _dropout,
     'undropped_statistics': lambda facts, fields: bool(fields['model.dropout_rate']),
