@@ -108,12 +108,11 @@ def test_a_run_of_an_earlier_recipe_goes_on(tmp_path):
     files.check(there)
 
 
-@pytest.mark.parametrize('method', ['metasemi', 'mixmatch', 'supervised', 'uda', 'vat'])
+@pytest.mark.parametrize('method', ['metasemi', 'supervised', 'uda'])
 def test_cheaper_methods_take_more_steps(method):
-    """Hence an equal time; 24,000 forward passes are enough for few images."""
-    shape, passes = (8, 8, 1), recipe.PASSES.get(method, recipe.OTHER_PASSES)
-    steps = chosen(MNIST._replace(image_shape=shape, num_images=100), method=method)['total_steps']
-    assert steps * passes == pytest.approx(recipe.ENOUGH_PASSES, rel=0.05)
+    """Where the time decides: 2,000 steps of MetaSemi on MNIST."""
+    passes = recipe.PASSES.get(method, recipe.OTHER_PASSES)
+    assert chosen(method=method)['total_steps'] * passes == pytest.approx(24_000, rel=0.1)
     options = {'batch_norm': 'labeled'} if 'batch_norm' in method_options(method) else {}
     cost = forward_passes(method, create_model('conv_small', 10), (16, 16, 1), 10, **options)
     assert passes == pytest.approx(cost, rel=0.15)
@@ -132,6 +131,8 @@ def test_steps_follow_cores_size_and_images():
     assert chosen(MNIST._replace(cores=64)) == chosen(MNIST._replace(cores=4))
     assert chosen(MNIST._replace(image_shape=(14, 14, 1)))['total_steps'] > mnist
     assert chosen(batch_size=128)['total_steps'] == pytest.approx(mnist / 2, rel=0.1)
+    # A hundred images need no more steps for being there.
+    assert chosen(MNIST._replace(num_images=100, image_shape=(8, 8, 1)))['total_steps'] == recipe.CPU_STEPS[1]
 
 
 def test_devices_have_their_networks():
@@ -197,8 +198,7 @@ def test_only_a_recipe_leaves_fields_open():
 
 
 def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recipe, 'CPU_STEPS', 4)
-    monkeypatch.setattr(recipe, 'ENOUGH_PASSES', 0)
+    monkeypatch.setattr(recipe, 'CPU_STEPS', (4, 4))
     monkeypatch.setattr(recipe, 'EPOCHS', 0)
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8)).astype(np.uint8)
     labels = np.where(np.arange(40) < 6, np.arange(40) % 3, -1)
@@ -217,7 +217,7 @@ def test_no_flag_but_the_path(tmp_path, monkeypatch, capsys):
         assert there[name] is not None
     assert there['batch_size'] == 64
     # On a machine with other cores, or with another rule, the run is the same.
-    monkeypatch.setattr(recipe, 'CPU_STEPS', 400)
+    monkeypatch.setattr(recipe, 'CPU_STEPS', (400, 400))
     assert train_and_evaluate(config, tmp_path / 'run') == results
     assert read_log(tmp_path / 'run')[-1]['step'] == 4
     config.total_steps = 9

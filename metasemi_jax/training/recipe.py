@@ -20,9 +20,7 @@ BATCH_SIZE = 64
 # Multiply-adds that a core may spend on the forward passes of a run, four to five minutes of two cores.
 CPU_WORK = 4.3e12
 CORES = 4  # more do not help so small a network
-CPU_STEPS = 500  # at least
-# Forward passes of a batch that are enough, unless the images have not been seen EPOCHS times by then.
-ENOUGH_PASSES = 24_000
+CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
 EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
 METHOD, FEATURES_METHOD = 'uda', 'metasemi'
@@ -36,7 +34,7 @@ OTHER_OPTIONS = {'batch_norm': 'labeled'}  # of the methods that have it
 # accelerator.
 PUBLISHED_SIDES = {False: (64, 64), True: (64, 224)}
 PUBLISHED_BATCH_SIZE = {False: 16, True: 64}
-PUBLISHED_CPU_STEPS, PUBLISHED_ENOUGH_PASSES = 200, 12_000
+PUBLISHED_CPU_STEPS = (200, 1000)
 PUBLISHED_ACCELERATOR_STEPS = 5000
 PUBLISHED_LR, LR = 0.01, 0.1
 # Multiply-adds of the forward pass of an image of 224×224, times what the network's small layers make of them
@@ -139,10 +137,9 @@ def _total_steps(facts: Facts, fields: Fields) -> int:
     passes = PASSES.get(fields['method.name'], OTHER_PASSES)
     images = fields['batch_size'] * (1 + fields['unlabeled_ratio'])
     affordable = min(facts.cores, CORES) * CPU_WORK / (passes * images / 2 * _multiply_adds(facts, fields))
-    enough = (PUBLISHED_ENOUGH_PASSES if published else ENOUGH_PASSES) / passes
-    seen = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
-    least = PUBLISHED_CPU_STEPS if published else CPU_STEPS
-    return _round(max(least, min(affordable, max(enough, seen))))
+    enough = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
+    least, few = PUBLISHED_CPU_STEPS if published else CPU_STEPS
+    return _round(max(least, min(affordable, max(few, enough))))
 
 
 def _multiply_adds(facts: Facts, fields: Fields) -> float:
