@@ -22,9 +22,10 @@ from ml_collections import config_dict
 from metasemi_jax.configs import default
 
 
-def get_config(method='metasemi'):
-    """The deviations of one's own images from `default`."""
-    config = default.get_config(method)
+def get_config(method=None):
+    """The deviations of one's own images from `default`; without `method` the recipe chooses one."""
+    config = default.get_config(method or default.get_config().method.name)
+    config.method.name = config_dict.placeholder(str) if method is None else method
     config.recipe = 'auto'
     config.total_steps = config_dict.placeholder(int)
     config.batch_size = config_dict.placeholder(int)
@@ -40,9 +41,6 @@ def get_config(method='metasemi'):
 
     config.model.name = config_dict.placeholder(str)
 
-    if method == 'metasemi':
-        config.method.second_view = 'strong'
-        config.method.temperature = 0.5
     config.optimizer.lr = config_dict.placeholder(float)
     config.optimizer.warmup_steps = config_dict.placeholder(int)
     config.optimizer.schedule = 'cosine'

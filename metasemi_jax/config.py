@@ -52,6 +52,7 @@ OPEN = (
     'data.image_size',
     'data.pad',
     'data.pad_mode',
+    'method.name',
     'model.name',
     'optimizer.lr',
     'optimizer.warmup_steps',
@@ -241,7 +242,7 @@ def settled(fields: dict[str, Any]) -> dict[str, Any]:
     """
     fields = {name: field.absent for name, field in FIELDS.items()} | fields
     try:
-        options = method_options(fields['method.name'])
+        options = method_options(fields['method.name']) if fields['method.name'] is not None else {}
     except UserError:
         # The file of a method of one's own may be gone; its options stay as they are.
         options = {}
@@ -414,6 +415,8 @@ def _check_optimizer(fields: dict[str, Any]) -> None:
 
 def _check_method(fields: dict[str, Any]) -> None:
     method = fields['method.name']
+    if method is None:
+        return  # a recipe's to choose; its config is checked again
     options = method_options(method)
     for name, value in fields.items():
         option = name.removeprefix('method.')

@@ -34,7 +34,7 @@ __all__ = ['MetaSemiClassifier']
 
 
 class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
-    """A neural network that learns from few labels and many unlabeled samples, by MetaSemi or another method.
+    """A neural network that learns from few labels and many unlabeled samples.
 
     Samples are images [N, H, W] or [N, H, W, C] (uint8, integers of 0 to 255, or floats, see `find_form`), or
     features [N, D]. It is trained by the step of `main.py`; what is None is chosen by its recipe, from the
@@ -46,7 +46,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
     A fit that goes wrong by itself (collapse, flattening predictions) warns with `ConvergenceWarning`.
 
     Args:
-      method: 'metasemi', or another of `metasemi_jax.METHODS`.
+      method: one of `metasemi_jax.METHODS`, as 'metasemi'; None: 'uda' for images, 'metasemi' for features.
       model: a network of `metasemi_jax.models.MODELS`; None: conv_small on CPUs, a larger one on
         accelerators, an MLP for features.
       total_steps: training steps; None: chosen by the recipe.
@@ -76,7 +76,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        method: str = 'metasemi',
+        method: str | None = None,
         *,
         model: str | None = None,
         total_steps: int | None = None,

@@ -14,9 +14,9 @@ from metasemi_jax.models import create_model, variable_shapes
 from small_runs import ROOT
 
 pytestmark = pytest.mark.skipif(find_spec('libtpu') is None, reason='needs libtpu: make test-plan')
-CHIPS = 4
-# Narrow, on 8×8 images: half a minute of compiling.
-SMALL = ('--config=digits', '--config.model.width=16', f'--topology=v5e:2x{CHIPS // 2}')
+# Narrow, on 8×8 images: seconds of compiling.
+SMALL = ('--config=digits', '--config.model.width=16', '--config.batch_size=256')
+TOPOLOGIES = {4: 'v5e:2x2', 256: 'v5e:16x16'}
 
 
 def plan(*flags):
@@ -27,20 +27,25 @@ def plan(*flags):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
+@pytest.fixture(scope='module', params=TOPOLOGIES)
+def chips(request):
+    return request.param
+
+
 @pytest.fixture(scope='module')
-def found():
+def found(chips):
     """What `plan --json` says of the small config, as a user types it."""
-    process = plan(*SMALL, '--json')
+    process = plan(*SMALL, f'--topology={TOPOLOGIES[chips]}', '--json')
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
 
 
-def test_a_small_step_fits_and_its_cost_is_that_of_its_passes(found):
+def test_a_small_step_fits_and_its_cost_is_that_of_its_passes(found, chips):
     assert found['compiled_not_run']
     assert found['fits']
-    assert found['num_devices'] == CHIPS
+    assert found['num_devices'] == chips
     assert found['config']['dtype'] == 'bfloat16'
-    assert (found['batch_size_per_device'], found['steps_per_call']) == (64 // CHIPS, 100)
+    assert (found['batch_size_per_device'], found['steps_per_call']) == (256 // chips, 100)
     # The state and the momentum, in float32, lie on every chip; the images do too.
     assert found['memory']['state'] >= 8 * found['config']['num_params']
     assert found['memory']['data'] >= 1297 * 8 * 8

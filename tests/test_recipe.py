@@ -3,10 +3,13 @@ import re
 import numpy as np
 import pytest
 
+from benchmarks.forward_passes import forward_passes
 from configs import digits, folder
 from metasemi_jax.config import OPEN, check_config, flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
+from metasemi_jax.methods import method_options
+from metasemi_jax.models import create_model
 from metasemi_jax.sweep.__main__ import plan
 from metasemi_jax.sweep.folder import swept_fields, write_record
 from metasemi_jax.training import recipe
@@ -20,13 +23,13 @@ from small_runs import read_log
 MNIST = Facts((28, 28, 1), num_images=8000, black_border=True, accelerator=False, cores=2)
 
 
-def fields(method='metasemi', **given):
+def fields(method=None, **given):
     flat = flatten(folder.get_config(method))
     return flat | {name.replace('__', '.'): value for name, value in given.items()}
 
 
-def chosen(facts=MNIST, **given):
-    return choose(facts, fields(**given))
+def chosen(facts=MNIST, method=None, **given):
+    return choose(facts, fields(method, **given))
 
 
 def test_every_open_field_is_chosen_and_no_other():
@@ -41,7 +44,8 @@ def test_every_open_field_is_chosen_and_no_other():
 
 @pytest.mark.parametrize('name', sorted(recipe.RULES))
 def test_what_is_given_is_not_chosen(name):
-    assert name not in chosen(**{name.replace('.', '__'): 1})
+    given = 'fixmatch' if name == 'method.name' else 1
+    assert name not in chosen(**{name.replace('.', '__'): given})
 
 
 def test_dropout_brings_undropped_statistics():
@@ -50,7 +54,7 @@ def test_dropout_brings_undropped_statistics():
 
 
 def test_a_number_of_steps_moves_the_schedule():
-    values = chosen(total_steps=1000)
+    values = chosen(method='metasemi', total_steps=1000)
     assert values['optimizer.warmup_steps'] == 50
     assert values['method.rampup_steps'] == 200
     assert values['eval_every'] == 50
@@ -65,8 +69,53 @@ def test_what_a_time_budget_changes_is_not_told():
     assert 'model.name=conv_small' in told
 
 
-def test_methods_without_a_ramp_up_in_steps_get_none():
-    assert choose(MNIST, fields('fixmatch'))['method.rampup_steps'] is None
+def test_a_method_has_its_own_options():
+    options = ('method.second_view', 'method.temperature', 'method.batch_norm', 'method.rampup_steps')
+
+    def of(method):
+        values = chosen(method=method, total_steps=1000)
+        return [values[name] for name in options]
+
+    assert of('metasemi') == ['strong', 0.5, None, 200]
+    assert of(None) == of('uda') == of('fixmatch') == [None, None, 'labeled', None]
+    assert of('mean_teacher') == [None] * 4
+    assert chosen()['method.name'] == 'uda'
+
+
+def test_an_option_of_another_method_is_refused(tmp_path):
+    np.savez(tmp_path / 'mine.npz', x=np.zeros((6, 8, 8), np.uint8), y=np.arange(6) % 2)
+    config = folder.get_config()
+    config.data.path = str(tmp_path / 'mine.npz')
+    config.method.mixup = False
+    with pytest.raises(UserError, match=r"method.name=uda has no option 'mixup'"):
+        train_and_evaluate(config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_of_an_earlier_recipe_goes_on(tmp_path):
+    """MetaSemi was the recipe's method until November 2026."""
+    config, files = folder.get_config(), Workdir(tmp_path / 'run')
+    begun = folder.get_config('metasemi')
+    begun.update_from_flattened_dict(chosen(method='metasemi') | {'recipe': 'chosen', 'data.image_size': 0})
+    (files.checkpoints / '4').mkdir(parents=True)
+    write_json(files.config, begun.to_dict())
+    there = files.with_choices_of_run(config)
+    assert (there.method.name, there.method.second_view, there.method.temperature) == (
+        'metasemi',
+        'strong',
+        0.5,
+    )
+    files.check(there)
+
+
+@pytest.mark.parametrize('method', ['metasemi', 'supervised', 'uda'])
+def test_cheaper_methods_take_more_steps(method):
+    """Where the time decides: 2,000 steps of MetaSemi on MNIST."""
+    passes = recipe.PASSES.get(method, recipe.OTHER_PASSES)
+    assert chosen(method=method)['total_steps'] * passes == pytest.approx(24_000, rel=0.1)
+    options = {'batch_norm': 'labeled'} if 'batch_norm' in method_options(method) else {}
+    cost = forward_passes(method, create_model('conv_small', 10), (16, 16, 1), 10, **options)
+    assert passes == pytest.approx(cost, rel=0.15)
 
 
 def test_work_by_hand():

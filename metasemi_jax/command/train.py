@@ -65,7 +65,7 @@ def _run_name(values: flags.FlagValues) -> str:
     file, _, method = config_flags.get_config_filename(values['config']).partition(':')
     method = values['config'].value.method.name if 'method' in values['config'].value else method
     name = Path(file).stem
-    return name if method in ('', 'metasemi') else f'{name}_{method.rsplit(":", 1)[-1]}'
+    return name if method in (None, '', 'metasemi') else f'{name}_{method.rsplit(":", 1)[-1]}'
 
 
 if __name__ == '__main__':

@@ -58,7 +58,7 @@ def make_config(given: Mapping[str, Any], settings: Mapping[str, Any] | None) ->
     for name in settings:
         _check_name(str(name))
     given = {name: value for name, value in given.items() if value is not None}
-    config = folder.get_config(given['method.name'])
+    config = folder.get_config(given.get('method.name'))
     with config.ignore_type():
         config.update_from_flattened_dict(given | settings)
     check_config(config)

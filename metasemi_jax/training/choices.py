@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from metasemi_jax.config import flatten
+from metasemi_jax.config import check_config, flatten
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.data.sources.own_images import image_sides
@@ -53,7 +53,10 @@ def with_choices(config: Any, dataset: Dataset, *, platform: str | None = None) 
     if config.recipe != 'auto':
         return config, {}
     chosen = choose(find_facts(config, dataset, platform), flatten(config))
-    return _with_fields(config, chosen | {'recipe': 'chosen'}), chosen
+    config = _with_fields(config, chosen | {'recipe': 'chosen'})
+    # What was given may not fit what was chosen: an option of another method.
+    check_config(config)
+    return config, chosen
 
 
 def find_facts(config: Any, dataset: Dataset, platform: str | None = None) -> Facts:

@@ -23,8 +23,13 @@ CORES = 4  # more do not help so small a network
 CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
 EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
-# Forward passes that a step costs, of an image of the batch; 12 are MetaSemi's.
-PASSES = 12
+METHOD, FEATURES_METHOD = 'uda', 'metasemi'
+# Forward passes of the labeled images that a step costs; those of the others, and tables, in docs/methods.md.
+PASSES = {'metasemi': 12, 'mixmatch': 11, 'supervised': 3, 'vat': 12}
+OTHER_PASSES = 7
+# Options of a method that the recipe trains otherwise than published, see docs/recipe.md.
+OPTIONS = {'metasemi': {'second_view': 'strong', 'temperature': 0.5}}
+OTHER_OPTIONS = {'batch_norm': 'labeled'}  # of the methods that have it
 # With published weights: sides of the images, labeled images a step and steps, by whether there is an
 # accelerator.
 PUBLISHED_SIDES = {False: (64, 64), True: (64, 224)}
@@ -103,6 +108,15 @@ def image_size(sizes: Sequence[tuple[int, int]], *, one_size: bool, accelerator:
     return max(8, min(largest, median // 4 * 4))
 
 
+def _method_option(option: str) -> Rule:
+    def rule(facts: Facts, fields: Fields) -> Any:
+        method = fields['method.name']
+        known = option in method_options(method)
+        return OPTIONS.get(method, OTHER_OPTIONS).get(option) if known else None
+
+    return rule
+
+
 def _model(facts: Facts, fields: Fields) -> str:
     if _features(facts):
         return 'mlp'
@@ -120,8 +134,9 @@ def _total_steps(facts: Facts, fields: Fields) -> int:
     published = _published(fields)
     if facts.accelerator and not _features(facts):
         return PUBLISHED_ACCELERATOR_STEPS if published else ACCELERATOR_STEPS
+    passes = PASSES.get(fields['method.name'], OTHER_PASSES)
     images = fields['batch_size'] * (1 + fields['unlabeled_ratio'])
-    affordable = min(facts.cores, CORES) * CPU_WORK / (PASSES * images / 2 * _multiply_adds(facts, fields))
+    affordable = min(facts.cores, CORES) * CPU_WORK / (passes * images / 2 * _multiply_adds(facts, fields))
     enough = EPOCHS * facts.num_images / (fields['batch_size'] * fields['unlabeled_ratio'])
     least, few = PUBLISHED_CPU_STEPS if published else CPU_STEPS
     return _round(max(least, min(affordable, max(few, enough))))
@@ -181,6 +196,10 @@ def _features(facts: Facts) -> bool:
 
 
 RULES: dict[str, Rule] = {
+    'method.name': lambda facts, fields: FEATURES_METHOD if _features(facts) else METHOD,
+    'method.second_view': _method_option('second_view'),
+    'method.temperature': _method_option('temperature'),
+    'method.batch_norm': _method_option('batch_norm'),
     'model.name': _model,
     'model.dropout_rate': _dropout,
     'undropped_statistics': lambda facts, fields: bool(fields['model.dropout_rate']),
