@@ -45,7 +45,6 @@ def finished(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 def test_kills_change_no_bit(tmp_path):
     """Two while it starts, compiles or restores, three at random steps, a moment behind a log line.
 

@@ -61,7 +61,6 @@ def test_a_stop_and_a_kill_change_no_bit(tmp_path, monkeypatch, capsys, name):
     assert read_log(killed) == read_log(undisturbed)
 
 
-@pytest.mark.slow
 def test_a_real_kill_changes_no_bit_of_a_methods_state(tmp_path, capsys):
     """SIGKILL of flexmatch as a user runs it, a moment behind a log line."""
     longer = {'total_steps': 200, 'eval_every': 100, 'checkpoint_every': 10, 'log_every': 10}

@@ -141,7 +141,6 @@ def assert_close_logs(first, second):
             np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.slow
 def test_two_processes_train_to_the_same_losses_as_one(folder, by_one, by_two):
     assert [(run['code'], run['err']) for run in by_two['two']] == [(0, '')] * 2
     assert '4 × cpu in 2 processes' in by_two['two'][0]['out']
@@ -149,7 +148,6 @@ def test_two_processes_train_to_the_same_losses_as_one(folder, by_one, by_two):
     assert not [path for path in (folder / 'two').rglob('*') if 'tmp' in path.name]
 
 
-@pytest.mark.slow
 def test_a_checkpoint_goes_from_two_processes_to_one_and_back(folder, by_one, by_two):
     """Each run goes on from its step 8, in the other number of processes, and ends where it ended."""
     from_two = as_after_step_8(folder / 'two', folder / 'from_two')
@@ -162,7 +160,6 @@ def test_a_checkpoint_goes_from_two_processes_to_one_and_back(folder, by_one, by
     assert_close_logs(folder / 'from_one', by_one)
 
 
-@pytest.mark.slow
 def test_processes_of_different_settings_are_refused(folder, by_two):
     for run in by_two['other_settings']:
         assert run['code'] == 1
@@ -170,7 +167,6 @@ def test_processes_of_different_settings_are_refused(folder, by_two):
     assert not (folder / 'other_settings').exists()
 
 
-@pytest.mark.slow
 def test_what_one_process_refuses_ends_both(folder, by_two):
     """The second cannot use its folder; the first says so too, and writes nothing."""
     first, second = by_two['other_folder']
@@ -191,7 +187,6 @@ def assert_one_is_lost(processes, victim):
     assert 'another process was lost' in errors or 'another task died' in errors, errors
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_continue(folder, by_two):
     """One run through a signal to one process, the loss of the second, and that of the first."""
     # One process speaks; Gloo says its own from C++.

@@ -22,7 +22,6 @@ from reference_runs import (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(NETS))
 def test_every_figure_of_every_step_in_float64(name):
     actual = figures_of(name, dtype=jnp.float64, estimator='finite_difference', by_products=True)
@@ -79,7 +78,6 @@ def test_a_convolution_by_products_is_a_convolution(size, stride, padding):
         )
 
 
-@pytest.mark.slow
 def test_float32_with_jvp_is_within_a_thousandth_of_float64():
     # Compared with `jvp` in float64: the reference's central difference is itself 0.8-2.8% off.
     with np.load(JVP_FIGURES) as file:

@@ -47,7 +47,6 @@ def found(tmp_path_factory):
     return dict(np.load(out))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(('dtype', 'few', 'tolerance'), [('float64', 1, 1e-9), ('float32', 2, 1e-4)])
 def test_the_number_of_devices_does_not_change_the_weights(found, dtype, few, tolerance):
     """Relative to the largest entry of each array: what is 0 but for rounding has no relative error."""
@@ -61,7 +60,6 @@ def test_the_number_of_devices_does_not_change_the_weights(found, dtype, few, to
         assert error <= tolerance * np.abs(expected).max(), (name, error)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('method', 'own'),
     [('flexmatch', 'last_class'), ('mean_teacher', "['ema']['params']"), ('fixmatch', 'params')],
@@ -82,7 +80,6 @@ def test_nor_those_of_other_methods(found, method, own):
         assert len({*last_class}) > 3
 
 
-@pytest.mark.slow
 def test_only_gradients_and_statistics_are_sent(found):
     """A batch on two devices or on eight: what each sends depends neither on it nor on their number."""
     sent = {n: sorted(found[f'float32/{n}/shapes']) for n in (2, 8)}

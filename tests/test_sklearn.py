@@ -60,14 +60,12 @@ def checked(unlabeled_label):
     )
 
 
-@pytest.mark.slow
 def test_scikit_learns_own_checks():
     statuses = [result['status'] for result in check_estimator(checked(None), on_skip=None)]
     assert statuses.count('passed') > 50
     assert 'xfail' not in statuses
 
 
-@pytest.mark.slow
 def test_its_checks_of_labels_where_one_means_unlabeled():
     passed = []
     for classifier, check in estimator_checks_generator(checked(-1)):

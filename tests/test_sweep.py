@@ -199,7 +199,6 @@ def start():
         process.communicate()
 
 
-@pytest.mark.slow
 def test_killed_twice_it_goes_on_to_the_end(tmp_path, start, capsys):
     """SIGKILL of the sweep in the middle of a run, then Ctrl-C, then to the end; and the report of it."""
     folder = tmp_path / 'sweep'

@@ -101,7 +101,6 @@ def as_official(state):
     return official(model, int(state.step), momentum)
 
 
-@pytest.mark.slow
 def test_an_imported_run_continues_bit_for_bit_by_its_momentum(data, tmp_path):
     config = small_config()
     train_and_evaluate(config, str(tmp_path / 'whole'))
