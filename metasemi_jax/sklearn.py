@@ -46,7 +46,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
     A fit that goes wrong by itself (collapse, flattening predictions) warns with `ConvergenceWarning`.
 
     Args:
-      method: one of `metasemi_jax.METHODS`, as 'metasemi'; None: 'uda' for images, 'metasemi' for features.
+      method: one of `metasemi_jax.METHODS`, as 'metasemi'; None: 'flexmatch' for images, 'metasemi' for features.
       model: a network of `metasemi_jax.models.MODELS`; None: conv_small on CPUs, a larger one on
         accelerators, an MLP for features.
       total_steps: training steps; None: chosen by the recipe.

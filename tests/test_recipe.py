@@ -77,9 +77,9 @@ def test_a_method_has_its_own_options():
         return [values[name] for name in options]
 
     assert of('metasemi') == ['strong', 0.5, None, 200]
-    assert of(None) == of('uda') == of('fixmatch') == [None, None, 'labeled', None]
+    assert of(None) == of('flexmatch') == of('fixmatch') == [None, None, 'labeled', None]
     assert of('mean_teacher') == [None] * 4
-    assert chosen()['method.name'] == 'uda'
+    assert chosen()['method.name'] == 'flexmatch'
 
 
 def test_an_option_of_another_method_is_refused(tmp_path):
@@ -87,7 +87,7 @@ def test_an_option_of_another_method_is_refused(tmp_path):
     config = folder.get_config()
     config.data.path = str(tmp_path / 'mine.npz')
     config.method.mixup = False
-    with pytest.raises(UserError, match=r"method.name=uda has no option 'mixup'"):
+    with pytest.raises(UserError, match=r"method.name=flexmatch has no option 'mixup'"):
         train_and_evaluate(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 

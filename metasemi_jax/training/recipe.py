@@ -23,7 +23,7 @@ CORES = 4  # more do not help so small a network
 CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
 EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
-METHOD, FEATURES_METHOD = 'uda', 'metasemi'
+METHOD, FEATURES_METHOD = 'flexmatch', 'metasemi'
 # Forward passes of the labeled images that a step costs; those of the others, and tables, in docs/methods.md.
 PASSES = {'metasemi': 12, 'mixmatch': 11, 'supervised': 3, 'vat': 12}
 OTHER_PASSES = 7
