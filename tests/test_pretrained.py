@@ -138,7 +138,7 @@ def test_what_does_not_fit_ends_in_a_line(images, vit, tmp_path, monkeypatch, fl
     files['evil'].write_bytes(b'\x80\x02cposix\nsystem\n(Vexit\ntR.')
     before = contents(tmp_path)
     monkeypatch.chdir(ROOT)
-    flags = [f'--config.model.init_from={vit}', '--config.total_steps=1', *flags]
+    flags = [f'--config.model.init_from={vit}', '--config.total_steps=2', *flags]
     flags = [flag.format(**files) for flag in flags]
     with pytest.raises(SystemExit) as ended:
         main_of('main')(command(images, *flags, f'--workdir={tmp_path / "run"}'))

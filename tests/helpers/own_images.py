@@ -56,7 +56,7 @@ def write_csv(path, rows, header=('path', 'label')):
 def own_flags(path, **overrides):
     fields = TINY_OWN | {name.replace('__', '.'): value for name, value in overrides.items()}
     return [
-        '--config=configs/folder.py',
+        '--config=configs/folder.py:metasemi',
         f'--config.data.path={path}',
         *(f'--config.{name}={value}' for name, value in fields.items()),
     ]
@@ -65,7 +65,7 @@ def own_flags(path, **overrides):
 def own_config(path, **overrides):
     from configs import folder
 
-    config = folder.get_config()
+    config = folder.get_config('metasemi')
     config.update_from_flattened_dict(TINY_OWN | {'data.path': str(path)})
     config.update_from_flattened_dict({name.replace('__', '.'): v for name, v in overrides.items()})
     return config
