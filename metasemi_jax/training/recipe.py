@@ -215,7 +215,7 @@ RULES: dict[str, Rule] = {
 
 
 def sentence(chosen: Mapping[str, Any], *, time_budget: bool = False) -> str:
-    """One line for people: the chosen values, without those that a time budget changes, and how to change one."""
+    """One line for people: the chosen values, without those of a time budget, and how to change one."""
     told = {name: value for name, value in chosen.items() if not (time_budget and name in BUDGETED)}
     values = ', '.join(f'{name}={value}' for name, value in told.items() if value is not None)
     return f'chosen from the images and the device: {values}; config.FIELD=VALUE changes one'
