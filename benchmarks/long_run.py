@@ -4,7 +4,7 @@
 
 The program runs as a user would start it, with the config's cadences, and is watched from outside, twice a
 second. The rate leaves evaluations and checkpoints out, as `metrics.jsonl` does; the wall time has them in,
-and begins with the first log. The memory is that of the main process.
+and begins with the first log. The memory is that of the process that trains.
 """
 
 import json
@@ -77,7 +77,7 @@ def _watch(process: subprocess.Popen, metrics: Path) -> list[Look]:
 
 
 def _rates(metrics: Path) -> dict[int, float]:
-    """step -> images a second of the steps before it."""
+    """step -> throughput over the steps before it, images a second."""
     logs = [json.loads(line) for line in metrics.read_text().splitlines()]
     return {log['step']: log['images_per_second'] for log in logs if 'images_per_second' in log}
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from metasemi_jax.config import completed, flatten
 from metasemi_jax.data.batches.augment import normalize
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.checkpoint import (
     Restored,
@@ -55,7 +55,7 @@ class Classifier(NamedTuple):
     model: Any  # model.apply(variables, normalised images [B, H, W, C], train=False) -> logits [B, K]
     variables: dict  # {'params': ..., 'batch_stats': ...}
     class_names: tuple[str, ...]  # K, in the order of the outputs
-    input_form: InputForm  # image_shape [H, W, C], mean, std
+    input_spec: InputSpec  # image_shape [H, W, C], mean, std
     dtype: jnp.dtype  # the dtype that training computes in on this machine
     weights: str  # of `WEIGHTS`, never 'reported'
     step: int  # steps done when the weights were saved
@@ -73,7 +73,7 @@ class Classifier(NamedTuple):
         return (
             f'{self.files.path}: {self.config.model.name}, {WEIGHTS[self.weights]}, after step {self.step:,} '
             f'of {total:,}{unfinished}; {len(self.class_names)} classes, '
-            f'{"×".join(map(str, self.input_form.image_shape))} pixels, {self.dtype.name} on '
+            f'{"×".join(map(str, self.input_spec.image_shape))} pixels, {self.dtype.name} on '
             f'{jax.default_backend()}'
         )
 
@@ -119,7 +119,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
     check_readable(files.checkpoints)
     with contextlib.closing(open_checkpoints(files.checkpoints, read_only=True)) as manager:
         step = _choose_step(manager, files, weights)
-        class_names, form = files.read_class_names(), files.read_input_form()
+        class_names, form = files.read_class_names(), files.read_input_spec()
         model, dtype = build_model(config, len(class_names))
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
@@ -136,7 +136,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
 
 def make_predict(classifier: Classifier) -> Callable[[dict, Array], dict[str, Array]]:
     """(variables, uint8 [B, H, W, C]) -> 'classes' [B], 'probs' [B, K], 'features' [B, D]; to be jitted."""
-    form = classifier.input_form
+    form = classifier.input_spec
 
     def predict(variables: dict, images: Array) -> dict[str, Array]:
         images = normalize(images, mean=form.mean, std=form.std)
@@ -201,7 +201,7 @@ def compile_predict(
         outputs = predict(variables, images)
         return {name: value for name, value in outputs.items() if with_features or name != 'features'}
 
-    images = jax.ShapeDtypeStruct((batch_size, *classifier.input_form.image_shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch_size, *classifier.input_spec.image_shape), jnp.uint8)
     return jax.jit(wanted).lower(classifier.variables, images).compile()
 
 
@@ -225,7 +225,7 @@ def _check_shapes(files: Workdir, params: Any, saved: dict[str, tuple[int, ...]]
             )
         if there and len(here) == 4 and here[:2] + here[3:] == there[:2] + there[3:]:
             raise UserError(
-                f"{files.input_form} has images of {here[2]} channels, the checkpoints' network takes "
+                f"{files.input_spec} has images of {here[2]} channels, the checkpoints' network takes "
                 f'{there[2]}; {REWRITE}'
             )
         raise UserError(

@@ -31,7 +31,7 @@ def export_classifier(classifier: Classifier) -> jax_export.Exported:
     """
     predict = make_predict(classifier)
     (batch,) = jax_export.symbolic_shape('b')
-    images = jax.ShapeDtypeStruct((batch, *classifier.input_form.image_shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, *classifier.input_spec.image_shape), jnp.uint8)
     probs = jax.jit(lambda images: predict(classifier.variables, images)['probs'])
     return jax_export.export(probs, platforms=PLATFORMS)(images)
 
@@ -57,7 +57,7 @@ def describe(classifier: Classifier) -> dict:
     """What goes beside the function."""
     return {
         'class_names': list(classifier.class_names),
-        'image_shape': list(classifier.input_form.image_shape),
+        'image_shape': list(classifier.input_spec.image_shape),
         'model': classifier.config.model.name,
         'weights': WEIGHTS[classifier.weights],
         'step': classifier.step,

@@ -126,7 +126,7 @@ class Ticks:
 
 
 class Pace:
-    """Images a second since the last look, and the time to go."""
+    """Throughput since the last log, and the time to go."""
 
     def __init__(self, step: int, total_steps: int, *, images_per_step: int):
         """`step` steps are done, the clock starts now."""

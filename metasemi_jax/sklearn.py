@@ -46,7 +46,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
     A fit that goes wrong by itself (collapse, flattening predictions) warns with `ConvergenceWarning`.
 
     Args:
-      method: one of `metasemi_jax.METHODS`, as 'metasemi'; None: 'flexmatch' for images, 'metasemi' for features.
+      method: one of `metasemi_jax.METHODS`; None: 'flexmatch' for images, 'metasemi' for features.
       model: a network of `metasemi_jax.models.MODELS`; None: conv_small on CPUs, a larger one on
         accelerators, an MLP for features.
       total_steps: training steps; None: chosen by the recipe.
@@ -125,7 +125,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
             dataset = _dataset(form.convert(examples), labels, classes)
             fitted = fit(config, dataset, Printer() if self.verbose else Listener())
         # Not before: a fit that fails leaves an earlier one whole.
-        self.classes_, self._form, self._input_form = classes, form, fitted.input_form
+        self.classes_, self._form, self._input_spec = classes, form, fitted.input_spec
         self.config_, self.variables_ = fitted.config.to_dict(), fitted.variables
         for warned in fitted.warnings:
             # A fit has no checkpoints.
@@ -197,7 +197,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
             images = self._form.convert(examples)
         names = tuple(map(str, self.classes_.tolist()))
         with _value_errors():
-            save_run(folder, self.config_, self.variables_, self._input_form, names, images, labels)
+            save_run(folder, self.config_, self.variables_, self._input_spec, names, images, labels)
 
     def _given(self) -> dict[str, Any]:
         """Fields of the config by what the parameters say; None leaves one to the recipe."""
@@ -245,7 +245,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         return validate_data(self, X, reset=False)
 
     def _probs(self, examples: np.ndarray) -> np.ndarray:
-        return predict_probs(self.config_, self.variables_, self._input_form, len(self.classes_), examples)
+        return predict_probs(self.config_, self.variables_, self._input_spec, len(self.classes_), examples)
 
 
 def _axes(examples: Any) -> int:

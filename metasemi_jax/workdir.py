@@ -15,7 +15,7 @@ from typing import Any
 
 from metasemi_jax import files
 from metasemi_jax.config import OF_WEIGHTS, check_saved, completed, differing_fields, flatten, only_longer
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
 from metasemi_jax.results import check_results
@@ -59,7 +59,7 @@ class Workdir:
         self.labeled_ids = self.path / 'labeled_ids.txt'
         self.validation_ids = self.path / 'validation_ids.txt'
         self.class_names = self.path / 'class_names.json'
-        self.input_form = self.path / 'input.json'
+        self.input_spec = self.path / 'input.json'
         self.images = self.path / 'images.npz'  # of a fit in memory, which lie nowhere else
         self.time_budget = self.path / 'time_budget.json'
         self.metrics = self.path / 'metrics.jsonl'
@@ -158,7 +158,7 @@ class Workdir:
         *,
         validation_ids: Sequence[str] = (),
         class_names: Sequence[str] = (),
-        input_form: InputForm | None = None,
+        input_spec: InputSpec | None = None,
     ) -> None:
         """Write the files that describe the run, none for what is empty; the folder is `lock`ed."""
         # Before labeled_ids.txt: a run that finds that one draws no split.
@@ -169,8 +169,8 @@ class Workdir:
             self.validation_ids.unlink(missing_ok=True)
         if class_names:
             files.write_json(self.class_names, list(class_names))
-        if input_form:
-            files.write_json(self.input_form, input_form._asdict())
+        if input_spec:
+            files.write_json(self.input_spec, input_spec._asdict())
         files.write_atomically(self.labeled_ids, split_text(labeled_ids))
         files.write_json(self.config, config.to_dict())
 
@@ -206,8 +206,8 @@ class Workdir:
             described[self.validation_ids.name] = 'which labeled images were held out'
         if self.class_names.exists():
             described[self.class_names.name] = 'the classes, in the order of the outputs'
-        if self.input_form.exists():
-            described[self.input_form.name] = 'shape, mean and deviation of the images'
+        if self.input_spec.exists():
+            described[self.input_spec.name] = 'shape, mean and deviation of the images'
         return '\n'.join(
             [f'written to {self.path}', *(f'  {name:<18} {what}' for name, what in described.items())]
         )
@@ -226,7 +226,7 @@ class Workdir:
         """Whether all that `create` writes for the other commands is there and can be read."""
         try:
             self.read_class_names()
-            self.read_input_form()
+            self.read_input_spec()
         except UserError:
             return False
         return self.labeled_ids.exists()
@@ -305,14 +305,14 @@ class Workdir:
                 raise UserError('it names no class')
         return tuple(names)
 
-    def read_input_form(self) -> InputForm:
+    def read_input_spec(self) -> InputSpec:
         """What images the run's network takes.
 
         Raises:
           UserError: the file is missing or damaged.
         """
-        value = self._read_described(self.input_form, dict)
-        with naming(self.input_form, REWRITE):
+        value = self._read_described(self.input_spec, dict)
+        with naming(self.input_spec, REWRITE):
             shape = _numbers(
                 value,
                 'image_shape',
@@ -325,7 +325,7 @@ class Workdir:
             std = _numbers(value, 'std', lambda x: 0 < x < LARGEST, 'numbers more than 0')
             if {len(mean), len(std)} != {shape[-1]}:
                 raise UserError(f'mean and std must have a number for each of the {shape[-1]} channels')
-        return InputForm(shape, mean, std)
+        return InputSpec(shape, mean, std)
 
     def read_results(self) -> dict[str, Any] | None:
         """The metrics of a finished run, or None.

@@ -62,9 +62,9 @@ def test_reported_weights_are_the_runs_own(tmp_path):
 def test_what_the_network_takes(run, digits):
     classifier = load_classifier(run)
     assert classifier.class_names == tuple('0123456789')
-    assert classifier.input_form.image_shape == digits.image_shape == (8, 8, 1)
-    np.testing.assert_allclose(classifier.input_form.mean, digits.train_images.mean() / 255, rtol=1e-12)
-    np.testing.assert_allclose(classifier.input_form.std, digits.train_images.std() / 255, rtol=1e-12)
+    assert classifier.input_spec.image_shape == digits.image_shape == (8, 8, 1)
+    np.testing.assert_allclose(classifier.input_spec.mean, digits.train_images.mean() / 255, rtol=1e-12)
+    np.testing.assert_allclose(classifier.input_spec.std, digits.train_images.std() / 255, rtol=1e-12)
     assert flatten(classifier.config) == flatten(CONFIG)
 
 
@@ -72,7 +72,7 @@ def test_the_error_is_that_of_evaluate(run, digits):
     """To the digit, for the last batch is filled up in both; and the probabilities are the network's."""
     classifier = load_classifier(run)
     predictions = predict_images(classifier, digits.test_images, batch_size=64, with_features=True)
-    form = classifier.input_form
+    form = classifier.input_spec
     scale = functools.partial(normalize, mean=form.mean, std=form.std)
     mesh = make_mesh()
     evaluate = make_evaluate(classifier.model, scale, mesh)

@@ -37,7 +37,7 @@ def run(*args):
 
 
 def images_of(classifier, count):
-    shape = (count, *classifier.input_form.image_shape)
+    shape = (count, *classifier.input_spec.image_shape)
     return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
 
 
@@ -55,7 +55,7 @@ def test_probabilities_are_those_of_predict(runs, tmp_path, capsys, name, weight
     assert np.ptp(expected) > 0.01
     about = json.loads((tmp_path / 'mine.json').read_text())
     assert about['class_names'] == list(classifier.class_names)
-    assert about['image_shape'] == list(classifier.input_form.image_shape)
+    assert about['image_shape'] == list(classifier.input_spec.image_shape)
     assert about['step'] == classifier.step
 
 

@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.batches.augment import normalize
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.training.image_log import LOOKED_AT, prediction_sheets, view_sheets
 from metasemi_jax.training.loop import train_and_evaluate
 from small_runs import assert_same_state, read_log, read_state, tiny_config
@@ -50,7 +50,7 @@ def test_a_run_logs_its_views_and_its_predictions_and_trains_the_same(tmp_path):
 
 
 def test_views_are_the_pixels_that_were_normalised():
-    form = InputForm((12, 12, 1), (0.3,), (0.2,))
+    form = InputSpec((12, 12, 1), (0.3,), (0.2,))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 1), np.uint8)
 
     def to_batch(device_data, rows, key):

@@ -11,7 +11,7 @@ from metasemi_jax.data.batches.views import (
     make_normalize,
     normalize_by,
 )
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.models import create_model, init_variables
 from metasemi_jax.training.recipe import Facts, choose
 from test_recipe import fields
@@ -61,8 +61,8 @@ def test_views_of_features_are_noise():
     )
     assert feature_views(None).second is None
     np.testing.assert_array_equal(normalize_by(weak.statistics, first), first)
-    form = InputForm((2,), (), ())
-    assert make_normalize(form) is make_normalize(InputForm((2,), (), ()))
+    form = InputSpec((2,), (), ())
+    assert make_normalize(form) is make_normalize(InputSpec((2,), (), ()))
     np.testing.assert_array_equal(make_normalize(form)(features), features)
 
 

@@ -87,7 +87,7 @@ def test_a_run_from_a_file_is_killed_goes_on_and_predicts(images, vit, tmp_path,
         classifier = load_classifier(tmp_path / 'run')
     finally:
         moved.rename(vit)
-    assert classifier.input_form.mean == (0.5,) * 3
+    assert classifier.input_spec.mean == (0.5,) * 3
     assert predict_images(classifier, np.zeros((2, 32, 32, 3), np.uint8)).probs.shape == (2, 2)
 
     body = convert_body('vit_s16', tiny_state_dict('vit_s16', side=48, **VIT))['params']
@@ -108,7 +108,7 @@ def test_the_users_normalisation_and_network_stay(images, vit, tmp_path, capsys)
     config = config_of(images, vit, data__mean=half, data__std=half, total_steps=2, optimizer__warmup_steps=0)
     train_and_evaluate(config, tmp_path / 'run')
     assert 'data.mean=(0.25, 0.25, 0.25) and data.std=(0.25, 0.25, 0.25) are given' in capsys.readouterr().out
-    assert load_classifier(tmp_path / 'run').input_form.mean == half
+    assert load_classifier(tmp_path / 'run').input_spec.mean == half
 
 
 def command(images, *flags):
@@ -157,7 +157,7 @@ def test_grey_images_are_colour_ones_of_equal_channels(images, tmp_path):
     grey = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model, (32, 32, 1)))
     state = TrainState.create(zeros, make_optimizer('sgd'), with_ema=True)
-    form = published_weights.InputForm((32, 32, 1), (0.45,), (0.22,))
+    form = published_weights.InputSpec((32, 32, 1), (0.45,), (0.22,))
     state, note = published_weights.begin_from_file(state, model, form, str(path), 'resnet18')
     colour = convert_body('resnet18', state_dict)
     colour['params'][HEAD] = state.params[HEAD]

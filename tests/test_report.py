@@ -76,7 +76,7 @@ def test_every_protocol_and_ema_weights(tmp_path):
         'validation_error_last': 70.0,
     }
     rows = rows_of(write_run(tmp_path / 'run', tiny_config(ema_decay=0.9), 4.0, **figures))
-    assert {*rows[0].figures} == {*figures, *(name for name in PROTOCOLS if name.startswith('test'))}
+    assert {*rows[0].errors} == {*figures, *(name for name in PROTOCOLS if name.startswith('test'))}
     assert cells(rows) == [
         ['MetaSemi', '4.00', '5.00', '3.00', '3.00', '4.0'],
         ['MetaSemi, EMA weights', '1.50', '2.50', '1.00', '0.50', '1.5'],

@@ -17,7 +17,7 @@ from configs import imagenet, svhn
 from metasemi_jax.classifier import load_classifier
 from metasemi_jax.cli import parse_config_flags
 from metasemi_jax.command.installed_configs import find_config
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.sources import registry as sources
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
@@ -110,7 +110,7 @@ def test_an_imported_run_continues_bit_for_bit_by_its_momentum(data, tmp_path):
     import_checkpoint(checkpoint, config, tmp_path / 'imported')
     classifier = load_classifier(tmp_path / 'imported')
     assert (classifier.step, classifier.class_names) == (2, tuple('abcd'))
-    assert classifier.input_form == InputForm((12, 12, 3), config.data.mean, config.data.std)
+    assert classifier.input_spec == InputSpec((12, 12, 3), config.data.mean, config.data.std)
     results = train_and_evaluate(config, str(tmp_path / 'imported'))
     imported = restore(tmp_path / 'imported', config)
     assert (int(imported.step), results['steps']) == (4, 4)

@@ -79,7 +79,7 @@ def test_a_finished_run_is_reported_and_left_alone(finished, capsys):
     assert contents(workdir) == before
 
 
-def test_a_finished_run_of_an_older_version_gets_its_input_form(finished):
+def test_a_finished_run_of_an_older_version_gets_its_input_spec(finished):
     workdir, results = finished
     expected, log = (workdir / 'input.json').read_bytes(), read_log(workdir)
     state = read_state(workdir)

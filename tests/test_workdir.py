@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from configs import digits
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.splits import split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_atomically, write_json
@@ -57,14 +57,14 @@ def test_create_and_read_back(tmp_path):
 
 def test_what_the_network_takes_is_read_back(tmp_path):
     workdir = Workdir(tmp_path)
-    form = InputForm((8, 8, 2), (0.1, 1 / 3), (0.2, 1.0))
-    workdir.create(digits.get_config(), IDS, class_names=('katze', 'größe'), input_form=form)
-    assert workdir.read_input_form() == form
+    form = InputSpec((8, 8, 2), (0.1, 1 / 3), (0.2, 1.0))
+    workdir.create(digits.get_config(), IDS, class_names=('katze', 'größe'), input_spec=form)
+    assert workdir.read_input_spec() == form
     assert workdir.read_class_names() == ('katze', 'größe')
     for text in ('[]', '{"mean": [1]}', '{"image_shape": [8, 8, 1], "mean": [1, 2], "std": [1, 2]}'):
-        workdir.input_form.write_text(text)
+        workdir.input_spec.write_text(text)
         with pytest.raises(UserError, match=r'input\.json is damaged'):
-            workdir.read_input_form()
+            workdir.read_input_spec()
 
 
 def test_another_config_is_refused_with_the_fields(tmp_path):

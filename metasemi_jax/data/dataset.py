@@ -46,7 +46,7 @@ class Dataset(NamedTuple):
         return len(self.image_shape) == 1
 
 
-class InputForm(NamedTuple):
+class InputSpec(NamedTuple):
     """What a network is fed: uint8 images of one shape, each channel scaled to (x/255 - mean)/std.
 
     Features are fed as they are: they come standardised.

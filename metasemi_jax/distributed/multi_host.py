@@ -57,12 +57,12 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
             f'the processes did not find each other ({str(error).splitlines()[0]}); start all of them with '
             'the same coordinator, each with its own process_id'
         ) from error
-    if not is_first():
+    if not is_primary():
         # Open for as long as the process lives.
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this is the primary process, which prints and writes files."""
     return jax.process_index() == 0
 
@@ -94,8 +94,8 @@ def anywhere(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(_everyones(np.asarray(flag)).any())
 
 
-def of_first(value: np.ndarray) -> np.ndarray:
-    """The value that process 0 gives; every process must call this."""
+def of_primary(value: np.ndarray) -> np.ndarray:
+    """The value of the primary process; every process must call this."""
     return value if jax.process_count() == 1 else _everyones(value)[0]
 
 

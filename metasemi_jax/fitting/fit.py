@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from metasemi_jax import metrics
 from metasemi_jax.config import LOCATIONS, flatten
-from metasemi_jax.data.dataset import Dataset, InputForm
+from metasemi_jax.data.dataset import Dataset, InputSpec
 from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
@@ -38,7 +38,7 @@ class Fitted(NamedTuple):
 
     config: Any  # the settings, with those that the recipe chose
     variables: dict  # {'params': ..., 'batch_stats': ...}, NumPy arrays
-    input_form: InputForm
+    input_spec: InputSpec
     warnings: list[Warned]
 
 
@@ -77,7 +77,7 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     weights = reported_weights({}, ema_decay=config.ema_decay, total_steps=config.total_steps)
     variables = state.ema if weights == 'ema' else {'params': state.params, 'batch_stats': state.batch_stats}
     variables = jax.tree.map(np.array, jax.device_get(variables))
-    return Fitted(config, variables, experiment.input_form, warnings)
+    return Fitted(config, variables, experiment.input_spec, warnings)
 
 
 def _train(
@@ -127,7 +127,7 @@ def _shared(config: Any, experiment: Experiment, mesh: Mesh, run: Callable[..., 
         return run  # a file, which may change
     own = {name: value for name, value in fields.items() if name not in ('seed', *LOCATIONS)}
     # Images and features have other views.
-    dimensions = len(experiment.input_form.image_shape)
+    dimensions = len(experiment.input_spec.image_shape)
     key = (json.dumps(own, sort_keys=True), experiment.model, dimensions, mesh)
     shared = _steps(key)
     shared.setdefault('run', run)

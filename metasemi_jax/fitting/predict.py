@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from metasemi_jax.data.batches.views import Statistics, normalize_by, statistics_of
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.training.experiment import build_model
 
 # Of one size, whatever their number: the probabilities of an example then do not depend on its neighbours.
@@ -17,7 +17,7 @@ BATCH = 128
 
 
 def predict_probs(
-    config: dict[str, Any], variables: dict, form: InputForm, num_classes: int, examples: np.ndarray
+    config: dict[str, Any], variables: dict, form: InputSpec, num_classes: int, examples: np.ndarray
 ) -> np.ndarray:
     """Probabilities, float64 [N, K].
 

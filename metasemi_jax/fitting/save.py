@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.identity import data_sha256
 from metasemi_jax.data.sources.image_arrays import load_npz
 from metasemi_jax.data.splits import split_sha256
@@ -24,7 +24,7 @@ def save_run(
     folder: str | Path,
     config: dict[str, Any],
     variables: dict,
-    form: InputForm,
+    form: InputSpec,
     class_names: tuple[str, ...],
     images: np.ndarray | None = None,
     labels: np.ndarray | None = None,
@@ -58,7 +58,7 @@ def save_run(
                 labeled = dataset.train_ids[labels >= 0].tolist()
                 record |= {'split_sha256': split_sha256(labeled), 'data_sha256': data_sha256(dataset, [])}
                 config.data.path = str(path / files.images.name)
-            files.create(config, labeled, class_names=class_names, input_form=form)
+            files.create(config, labeled, class_names=class_names, input_spec=form)
             with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
                 save_checkpoint(
                     manager,

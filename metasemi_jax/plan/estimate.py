@@ -1,4 +1,4 @@
-"""What a compiled step needs and takes at best, by the compiler's figures and the device's peak rates."""
+"""What a compiled step needs and takes at best, from the compiler's counts and the device's peak rates."""
 
 import re
 from collections import Counter
@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(compiled: Any, topology: Topology, *, state: int, evaluation: int, dtype: str) -> Estimate:
-    """The figures of a compiled step.
+    """Memory and time of a compiled step.
 
     Args:
       compiled: jax.stages.Compiled.

@@ -1,6 +1,6 @@
 """What the text of a compiled program says: products, bytes, and arrays that are sent between devices.
 
-Every figure is of one device. The body of a loop counts once, or as often as the compiler knows it to run:
+Every count is of one device. The body of a loop counts once, or as often as the compiler knows it to run:
 the loop over the steps of a call, which it does not know, is one step.
 """
 

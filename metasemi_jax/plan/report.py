@@ -18,7 +18,7 @@ NAMES = {
     'pred': 'bool',
 }
 ASSUMPTION = (
-    'peak rates of the data sheets; the lower figure hides the two faster of arithmetic, memory and network '
+    'peak rates of the data sheets; the lower time hides the two faster of arithmetic, memory and network '
     'behind the slowest, the upper one hides none; without evaluations, checkpoints, compiling and waiting '
     'for images'
 )
@@ -81,15 +81,15 @@ def as_json(plan: Plan) -> dict[str, Any]:
             'memory': chip.memory_rate,
             'network': chip.link_rate,
         },
-        'memory': None,
-        'step': None,
-        'sent': None,
-        'run_s': None,
+        **dict.fromkeys(('memory', 'step', 'sent', 'run_s')),
     }
-    if found is None:
-        return result
+    return result if found is None else result | _estimated(found, config.total_steps)
+
+
+def _estimated(found: Estimate, total_steps: int) -> dict[str, Any]:
     memory, time = found.memory, found.time
-    return result | {
+    largest_first = sorted(found.sent.items(), key=lambda item: -item[1] * item[0][1].bytes)
+    return {
         'memory': {'state': memory.state, 'data': memory.data, 'activations': memory.activations},
         'step': {
             'flops': found.flops,
@@ -108,13 +108,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
                 'operation': operation,
                 'dtype': NAMES.get(array.dtype, array.dtype),
                 'shape': list(array.shape),
-                'count': n,
+                'count': count,
             }
-            for (operation, array), n in sorted(
-                found.sent.items(), key=lambda item: -item[1] * item[0][1].bytes
-            )
+            for (operation, array), count in largest_first
         ],
-        'run_s': [config.total_steps * time.least, config.total_steps * time.serial],
+        'run_s': [total_steps * time.least, total_steps * time.serial],
     }
 
 

@@ -24,16 +24,15 @@ PyTree = Any
 
 
 class StepProgram(NamedTuple):
-    """The program, and what is known of it before it is compiled."""
+    """A lowered step, and its sizes."""
 
-    config: Any  # with what its recipe chose
+    config: Any  # settings, completed by the recipe
     lowered: Any  # jax.stages.Lowered
     dtype: str  # of the network's computation
     steps_per_call: int
     num_params: int
     state_bytes: int  # on each device, without padding
-    data_bytes: int  # training images and pools, on each device, without padding
-    eval_bytes: int  # images to evaluate with, of one device; no argument of the program
+    eval_bytes: int  # evaluation images on each device, which the step does not take
 
 
 def lower_step(config: Any, dataset: Dataset, split: Split, mesh: Mesh) -> StepProgram:
@@ -72,7 +71,6 @@ def lower_step(config: Any, dataset: Dataset, split: Split, mesh: Mesh) -> StepP
         max_steps,
         sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         _bytes(state),
-        _bytes(device_data),
         _eval_bytes(dataset, split, mesh.size),
     )
 

@@ -187,7 +187,7 @@ def _predict(
     else:
         sources = open_images(
             images,
-            classifier.input_form.image_shape,
+            classifier.input_spec.image_shape,
             resize=evaluation_resize(classifier.config),
             say=lambda line: print(line, file=people),
         )
@@ -244,8 +244,8 @@ def _counted(
 
 
 def _summary(tally: Tally, split: str | None, seconds: float, whole: float) -> Iterator[str]:
-    speed = tally.count / max(seconds, 1e-9)
-    yield f'{tally.count:,} images, {speed:,.0f} images/s; {whole:.1f} s with loading and compiling'
+    throughput = tally.count / max(seconds, 1e-9)
+    yield f'{tally.count:,} images, {throughput:,.0f} images/s; {whole:.1f} s with loading and compiling'
     if tally.failed:
         listed = first_ten(tally.failed)
         yield f'{len(tally.failed):,} of them could not be read, see the column error: {listed}'

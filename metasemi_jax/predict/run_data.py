@@ -61,9 +61,9 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
             f'the images that {classifier.files.path} was trained on cannot be had: {error} (where they have '
             'moved, --data_path= or --data_dir= names the new place)'
         ) from error
-    if dataset.image_shape != classifier.input_form.image_shape:
+    if dataset.image_shape != classifier.input_spec.image_shape:
         raise UserError(
-            f'{classifier.files.path} takes images of {classifier.input_form.image_shape}, its data are of '
+            f'{classifier.files.path} takes images of {classifier.input_spec.image_shape}, its data are of '
             f'{dataset.image_shape} now; put the old ones back'
         )
     return _run_data(classifier, config, dataset)

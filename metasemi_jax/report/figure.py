@@ -21,7 +21,7 @@ class Bar(NamedTuple):
 
 
 def draw(rows: Sequence[Row]) -> dict[str, bytes]:
-    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the published figure."""
+    """The picture in each of `FORMATS`: a group of bars for each row, its seeds, the published error."""
     with drawing_fonts(row.name for row in rows):
         figure = _draw(rows)
         return {name: save(figure, name) for name in FORMATS}
@@ -38,14 +38,14 @@ def _draw(rows: Sequence[Row]) -> Any:
         bars = [
             Bar(
                 place + offset,
-                row.figures[prefix + protocol],
+                row.errors[prefix + protocol],
                 None if prefix or not row.published else row.published.error,
             )
             for place, (_, prefix, row) in enumerate(lines)
-            if prefix + protocol in row.figures
+            if prefix + protocol in row.errors
         ]
         _draw_bars(axes, bars, 0.9 * thickness, COLOURS[number], heading)
-        # Beside the figures of their own protocol.
+        # Published errors are of this protocol.
         if protocol == 'test_error_best':
             _draw_published(axes, bars)
     axes.set_yticks(range(len(lines)), [textwrap.fill(plain(name), 30) for name, _, _ in lines])

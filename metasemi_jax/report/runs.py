@@ -43,7 +43,7 @@ class Row(NamedTuple):
     name: str
     setting: dict[str, Any]  # the fields that may differ between rows
     seeds: list[int]  # ascending
-    figures: dict[str, list[float]]  # percent by protocol, in the order of the seeds; 'test_error_last', ...
+    errors: dict[str, list[float]]  # percent by protocol, in the order of the seeds; 'test_error_last', ...
     published: Published | None = None  # the error of its method, network and number of labels
     recipe: tuple[str, ...] = ()  # fields in which the methods of the table differ beside their own options
 
@@ -180,7 +180,7 @@ def _row(
         name=', '.join([method_title(fields)] * named + others),
         setting={name: fields[name] for name in by},
         seeds=[run.fields['seed'] for run in runs],
-        figures={
+        errors={
             prefix + protocol: [run.results[prefix + protocol] for run in runs]
             for prefix in WEIGHT_PREFIXES
             for protocol in PROTOCOLS

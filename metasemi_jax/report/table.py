@@ -14,7 +14,7 @@ FIRST_CELLS = (b'| test error, %', b'| validation error, %')
 
 def error_split(rows: Sequence[Row]) -> str:
     """'test', or 'validation' where no run has a test set."""
-    return 'test' if any('test_error_last' in row.figures for row in rows) else 'validation'
+    return 'test' if any('test_error_last' in row.errors for row in rows) else 'validation'
 
 
 def columns(rows: Sequence[Row]) -> dict[str, str]:
@@ -26,7 +26,7 @@ def columns(rows: Sequence[Row]) -> dict[str, str]:
         f'{split}_error_best_on_validation': 'best on validation',
         f'{split}_error_best': f'best (selected on {split})',
     }
-    return {name: text for name, text in headings.items() if any(name in row.figures for row in rows)}
+    return {name: text for name, text in headings.items() if any(name in row.errors for row in rows)}
 
 
 def lines_of(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
@@ -36,7 +36,7 @@ def lines_of(rows: Sequence[Row]) -> list[tuple[str, str, Row]]:
         (row.name if not prefix else f'{row.name}, {weights}', prefix, row)
         for row in rows
         for prefix, weights in WEIGHT_PREFIXES.items()
-        if prefix + last in row.figures
+        if prefix + last in row.errors
     ]
 
 
@@ -47,10 +47,10 @@ def markdown(rows: Sequence[Row]) -> str:
     head = [f'{split} error, %', *protocols.values(), *['published'] * published, 'each seed, last step']
     table = [_line(head), '|' + '---|' * len(head)]
     for name, prefix, row in lines_of(rows):
-        cells = [_mean_and_deviation(row.figures.get(prefix + protocol)) for protocol in protocols]
+        cells = [_mean_and_deviation(row.errors.get(prefix + protocol)) for protocol in protocols]
         if published:
             cells.append('–' if prefix or not row.published else f'{row.published.error:.2f}')
-        each = ' '.join(f'{error:.1f}' for error in row.figures[f'{prefix}{split}_error_last'])
+        each = ' '.join(f'{error:.1f}' for error in row.errors[f'{prefix}{split}_error_last'])
         table.append(_line([name, *cells, each]))
     return '\n'.join(table)
 
@@ -92,12 +92,12 @@ def comma_separated(rows: Sequence[Row]) -> str:
     settings = list(rows[0].setting)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    figures = [f'{protocol}_{figure}' for protocol in protocols for figure in ('mean', 'std')]
-    writer.writerow(['row', *settings, 'weights', 'n', 'seeds', *figures, 'published', 'published_source'])
+    columns_of = [f'{protocol}_{part}' for protocol in protocols for part in ('mean', 'std')]
+    writer.writerow(['row', *settings, 'weights', 'n', 'seeds', *columns_of, 'published', 'published_source'])
     for _, prefix, row in lines_of(rows):
         cells = []
         for protocol in protocols:
-            values = row.figures.get(prefix + protocol)
+            values = row.errors.get(prefix + protocol)
             cells += spread(values) if values else (None, None)
         weights = WEIGHT_PREFIXES[prefix].split()[0]
         own = [row.setting[name] for name in settings]

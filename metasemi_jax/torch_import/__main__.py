@@ -32,7 +32,7 @@ from metasemi_jax.torch_import.state_dict import Sizes, convert_state_dict, infe
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.training.experiment import build_optimizer
-from metasemi_jax.training.experiment_data import choose_split, input_form, load_data
+from metasemi_jax.training.experiment_data import choose_split, input_spec, load_data
 from metasemi_jax.workdir import Workdir
 
 __all__ = ['convert_state_dict', 'import_checkpoint', 'main', 'to_state_dict']
@@ -189,7 +189,7 @@ def _write(
                     split.labeled,
                     validation_ids=split.validation,
                     class_names=dataset.class_names,
-                    input_form=input_form(config, dataset, np.concatenate(pools)),
+                    input_spec=input_spec(config, dataset, np.concatenate(pools)),
                 )
             else:
                 write_json(files.config, config.to_dict())

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' PyTorch program: reading the file, and the optimizer's momentum."""
+"""Reads checkpoints of the authors' PyTorch program, and converts the momentum of their optimizer."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,16 @@ from metasemi_jax.pretrained.torch_file import read_torch
 from metasemi_jax.torch_import.state_dict import convert_state_dict, parameter_keys
 
 IMAGENET_KEYS = {'epoch': 'step', 'state_dict': 'model', 'best_acc1': 'best_acc'}
-IMAGENET_UNLABELED, IMAGENET_BATCH = 1_153_051, 512  # images of an epoch, and of a step
+IMAGENET_UNLABELED, IMAGENET_BATCH = 1_153_051, 512  # images in an epoch and in a step
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a `.pth` file of the authors' program: a dict with `step`, `model`, `best_acc`, `optimizer`.
 
-    Their ImageNet program names these `epoch`, `state_dict`, `best_acc1`, `optimizer`, and counts epochs of
-    the unlabeled images. Returned are the names above, and steps.
+    Checkpoints of their ImageNet program get the same keys (see `rename_imagenet`).
 
-    Weights only: tensors, numbers, strings and containers of them. A pickle that would call anything else is
-    refused, and not run.
+    The reader accepts tensors, numbers, strings and containers of these. It refuses a pickle that would call
+    anything else, and runs nothing of it.
 
     Raises:
       UserError: no such file, or one with other contents.
@@ -43,20 +42,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -> dict[str, Any] | None:
-    """The momentum buffers of PyTorch's SGD as Flax parameters, the trace of `optimizer.sgd_momentum`.
+    """Convert the momentum buffers of PyTorch's SGD to the trace of `optimizer.sgd_momentum`.
 
-    Both add the weight decay to the gradient first and keep the learning rate out of the buffer, so the
-    numbers are the same.
+    The numbers are the same: both optimizers add the weight decay to the gradient first, and both keep the
+    learning rate out of the buffer.
 
     Args:
       name, state_dict: as in `convert_state_dict`.
       optimizer: `torch.optim.SGD.state_dict()`, its parameters in the order of `model.parameters()`.
 
     Returns:
-      Arrays of the structure of the parameters, zero where a parameter has no buffer; None where none has.
+      Arrays in the structure of the parameters, 0 for a parameter without a buffer; None if none has one.
 
     Raises:
-      UserError: it is not the optimizer of this network.
+      UserError: the buffers do not fit this network.
     """
     try:
         ids = [i for group in optimizer['param_groups'] for i in group['params']]
@@ -78,7 +77,11 @@ def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -
 
 
 def rename_imagenet(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint of the ImageNet program with the keys of the others, and steps for its epochs."""
+    """A checkpoint of the ImageNet program with the keys of the others.
+
+    That program writes `epoch`, `state_dict` and `best_acc1`, and counts epochs of the unlabeled images; here
+    they become `step`, `model` and `best_acc`, and steps.
+    """
     renamed = {IMAGENET_KEYS.get(key, key): value for key, value in checkpoint.items()}
     epochs = renamed['step']
     if isinstance(epochs, int | float) and math.isfinite(epochs):

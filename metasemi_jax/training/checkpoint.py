@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from metasemi_jax.distributed.multi_host import anywhere, failing_together, is_first
+from metasemi_jax.distributed.multi_host import anywhere, failing_together, is_primary
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_atomically
 from metasemi_jax.train_step import TrainState
@@ -226,7 +226,7 @@ def amend_checkpoint(
     """
     folder = Path(manager.directory) / str(step)
     with failing_together(), _unwritten(manager):
-        if is_first():
+        if is_primary():
             # The metrics first: a run that is killed between the two evaluates again, and writes both.
             write_atomically(folder / 'metrics' / 'metrics', json.dumps(_metrics(error, scheduled=True)))
             write_atomically(folder / 'record' / 'metadata', json.dumps(_signed(state, record)))

@@ -1,4 +1,4 @@
-"""The facts that a recipe needs, and a config completed by it."""
+"""Facts for the recipe, and configs that it completes."""
 
 import copy
 from typing import Any
@@ -13,8 +13,8 @@ from metasemi_jax.data.sources.own_images import image_sides
 from metasemi_jax.models import MODELS
 from metasemi_jax.training.recipe import Facts, choose, image_size, published_image_size
 
-LOOKED_AT = 500  # images
-BLACK = 16  # of 255: the brightest that a black pixel may be
+LOOKED_AT = 500  # images whose borders are examined
+BLACK = 16  # of 255; a pixel at most this bright is black
 
 
 def with_image_size(
@@ -24,13 +24,13 @@ def with_image_size(
     published: bool = False,
     platform: str | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """`config` with `data.image_size` chosen where it is open (0: the images' own), and the choice.
+    """`config` with a value for `data.image_size` if that is open, and the choice; 0 keeps the images' size.
 
     Args:
       config: settings of the run.
-      sides: height and width of images in memory, all of one size, in the place of those at `data.path`.
-      published: whether the run begins with published weights; `model.name` is their network.
-      platform: 'cpu', 'gpu' or 'tpu', where the run will be; None: this machine's.
+      sides: height and width of images in memory, all of one size; None: look at the files of `data.path`.
+      published: whether the run starts from published weights, of the network `model.name`.
+      platform: 'cpu', 'gpu' or 'tpu', on which the run will train; None: this machine's.
     """
     if config.recipe != 'auto' or config.data.image_size is not None:
         return config, {}
@@ -46,21 +46,21 @@ def with_image_size(
 
 
 def with_choices(config: Any, dataset: Dataset, *, platform: str | None = None) -> tuple[Any, dict[str, Any]]:
-    """`config` with every open field chosen, and these fields; {} unless its recipe is 'auto'.
+    """`config` with a value for every open field, and these values; {} unless its recipe is 'auto'.
 
-    `platform` is where the run will be; None: this machine's.
+    `platform` is as for `with_image_size`.
     """
     if config.recipe != 'auto':
         return config, {}
-    chosen = choose(find_facts(config, dataset, platform), flatten(config))
+    chosen = choose(find_facts(dataset, platform), flatten(config))
     config = _with_fields(config, chosen | {'recipe': 'chosen'})
     # What was given may not fit what was chosen: an option of another method.
     check_config(config)
     return config, chosen
 
 
-def find_facts(config: Any, dataset: Dataset, platform: str | None = None) -> Facts:
-    """What the recipe wants to know of the images and of this machine."""
+def find_facts(dataset: Dataset, platform: str | None = None) -> Facts:
+    """Facts of the images and of this machine."""
     return Facts(
         image_shape=dataset.image_shape,
         num_images=len(dataset.train_labels),
@@ -71,7 +71,7 @@ def find_facts(config: Any, dataset: Dataset, platform: str | None = None) -> Fa
 
 
 def has_black_border(images: Any) -> bool:
-    """Whether most pixels at the edges of uint8 [N, H, W, C] are black in every channel; of 500 images."""
+    """Whether most border pixels of uint8 [N, H, W, C] are black in every channel, by `LOOKED_AT` images."""
     positions = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
     black = np.asarray(images[positions]).max(axis=-1) <= BLACK
     edges = [black[:, 0], black[:, -1], black[:, :, 0], black[:, :, -1]]

@@ -98,11 +98,11 @@ def make_evaluate(
         losses = cross_entropy(logits=logits, labels=jnp.where(known, labels, 0))
         # Percent before the division: 3400 / 500 is 6.8, 100 * (34 / 500) is 6.800000000000001.
         wrong = jnp.where(jnp.argmax(logits, axis=-1) != labels, 100, 0)
-        figures = {'error': mean_of(wrong, where=known), 'loss': mean_of(losses, where=known)}
+        measured = {'error': mean_of(wrong, where=known), 'loss': mean_of(losses, where=known)}
         if logits.shape[-1] >= TOP5_CLASSES:
             found = (jax.lax.top_k(logits, 5)[1] == labels[:, None]).any(axis=-1)
-            figures['error_top5'] = mean_of(jnp.where(found, 0, 100), where=known)
-        return figures
+            measured['error_top5'] = mean_of(jnp.where(found, 0, 100), where=known)
+        return measured
 
     def of_batches(variables: dict, data: EvalData | StreamedEvalData) -> Iterator[Metrics]:
         if isinstance(data, EvalData):

@@ -1,4 +1,4 @@
-"""A config made into functions and arrays."""
+"""From a config to the functions and arrays of a run."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
 from metasemi_jax.data.batches.resident import Pipeline
 from metasemi_jax.data.batches.views import make_normalize, statistics_of
-from metasemi_jax.data.dataset import Dataset, InputForm
+from metasemi_jax.data.dataset import Dataset, InputSpec
 from metasemi_jax.data.identity import data_sha256, is_same_data
 from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
@@ -36,7 +36,7 @@ from metasemi_jax.training.experiment_data import (
     check_batch_bytes,
     choose_split,
     eval_images,
-    input_form,
+    input_spec,
     load_data,
     on_disk,
     place_eval_images,
@@ -52,30 +52,32 @@ Array = jax.Array
 
 
 class Experiment(NamedTuple):
-    """What the loop needs of a config."""
+    """Functions and arrays that the loop takes."""
 
-    config: Any  # with what its recipe chose
-    chosen: str  # one line for people; '' where nothing was chosen
+    config: Any  # settings, completed by the recipe
+    chosen: str  # the choices of the recipe as one line for people; '' if there are none
     state: TrainState  # before the first step, on the host
     pipeline: Pipeline
     model: nn.Module
-    make_train_step: Callable[[float], StepFn]  # by the factor on the learning rate
-    # variables -> {'error': percent, 'loss': ...} for each of 'test' and 'validation' that has images
+    make_train_step: Callable[[float], StepFn]  # factor on the learning rate -> step
+    # variables -> {split: {'error': percent, 'loss': ...}}; splits: 'test' and 'validation', if not empty
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
-    probe: Callable[[dict], dict[str, float]]  # variables -> figures of a few training images, see `probe`
+    probe: Callable[
+        [dict], dict[str, float]
+    ]  # variables -> metrics of a few training images, see `make_probe`
     split: Split
     split_sha256: str  # of the labeled ids
-    data_sha256: str  # of all images, their labels and the classes
-    is_same_data: Callable[[str | None], bool]  # whether a `data_sha256` of any version is of these data
+    data_sha256: str  # of images, labels and class names
+    is_same_data: Callable[[str | None], bool]  # whether a recorded `data_sha256`, of any version, fits
     class_names: tuple[str, ...]
-    input_form: InputForm  # of the images, for whoever uses the network without the data
-    description: str  # one line for people
+    input_spec: InputSpec  # shape and normalisation that the network expects
+    description: str  # data, network and devices as one line for people
     predict: Callable[[dict, Array], Array]  # (variables, uint8 [n, H, W, C]) -> probabilities [n, K]
-    examples: Callable[[], dict[str, Examples]]  # some images of the run, to look at
+    examples: Callable[[], dict[str, Examples]]  # a few images for TensorBoard
 
 
 class Parts(NamedTuple):
-    """What the step of a config is made of."""
+    """Components of the step of a config."""
 
     model: nn.Module
     dtype: Any  # of the network's computation
@@ -83,8 +85,8 @@ class Parts(NamedTuple):
     tx: optax.GradientTransformation  # without its learning rate
     labeled: np.ndarray  # int, positions in the training images
     unlabeled: np.ndarray
-    drawn: np.ndarray  # the unlabeled ones; none where the method looks at none
-    form: InputForm
+    drawn: np.ndarray  # `unlabeled`, or nothing if the method uses no unlabeled images
+    spec: InputSpec
     pipeline: Pipeline
 
 
@@ -96,12 +98,47 @@ def build_experiment(
     Args:
       config: a ConfigDict that `check_config` has passed.
       mesh: mesh over all devices.
-      split: split of a run that was begun before; None: draw or read it, as the config says.
-      dataset: dataset in memory, in the place of the one that the config names.
+      split: split of the run that goes on; None: draw it, or read `data.split_file`.
+      dataset: dataset in memory; None: load the one that the config names.
 
     Raises:
       UserError: an unknown name, or settings that do not fit the data.
     """
+    config, dataset, chosen = _complete(config, dataset)
+    check_batch_bytes(config, dataset.image_shape)
+    split = choose_split(config, dataset, split)
+    parts = build_parts(config, dataset, split)
+    model, method, tx, spec = parts.model, parts.method, parts.tx, parts.spec
+    variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
+    method_state = method.init(dataset.num_classes, len(parts.unlabeled))
+    state = TrainState.create(variables, tx, with_ema=config.ema_decay > 0, method_state=method_state)
+    held_out = eval_images(dataset, split)
+    to_input = make_normalize(spec)
+    return Experiment(
+        config=config,
+        chosen=sentence(chosen, time_budget=bool(config.time_budget)) if chosen else '',
+        state=jax.device_get(state),
+        pipeline=parts.pipeline,
+        model=model,
+        make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
+        evaluate=_make_evaluate(config, model, to_input, held_out, mesh),
+        probe=_make_probe(dataset, parts, mesh),
+        split=split,
+        split_sha256=split_sha256(split.labeled),
+        data_sha256=data_sha256(dataset, split.validation),
+        is_same_data=lambda recorded: is_same_data(recorded, dataset, split.validation),
+        class_names=dataset.class_names,
+        input_spec=spec,
+        description=_describe(config, dataset, parts, held_out, variables, mesh),
+        predict=lambda variables, images: jax.nn.softmax(
+            model.apply(variables, to_input(images), train=False)
+        ),
+        examples=example_images(dataset, split, parts.unlabeled),
+    )
+
+
+def _complete(config: Any, dataset: Dataset | None) -> tuple[Any, Dataset, dict[str, Any]]:
+    """`config` without open fields, its dataset (loaded if None), and the values that the recipe chose."""
     size = {}
     config, published = with_published_network(config)
     if dataset is None:
@@ -110,62 +147,35 @@ def build_experiment(
     if published is not None and not dataset.has_features:
         config = with_normalisation(config, published, dataset.image_shape[-1])
     config, chosen = with_choices(config, dataset)
-    chosen = size | chosen
-    check_batch_bytes(config, dataset.image_shape)
-    split = choose_split(config, dataset, split)
-    parts = build_parts(config, dataset, split)
-    model, method, tx = parts.model, parts.method, parts.tx
-    labeled, drawn, form = parts.labeled, parts.drawn, parts.form
-    variables = init_variables(model, jax.random.key(config.seed), dataset.image_shape)
-    held_out = eval_images(dataset, split)
-    eval_data = {
+    return config, dataset, size | chosen
+
+
+def _make_evaluate(
+    config: Any, model: nn.Module, to_input: Callable, held_out: dict[str, tuple[Any, np.ndarray]], mesh: Mesh
+) -> Callable[[dict], dict[str, dict[str, float]]]:
+    """`Experiment.evaluate`, with the images of `held_out` on the devices unless they are lazy."""
+    data = {
         name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
         for name, pair in held_out.items()
     }
-    to_input = make_normalize(form)
     evaluate = make_evaluate(model, to_input, mesh)
-    probe = make_probe(model, mesh)
-    probe_data = place_probe_data(
-        dataset.train_images, dataset.train_labels, labeled, drawn, statistics_of(form), mesh
+    return lambda variables: {name: evaluate(variables, images) for name, images in data.items()}
+
+
+def _make_probe(dataset: Dataset, parts: Parts, mesh: Mesh) -> Callable[[dict], dict[str, float]]:
+    statistics = statistics_of(parts.spec)
+    data = place_probe_data(
+        dataset.train_images, dataset.train_labels, parts.labeled, parts.drawn, statistics, mesh
     )
-    counts = {'labeled': len(labeled), 'unlabeled': len(parts.unlabeled)} | {
-        name: len(labels) for name, (_, labels) in held_out.items()
-    }
-    return Experiment(
-        config=config,
-        chosen=sentence(chosen, time_budget=bool(config.time_budget)) if chosen else '',
-        state=jax.device_get(
-            TrainState.create(
-                variables,
-                tx,
-                with_ema=config.ema_decay > 0,
-                method_state=method.init(dataset.num_classes, len(parts.unlabeled)),
-            )
-        ),
-        pipeline=parts.pipeline,
-        model=model,
-        make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
-        evaluate=lambda variables: {name: evaluate(variables, data) for name, data in eval_data.items()},
-        probe=lambda variables: probe(variables, probe_data),
-        split=split,
-        split_sha256=split_sha256(split.labeled),
-        data_sha256=data_sha256(dataset, split.validation),
-        is_same_data=lambda recorded: is_same_data(recorded, dataset, split.validation),
-        class_names=dataset.class_names,
-        input_form=form,
-        description=_describe(config, dataset, counts, variables, parts.dtype, mesh),
-        predict=lambda variables, images: jax.nn.softmax(
-            model.apply(variables, to_input(images), train=False)
-        ),
-        examples=example_images(dataset, split, parts.unlabeled),
-    )
+    probe = make_probe(parts.model, mesh)
+    return lambda variables: probe(variables, data)
 
 
 def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | None = None) -> Parts:
-    """What the step of `config` is made of; nothing is computed.
+    """Build the components of the step of `config`; the network is not evaluated.
 
     Args:
-      config: settings of the run, with what its recipe chose.
+      config: settings of the run, completed by the recipe.
       dataset: the data of the run.
       split: the labeled and held-out images of `dataset`.
       platform: 'cpu', 'gpu' or 'tpu', where the step will run; None: this machine's.
@@ -183,15 +193,22 @@ def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | Non
         )
     _check_strong_view(config, method, dataset.image_shape)
     drawn = unlabeled if method.unlabeled else unlabeled[:0]
-    form = input_form(config, dataset, np.union1d(labeled, unlabeled))
-    pipeline = build_pipeline(config, dataset, labeled, drawn, form, method.second_view)
+    spec = input_spec(config, dataset, np.union1d(labeled, unlabeled))
+    pipeline = build_pipeline(config, dataset, labeled, drawn, spec, method.second_view)
     tx = build_optimizer(config, model)
-    return Parts(model, dtype, method, tx, labeled, unlabeled, drawn, form, pipeline)
+    return Parts(model, dtype, method, tx, labeled, unlabeled, drawn, spec, pipeline)
 
 
 def _describe(
-    config: Any, dataset: Dataset, counts: dict[str, int], variables: dict, dtype: Any, mesh: Mesh
+    config: Any,
+    dataset: Dataset,
+    parts: Parts,
+    held_out: dict[str, tuple[Any, np.ndarray]],
+    variables: dict,
+    mesh: Mesh,
 ) -> str:
+    counts = {'labeled': len(parts.labeled), 'unlabeled': len(parts.unlabeled)}
+    counts |= {name: len(labels) for name, (_, labels) in held_out.items()}
     num_params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     samples, axes = ('samples', 'features') if dataset.has_features else ('images', 'pixels')
     devices = f'{mesh.size} × {jax.default_backend()}' if mesh.size > 1 else jax.default_backend()
@@ -201,12 +218,12 @@ def _describe(
         f'{config.data.name}: {", ".join(f"{n:,} {name}" for name, n in counts.items())} {samples} of '
         f'{dataset.num_classes} classes; {config.model.name}, {num_params:,} parameters, '
         f'{"×".join(map(str, dataset.image_shape))} {axes}'
-        f'{" from disk" if on_disk(dataset.train_images) else ""}, {dtype.name} on {devices}'
+        f'{" from disk" if on_disk(dataset.train_images) else ""}, {parts.dtype.name} on {devices}'
     )
 
 
 def rescheduled(experiment: Experiment, config: Any) -> Experiment:
-    """The same experiment with the numbers of steps of `config`, which is otherwise its own."""
+    """`experiment` with the schedule of `config`, whose other settings are the same."""
     method, tx = build_method(config, experiment.model), build_optimizer(config, experiment.model)
     return experiment._replace(
         config=config, make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor)
@@ -214,7 +231,7 @@ def rescheduled(experiment: Experiment, config: Any) -> Experiment:
 
 
 def build_model(config: Any, num_classes: int, platform: str | None = None) -> tuple[nn.Module, Any]:
-    """The network of `config` and the dtype that it computes in on `platform`; None: this machine's."""
+    """The network of `config`, and its dtype on `platform` (None: this machine's)."""
     dtype = config.dtype
     if dtype == 'auto':
         dtype = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
@@ -225,7 +242,7 @@ def build_model(config: Any, num_classes: int, platform: str | None = None) -> t
 
 
 def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int]) -> TrainState:
-    """The state of a run of `config`, shapes and dtypes alone: what its checkpoints are restored into."""
+    """Shapes and dtypes of the state of a run of `config`, into which its checkpoints are restored."""
     return jax.eval_shape(
         lambda variables: TrainState.create(
             variables, build_optimizer(config, model), with_ema=config.ema_decay > 0
@@ -235,7 +252,7 @@ def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int
 
 
 def build_optimizer(config: Any, model: nn.Module | None = None) -> optax.GradientTransformation:
-    """The optimizer of `config`, without its learning rate; it leaves the frozen layers of `model` alone."""
+    """The optimizer of `config` without its learning rate; the frozen layers of `model` do not change."""
     optimizer = config.optimizer
     tx = make_optimizer(
         optimizer.name,
@@ -245,7 +262,7 @@ def build_optimizer(config: Any, model: nn.Module | None = None) -> optax.Gradie
         weight_decay_on=optimizer.weight_decay_on,
     )
     frozen = frozenset() if model is None else frozen_layers(model)
-    # Runs of versions that had no such field have no such setting.
+    # Configs of older runs lack this field.
     return by_layer(tx, head=HEAD, frozen=frozen, body_lr_scale=optimizer.get('body_lr_scale', 1.0))
 
 
@@ -262,7 +279,7 @@ def _lr_schedule(config: Any, factor: float) -> Schedule:
 
 
 def build_method(config: Any, model: nn.Module) -> Method:
-    """The method of `config` for `model`; an option that is None is the method's own.
+    """The method of `config` for `model`; an option that is None keeps the method's default.
 
     Raises:
       UserError: an unknown method or option, or a teacher without `ema_decay`.

@@ -12,7 +12,7 @@ from metasemi_jax.data.batches.resident import Pipeline, channel_statistics, res
 from metasemi_jax.data.batches.streamed_rows import HostCrop
 from metasemi_jax.data.batches.streaming import streaming_pipeline
 from metasemi_jax.data.batches.views import feature_views, make_views
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.data.images.random_resized_crop import CropRange
 from metasemi_jax.data.images.stored import StoredImages
@@ -125,14 +125,14 @@ def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> S
     return begun
 
 
-def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputForm:
+def input_spec(config: Any, dataset: Dataset, positions: np.ndarray) -> InputSpec:
     """Shape and normalisation of the images; where the config does not give it, of those at `positions`.
 
     Raises:
       UserError: `data.mean` and `data.std` name another number of channels.
     """
     if dataset.has_features:
-        return InputForm(dataset.image_shape, (), ())
+        return InputSpec(dataset.image_shape, (), ())
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     if not mean:
         mean, std = channel_statistics(dataset.train_images, positions)
@@ -142,7 +142,7 @@ def input_form(config: Any, dataset: Dataset, positions: np.ndarray) -> InputFor
             f'data.mean and data.std name {len(mean)} channels, the images have {channels}; '
             'give as many, or () to compute them from the training images'
         )
-    return InputForm(dataset.image_shape, mean, std)
+    return InputSpec(dataset.image_shape, mean, std)
 
 
 def training_pools(config: Any, dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +161,7 @@ def build_pipeline(
     dataset: Dataset,
     labeled: np.ndarray,
     unlabeled: np.ndarray,
-    form: InputForm,
+    spec: InputSpec,
     second_view: str | None,
 ) -> Pipeline:
     """Batches of the two pools, positions in the training images: from memory, or from disk where these are.
@@ -181,7 +181,7 @@ def build_pipeline(
         return resident_pipeline(dataset, labeled, unlabeled, views=feature_views(second_view), **common)
     _check_pad(config, dataset.image_shape)
     augmentation = {'pad': data.pad, 'pad_mode': data.pad_mode, 'flip': data.flip}
-    augmentation |= {'mean': form.mean, 'std': form.std, 'second': second_view, 'strong': data.strong}
+    augmentation |= {'mean': spec.mean, 'std': spec.std, 'second': second_view, 'strong': data.strong}
     if not on_disk(dataset.train_images):
         if data.crop == 'resized':
             raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from metasemi_jax.batch import Batch
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.splits import Split, split_positions
 
 VIEWED = 8  # images of a batch
@@ -27,7 +27,7 @@ def first_rows(host_batch: Any) -> Any:
     return jax.tree.map(lambda x: x[:VIEWED], host_batch)
 
 
-def view_sheets(to_batch: Callable, device_data: Any, rows: Any, form: InputForm, key: Any) -> dict:
+def view_sheets(to_batch: Callable, device_data: Any, rows: Any, spec: InputSpec, key: Any) -> dict:
     """{tag: uint8 [H, W, 3]}: the views that a step is shown of `first_rows`, one sheet for each kind."""
     batch: Batch = jax.jit(to_batch)(device_data, rows, key)
     views = {
@@ -36,7 +36,7 @@ def view_sheets(to_batch: Callable, device_data: Any, rows: Any, form: InputForm
         'views/unlabeled_second': batch.strong_images,
     }
     return {
-        tag: _sheet([(image, ()) for image in _pixels(np.asarray(images, np.float32), form)])
+        tag: _sheet([(image, ()) for image in _pixels(np.asarray(images, np.float32), spec)])
         for tag, images in views.items()
         if images is not None and len(images)
     }
@@ -106,9 +106,9 @@ def prediction_sheets(
     return sheets
 
 
-def _pixels(images: np.ndarray, form: InputForm) -> np.ndarray:
+def _pixels(images: np.ndarray, spec: InputSpec) -> np.ndarray:
     """uint8 of normalised images."""
-    scaled = 255 * (images * np.asarray(form.std, np.float32) + np.asarray(form.mean, np.float32))
+    scaled = 255 * (images * np.asarray(spec.std, np.float32) + np.asarray(spec.mean, np.float32))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 

@@ -35,8 +35,8 @@ def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
       UserError: no such weights, or they do not fit.
     """
     if is_weights_file(source):
-        name, form = experiment.config.model.name, experiment.input_form
-        state, note = begin_from_file(experiment.state, experiment.model, form, source, name)
+        name, spec = experiment.config.model.name, experiment.input_spec
+        state, note = begin_from_file(experiment.state, experiment.model, spec, source, name)
         return experiment._replace(state=state), note
     folder, weights = _parse(source)
     try:
@@ -88,7 +88,7 @@ def _check_fit(source: str, trained: Classifier, experiment: Experiment) -> None
         old, new = getattr(there, size, None), getattr(here, size, None)
         if old != new:
             refuse(f'its {size} is {old}, here it is {new}', f'add model.{size}={old}')
-    old, new = trained.input_form.image_shape[-1], experiment.input_form.image_shape[-1]
+    old, new = trained.input_spec.image_shape[-1], experiment.input_spec.image_shape[-1]
     if old != new:
         refuse(f'its images have {old} channels, these have {new}', 'name another run')
 
@@ -97,7 +97,7 @@ def _for_image_size(variables: Any, trained: Classifier, experiment: Experiment)
     """A vision transformer's variables with the positions of this run's patches."""
     patch, shapes = (
         experiment.model.patch,
-        (trained.input_form.image_shape, experiment.input_form.image_shape),
+        (trained.input_spec.image_shape, experiment.input_spec.image_shape),
     )
     old, new = ((height // patch, width // patch) for height, width, _ in shapes)
     positions = resized_positions(variables['params']['pos_embed'], old, new)

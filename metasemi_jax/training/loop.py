@@ -16,9 +16,9 @@ from metasemi_jax.config import agreed_settings, check_config
 from metasemi_jax.distributed.multi_host import (
     check_same,
     failing_together,
-    is_first,
+    is_primary,
     naming_lost_peers,
-    of_first,
+    of_primary,
 )
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
@@ -67,76 +67,93 @@ def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -
 
 
 def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images: bool) -> dict[str, Any]:
-    with failing_together():
-        # Twice: the types before the choices of the run are read, and what these make of the settings.
-        check_config(config)
-        config = files.with_choices_of_run(config)
-        check_config(config)
-        # A run that began under a time budget has its number of steps from then.
-        planned = begun_plan(files, config)
-        config = with_plan(config, planned) if planned else config
-    check_same('settings', agreed_settings(config))
+    config, planned = _settings_of_run(config, files)
     with failing_together():
         files.check(config)
-        results = files.read_results()
-        # A finished run that lacks a file, or has a damaged one, passes through all stages, which writes the
-        # file. A run with more total_steps goes on.
-        longer = results is not None and results['steps'] < config.total_steps
-        finished = results is not None and files.is_described() and not longer
+        earlier = files.read_results()
+        # A run with more total_steps goes on. A finished run that lacks a file, or has a damaged one, passes
+        # through all stages, which writes the file.
+        longer = earlier is not None and earlier['steps'] < config.total_steps
+        finished = earlier is not None and files.is_described() and not longer
     check_same('workdir', str(finished))
-    with failing_together():
-        if not finished:
-            mesh = make_mesh()
-            experiment = build_experiment(config, mesh, files.begun_split(config))
-            config = experiment.config
-            check_batch_size(config.batch_size, mesh.size)
-            if config.model.init_from and not files.saved_steps():
-                experiment, note = begin_from(experiment, config.model.init_from)
-                say(note)
     if finished:
-        say(f'{files.path}: this run is finished\n{table(results)}')
-        return results
+        say(f'{files.path}: this run is finished\n{table(earlier)}')
+        return earlier
+    with failing_together():
+        mesh = make_mesh()
+        experiment = _build_experiment(config, files, mesh)
+        config = experiment.config
     check_same('settings that were chosen', agreed_settings(config))
     check_same('images or split of them', experiment.data_sha256 + experiment.split_sha256)
     with contextlib.ExitStack() as stack:
         with failing_together():
-            if is_first():
+            if is_primary():
                 stack.enter_context(files.lock())
         if config.time_budget and not planned:
             config = _fix_total_steps(config, files, experiment, mesh, started)
             experiment = rescheduled(experiment, config)
         with failing_together():
-            if is_first():
+            if is_primary():
                 if longer:
-                    # Its metrics are those of fewer steps than config.json is about to name.
-                    files.results.rename(files.path / f'results_{results["steps"]}.json')
-                files.create(
-                    config,
-                    experiment.split.labeled,
-                    validation_ids=experiment.split.validation,
-                    class_names=experiment.class_names,
-                    input_form=experiment.input_form,
-                )
+                    # These metrics are of fewer steps than config.json is about to name.
+                    files.results.rename(files.path / f'results_{earlier["steps"]}.json')
+                _describe_run(config, files, experiment)
         with failing_together():
             files.check_shared()
         say(experiment.description)
         if experiment.chosen:
             say(experiment.chosen)
-        metrics_of_run = _run(config, files, experiment, mesh, started, log_images)
-        results = metrics_of_run | {
-            'seed': config.seed,
-            'steps': config.total_steps,
-            **({'time_budget': config.time_budget} if config.time_budget else {}),
-            'split_sha256': experiment.split_sha256,
-            'num_held_out': len(experiment.split.validation),
-            'reported_weights': reported_weights(
-                metrics_of_run, ema_decay=config.ema_decay, total_steps=config.total_steps
-            ),
-        }
-        if is_first():
+        results = _results(config, experiment, _run(config, files, experiment, mesh, started, log_images))
+        if is_primary():
             write_json(files.results, results)
     say(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
+
+
+def _settings_of_run(config: Any, files: Workdir) -> tuple[Any, bool]:
+    """`config` with the choices of the run in `files`, and whether a time budget has fixed its steps already."""
+    with failing_together():
+        # Twice: `with_choices_of_run` needs fields of the right types, and completes the settings.
+        check_config(config)
+        config = files.with_choices_of_run(config)
+        check_config(config)
+        planned = begun_plan(files, config)
+        config = with_plan(config, planned) if planned else config
+    check_same('settings', agreed_settings(config))
+    return config, bool(planned)
+
+
+def _build_experiment(config: Any, files: Workdir, mesh: Mesh) -> Experiment:
+    experiment = build_experiment(config, mesh, files.begun_split(config))
+    config = experiment.config
+    check_batch_size(config.batch_size, mesh.size)
+    if config.model.init_from and not files.saved_steps():
+        experiment, note = begin_from(experiment, config.model.init_from)
+        say(note)
+    return experiment
+
+
+def _describe_run(config: Any, files: Workdir, experiment: Experiment) -> None:
+    files.create(
+        config,
+        experiment.split.labeled,
+        validation_ids=experiment.split.validation,
+        class_names=experiment.class_names,
+        input_spec=experiment.input_spec,
+    )
+
+
+def _results(config: Any, experiment: Experiment, run_metrics: dict[str, Any]) -> dict[str, Any]:
+    """The contents of results.json."""
+    weights = reported_weights(run_metrics, ema_decay=config.ema_decay, total_steps=config.total_steps)
+    return run_metrics | {
+        'seed': config.seed,
+        'steps': config.total_steps,
+        **({'time_budget': config.time_budget} if config.time_budget else {}),
+        'split_sha256': experiment.split_sha256,
+        'num_held_out': len(experiment.split.validation),
+        'reported_weights': weights,
+    }
 
 
 def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> Any:
@@ -148,10 +165,10 @@ def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: 
     budget = seconds_of(config)
     say(f'time_budget={config.time_budget}: compiling, and timing some steps ...')
     costs = measure(config, experiment, mesh, files.path, budget)
-    left = float(of_first(np.asarray(budget - (time.perf_counter() - started))))
+    left = float(of_primary(np.asarray(budget - (time.perf_counter() - started))))
     run = plan(recipe_of(config), costs, left)
     with failing_together():
-        if is_first():
+        if is_primary():
             keep_plan(files, config, run, costs)
     say(
         f'{run["total_steps"]:,} steps in the {duration(left)} left, of {costs.step:.3g} s each; '
@@ -196,7 +213,7 @@ def _run_once(
         stack.enter_context(closing_checkpoints(manager))
         start = int(state.step)
         with failing_together():
-            log = RunLog(files.metrics if is_first() else None, start_step=start)
+            log = RunLog(files.metrics if is_primary() else None, start_step=start)
         recorder = Recorder(
             manager,
             stack.enter_context(contextlib.closing(log)),
@@ -271,8 +288,8 @@ def _loop(
         if step == start:
             recorder.first_call_done(end, sums)
             if log_images and start == 0:
-                form, to_batch = experiment.input_form, experiment.pipeline.to_batch
-                recorder.show_images(0, view_sheets(to_batch, device_data, shown_rows, form, key))
+                spec, to_batch = experiment.input_spec, experiment.pipeline.to_batch
+                recorder.show_images(0, view_sheets(to_batch, device_data, shown_rows, spec, key))
         step, stopping = end, stop.reached()
         last = step == config.total_steps
         due = last or any(step % cadence == 0 for cadence in cadences)

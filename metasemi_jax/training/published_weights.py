@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.errors import UserError
 from metasemi_jax.models.trained_parts import HEAD
 from metasemi_jax.models.vision_transformer import resized_positions
@@ -94,14 +94,14 @@ def _of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 
 def begin_from_file(
-    state: TrainState, model: Any, form: InputForm, source: str, name: str
+    state: TrainState, model: Any, spec: InputSpec, source: str, name: str
 ) -> tuple[TrainState, str]:
     """`state` before its first step with the weights of a file, but for the last linear layer.
 
     Args:
       state: drawn weights.
       model: the network that they are of.
-      form: shape and normalisation of the run's images.
+      spec: shape and normalisation of the run's images.
       source, name: `model.init_from` and `model.name`.
 
     Returns:
@@ -112,7 +112,7 @@ def begin_from_file(
     """
     published = load_published(source)
     check_network(source, published, name)
-    body, (height, width, channels) = published.body, form.image_shape
+    body, (height, width, channels) = published.body, spec.image_shape
     params = dict(body['params'])
     if channels not in (1, 3):
         raise UserError(
@@ -132,15 +132,15 @@ def begin_from_file(
     ema = jax.tree.map(np.copy, new) if state.ema else state.ema
     return state.replace(**new, ema=ema), (
         f'model.init_from: {name} of {source}, but for the last layer, of {published.head_classes or "no"} '
-        f'classes there; {_told(published, form)}'
+        f'classes there; {_told(published, spec)}'
     )
 
 
-def _told(published: Published, form: InputForm) -> str:
-    mean, std = _normalisation(published, form.image_shape[-1])
-    if np.allclose([form.mean, form.std], [mean, std], atol=5e-3):
-        return f'normalisation of the weights, data.mean={form.mean} and data.std={form.std}'
-    return f'data.mean={form.mean} and data.std={form.std} are given, those of the weights: {mean} and {std}'
+def _told(published: Published, spec: InputSpec) -> str:
+    mean, std = _normalisation(published, spec.image_shape[-1])
+    if np.allclose([spec.mean, spec.std], [mean, std], atol=5e-3):
+        return f'normalisation of the weights, data.mean={spec.mean} and data.std={spec.std}'
+    return f'data.mean={spec.mean} and data.std={spec.std} are given, those of the weights: {mean} and {std}'
 
 
 def _for_grey(params: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What a config with `recipe='auto'` leaves open (None), chosen from its images and its device.
+"""Values for the fields that a config with `recipe='auto'` leaves open (None).
 
-A rule is a function (facts, fields) -> value. The rules run in the order of `RULES`, each for a field that is
-still None, and see what was given or chosen before: a number of steps from the command line moves the
-schedule with it. Why each rule is as it is, and on which images it was tried: docs/recipe.md.
+A rule is a function (facts, fields) -> value. Rules run in the order of `RULES`, each for a field that is
+still None, and see the fields that were given or chosen before: a given number of steps moves the schedule.
+docs/recipe.md gives the reason for each rule and the images on which it was tried.
 """
 
 import math
@@ -15,30 +15,28 @@ from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.mlp import MLP
 from metasemi_jax.pretrained.weights_file import is_weights_file
 
-LARGEST = {False: 32, True: 64}  # side of the images, by whether there is an accelerator
+LARGEST = {False: 32, True: 64}  # pixels of a side; key: whether there is an accelerator
 BATCH_SIZE = 64
-# Multiply-adds that a core may spend on the forward passes of a run, four to five minutes of two cores.
+# Multiply-adds of a run's forward passes for each core; two cores take four to five minutes.
 CPU_WORK = 4.3e12
-CORES = 4  # more do not help so small a network
-CPU_STEPS = (500, 2000)  # least; and enough, unless the images have not been seen EPOCHS times by then
+CORES = 4  # a network as small as these gains nothing from more
+CPU_STEPS = (500, 2000)  # fewest; and enough, if each image has been drawn EPOCHS times by then
 EPOCHS = 100
 ACCELERATOR_STEPS = 20_000
 METHOD, FEATURES_METHOD = 'flexmatch', 'metasemi'
-# Forward passes of the labeled images that a step costs; those of the others, and tables, in docs/methods.md.
+# Cost of a step in forward passes of the labeled batch; docs/methods.md has the table of all methods.
 PASSES = {'metasemi': 12, 'mixmatch': 11, 'supervised': 3, 'vat': 12}
 OTHER_PASSES = 7
-# Options of a method that the recipe trains otherwise than published, see docs/recipe.md.
+# Options whose published value the recipe replaces (docs/recipe.md).
 OPTIONS = {'metasemi': {'second_view': 'strong', 'temperature': 0.5}}
-OTHER_OPTIONS = {'batch_norm': 'labeled'}  # of the methods that have it
-# With published weights: sides of the images, labeled images a step and steps, by whether there is an
-# accelerator.
+OTHER_OPTIONS = {'batch_norm': 'labeled'}  # for every other method that has this option
+# For runs from published weights. Sides (least, most) and batch size; key: whether there is an accelerator.
 PUBLISHED_SIDES = {False: (64, 64), True: (64, 224)}
 PUBLISHED_BATCH_SIZE = {False: 16, True: 64}
 PUBLISHED_CPU_STEPS = (200, 1000)
 PUBLISHED_ACCELERATOR_STEPS = 5000
 PUBLISHED_LR, LR = 0.01, 0.1
-# Multiply-adds of the forward pass of an image of 224×224, times what the network's small layers make of them
-# on a CPU.
+# Multiply-adds of a forward pass at 224×224 pixels, scaled up where small layers slow a CPU down.
 PUBLISHED_WORK = {
     'efficientnet_lite0': 1.0e9,
     'resnet18': 2.9e9,
@@ -56,13 +54,13 @@ UNDROPPED = ('conv_small', 'conv_large', 'mlp', 'wide_resnet')  # networks whose
 
 
 class Facts(NamedTuple):
-    """What is known of a run before its first step."""
+    """Properties of the data and the device that rules may use."""
 
     image_shape: tuple[int, ...]  # [H, W, C]; [D] of features
-    num_images: int  # labeled and unlabeled ones to train on
+    num_images: int  # training images, labeled and unlabeled
     black_border: bool  # whether most pixels at the images' edge are black
-    accelerator: bool  # whether the network runs on something else than a CPU
-    cores: int = 2  # of the CPU
+    accelerator: bool  # whether the step runs on a GPU or TPU
+    cores: int = 2  # CPU cores that the process may use
 
 
 Fields = Mapping[str, Any]
@@ -70,9 +68,9 @@ Rule = Callable[[Facts, Fields], Any]
 
 
 def choose(facts: Facts, fields: Fields) -> dict[str, Any]:
-    """The value of each field of `RULES` that is None in `fields`, the flat fields of a config.
+    """A value for each field of `RULES` that is None in `fields`, the flat fields of a config.
 
-    A value may still be None, which leaves it to the network or to the method.
+    The chosen value may be None again: the network or the method then uses its own default.
     """
     fields, chosen = dict(fields), {}
     for name, rule in RULES.items():
@@ -82,10 +80,10 @@ def choose(facts: Facts, fields: Fields) -> dict[str, Any]:
 
 
 def published_image_size(sizes: Sequence[tuple[int, int]], *, patch: int | None, accelerator: bool) -> int:
-    """`data.image_size` with published weights, which know larger images than `image_size` chooses.
+    """`data.image_size` for published weights, which were trained on larger images than `image_size` chooses.
 
-    The median of the shorter sides, rounded down to a multiple of 32, or of a vision transformer's patch,
-    within `PUBLISHED_SIDES`: small images are enlarged.
+    The size is the median of the shorter sides, clipped to `PUBLISHED_SIDES` (small images are enlarged) and
+    rounded down to a multiple of 32, or of a vision transformer's patch.
     """
     least, most = PUBLISHED_SIDES[accelerator]
     median = sorted(map(min, sizes))[len(sizes) // 2] if sizes else most
@@ -93,11 +91,11 @@ def published_image_size(sizes: Sequence[tuple[int, int]], *, patch: int | None,
 
 
 def image_size(sizes: Sequence[tuple[int, int]], *, one_size: bool, accelerator: bool) -> int:
-    """`data.image_size` for images of these [H, W]; 0 leaves them as they are.
+    """`data.image_size` for images of these [H, W]; 0 keeps the images' own size.
 
-    Files are resized to the median of their shorter sides, rounded down to a multiple of 4 (two pools halve
-    it), at least 8, at most `LARGEST`. Images of one size keep it where it has no more pixels than a quarter
-    above the largest square.
+    Images of one size keep it if it has at most 1.25 times the pixels of the largest square. Others are
+    resized to the median of their shorter sides, clipped to 8 and `LARGEST`, a multiple of 4: the networks
+    halve it twice.
     """
     largest = LARGEST[accelerator]
     if not sizes:
@@ -126,7 +124,7 @@ def _model(facts: Facts, fields: Fields) -> str:
 
 
 def _dropout(facts: Facts, fields: Fields) -> float | None:
-    # With dropout the running statistics are not those of the undropped images that the targets come from.
+    # Targets come from undropped images; BatchNorm's running statistics would be those of dropped ones.
     return 0.0 if fields['model.name'] in UNDROPPED else None
 
 
@@ -143,7 +141,7 @@ def _total_steps(facts: Facts, fields: Fields) -> int:
 
 
 def _multiply_adds(facts: Facts, fields: Fields) -> float:
-    """Of the forward pass of one example through conv_small, the MLP, or a published network."""
+    """Multiply-adds of one example's forward pass through conv_small, the MLP or a published network."""
     if _features(facts):
         width = fields['model.width'] or MLP.width
         return width * (facts.image_shape[0] + width)
@@ -156,7 +154,7 @@ def _multiply_adds(facts: Facts, fields: Fields) -> float:
 
 
 def _round(steps: float) -> int:
-    """To two digits."""
+    """Round down to two digits."""
     unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
     return int(steps) // unit * unit
 
@@ -165,12 +163,17 @@ def _share(share: float) -> Rule:
     return lambda facts, fields: max(1, round(share * fields['total_steps']))
 
 
+def _warmup(facts: Facts, fields: Fields) -> int:
+    # A cosine refuses a warm-up as long as the run.
+    return min(_share(0.05)(facts, fields), fields['total_steps'] - 1)
+
+
 def _rampup(facts: Facts, fields: Fields) -> int | None:
     return _share(0.2)(facts, fields) if 'rampup_steps' in method_options(fields['method.name']) else None
 
 
 def _ema_decay(facts: Facts, fields: Fields) -> float:
-    """The averages reach over a hundredth of the steps, and at most over a thousand."""
+    """Average over a hundredth of the steps, and over at most a thousand."""
     return round(1 - 1 / min(1000, max(2, fields['total_steps'] / 100)), 4)
 
 
@@ -187,7 +190,7 @@ def _batch_size(facts: Facts, fields: Fields) -> int:
 
 
 def _published(fields: Fields) -> bool:
-    """Whether the run begins with published weights."""
+    """Whether the run starts from published weights."""
     return is_weights_file(fields['model.init_from'])
 
 
@@ -206,7 +209,7 @@ RULES: dict[str, Rule] = {
     'batch_size': _batch_size,
     'total_steps': _total_steps,
     'optimizer.lr': lambda facts, fields: PUBLISHED_LR if _published(fields) else LR,
-    'optimizer.warmup_steps': _share(0.05),
+    'optimizer.warmup_steps': _warmup,
     'method.rampup_steps': _rampup,
     'ema_decay': _ema_decay,
     'eval_every': _share(0.05),
@@ -217,7 +220,7 @@ RULES: dict[str, Rule] = {
 
 
 def sentence(chosen: Mapping[str, Any], *, time_budget: bool = False) -> str:
-    """One line for people: what was chosen, and how to change it; not what a time budget changes."""
+    """One line for people: the chosen values, without those of a time budget, and how to change one."""
     told = {name: value for name, value in chosen.items() if not (time_budget and name in BUDGETED)}
     values = ', '.join(f'{name}={value}' for name, value in told.items() if value is not None)
     return f'chosen from the images and the device: {values}; config.FIELD=VALUE changes one'

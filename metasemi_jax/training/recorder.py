@@ -57,7 +57,7 @@ class Recorder:
         self._total_steps, self._num_classes = total_steps, num_classes
         self._identity = {'split_sha256': split_sha256, 'data_sha256': data_sha256}
         self._started = started
-        self._speed = math.nan
+        self._throughput = math.nan
         self._ticks = Ticks(in_place=progress.in_place)
         record = record or {}
         # Imported checkpoints and those of older versions lack some of it.
@@ -107,16 +107,16 @@ class Recorder:
           DivergedError: the loss is no longer finite. Nothing of this window is saved.
         """
         means = metrics.compute(sums)
-        speed = self._pace.images_per_second(step)
+        throughput = self._pace.images_per_second(step)
         if not math.isfinite(means['loss']):
             raise self._diverged(f'the loss is {means["loss"]}', step)
-        self._write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': speed})
-        self._loss, self._speed = means['loss'], speed
+        self._write(step, {f'train/{k}': v for k, v in means.items()} | {'images_per_second': throughput})
+        self._loss, self._throughput = means['loss'], throughput
 
     def tick(self, step: int) -> None:
         """Between two logs, renew the progress line once in a while; never waits for the device."""
         if self._ticks.due():
-            self._speed = self._pace.images_per_second(step)
+            self._throughput = self._pace.images_per_second(step)
             self._show(step)
 
     def show(self, step: int) -> None:
@@ -126,10 +126,10 @@ class Recorder:
 
     def _show(self, step: int) -> None:
         loss = '' if math.isnan(self._loss) else f'  loss {self._loss:.4f}'
-        # The speed comes last: a narrow terminal cuts it off first.
+        # The throughput comes last: a narrow terminal cuts it off first.
         self._progress.show(
             f'step {step}/{self._total_steps}{loss}{self._last_errors(step)}  '
-            f'{duration(self._pace.seconds_to_go(step))} to go  {self._speed:,.0f} images/s'
+            f'{duration(self._pace.seconds_to_go(step))} to go  {self._throughput:,.0f} images/s'
         )
 
     def _last_errors(self, step: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from metasemi_jax.distributed.multi_host import failing_together, is_first
+from metasemi_jax.distributed.multi_host import failing_together, is_primary
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import say
@@ -70,7 +70,7 @@ def _check_new(folder: Path) -> None:
 def _set_aside(folder: Path, damaged: dict[int, str]) -> None:
     with failing_together():
         for step, reason in damaged.items():
-            if is_first():
+            if is_primary():
                 moved = set_aside(folder, step)
                 say(f'the checkpoint of step {step} cannot be read ({reason}); it was moved to {moved}')
 

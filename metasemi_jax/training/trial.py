@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-from metasemi_jax.distributed.multi_host import failing_together, is_first, of_first
+from metasemi_jax.distributed.multi_host import failing_together, is_primary, of_primary
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.training.experiment import Experiment
@@ -52,7 +52,7 @@ def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path | None
     evaluation = _time_evaluation(experiment, state, SHARE * seconds)
     checkpoint = 0.0 if folder is None else _time_checkpoint(folder, state)
     costs = Costs(step, evaluation, checkpoint, compilation)
-    return Costs(*of_first(np.asarray(costs)).tolist())
+    return Costs(*of_primary(np.asarray(costs)).tolist())
 
 
 def _time_steps(
@@ -73,7 +73,7 @@ def _time_steps(
     state, _ = time_calls(state, 1, 1)
     state, rough = time_calls(state, 2, min(prepared.max_steps, 5))
     calls = max(2, round(seconds / (rough * prepared.max_steps)))
-    return time_calls(state, int(of_first(np.asarray(calls))), prepared.max_steps)
+    return time_calls(state, int(of_primary(np.asarray(calls))), prepared.max_steps)
 
 
 def _time_evaluation(experiment: Experiment, state: Any, most: float) -> float:
@@ -90,14 +90,14 @@ def _time_evaluation(experiment: Experiment, state: Any, most: float) -> float:
         experiment.probe(weights[0])
         return time.perf_counter() - started
 
-    first = float(of_first(np.asarray(evaluate())))
+    first = float(of_primary(np.asarray(evaluate())))
     return first if first > most else evaluate()
 
 
 def _time_checkpoint(folder: Path, state: Any) -> float:
     trial = folder / '.trial'
     with failing_together():
-        if is_first():
+        if is_primary():
             # A killed trial leaves its folder behind.
             shutil.rmtree(trial, ignore_errors=True)
     try:
@@ -110,7 +110,7 @@ def _time_checkpoint(folder: Path, state: Any) -> float:
             manager.wait_until_finished()
             return time.perf_counter() - started
     finally:
-        if is_first():
+        if is_primary():
             shutil.rmtree(trial, ignore_errors=True)
 
 

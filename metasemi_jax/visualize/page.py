@@ -131,7 +131,7 @@ def _section(run: Run, pictures: dict[str, Picture]) -> Section:
     if run.changes:
         paragraphs.append(f'{run.changes[0].upper()}{run.changes[1:]}.')
     absent = {
-        'curves': 'There are no training curves: metrics.jsonl holds no figures.',
+        'curves': 'There are no training curves: metrics.jsonl holds no metrics.',
         'pseudo_labels': 'Nothing was logged of pseudo-labels: this run makes none, or has no metrics.jsonl.',
         'unlabeled': 'There are no unlabeled images to show.',
     }
@@ -172,8 +172,8 @@ def _comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
     for run, name in zip(runs, names, strict=True):
         counts = run.classes.counts
         error = '–' if counts is None else f'{100 * (1 - counts.trace() / max(counts.sum(), 1)):.2f}'
-        figures = [(run.results or {}).get(key) for key in keys]
-        cells = ['–' if figure is None else f'{figure:.2f}' for figure in figures]
+        errors = [(run.results or {}).get(key) for key in keys]
+        cells = ['–' if error is None else f'{error:.2f}' for error in errors]
         rows.append((name, f'{run.sizes.get("labeled", 0):,}', error, *cells))
     header = ('run', 'labels', 'error of these weights, %', *keys.values())
     return Table('Errors in percent', header, rows, frozenset(range(1, len(header))))

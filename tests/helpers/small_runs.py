@@ -95,7 +95,7 @@ def make_run(workdir, config, errors=None):
             experiment.split.labeled,
             validation_ids=experiment.split.validation,
             class_names=experiment.class_names,
-            input_form=experiment.input_form,
+            input_spec=experiment.input_spec,
         )
     record = {'history': [], 'seconds': 0.0, 'split_sha256': experiment.split_sha256}
     record |= {'data_sha256': experiment.data_sha256}

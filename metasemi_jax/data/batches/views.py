@@ -15,7 +15,7 @@ import numpy as np
 from metasemi_jax.data.batches.affine import affine_view
 from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
 from metasemi_jax.data.batches.rand_augment import rand_augment
-from metasemi_jax.data.dataset import InputForm
+from metasemi_jax.data.dataset import InputSpec
 
 Array = jax.Array
 Augment = Callable[[Array, Array], Array]
@@ -84,15 +84,15 @@ def normalize_by(statistics: Statistics, examples: Array) -> Array:
     return normalize(examples, mean=mean, std=std)
 
 
-def statistics_of(form: InputForm) -> Statistics:
-    """The argument of `normalize_by` for examples in `form`."""
-    return _statistics(form.mean, form.std)
+def statistics_of(spec: InputSpec) -> Statistics:
+    """The argument of `normalize_by` for images of `spec`."""
+    return _statistics(spec.mean, spec.std)
 
 
 @functools.lru_cache(maxsize=64)
-def make_normalize(form: InputForm) -> Callable[[Array], Array]:
-    """`normalize_by` with the statistics of `form`; the same function for the same form."""
-    return functools.partial(normalize_by, statistics_of(form))
+def make_normalize(spec: InputSpec) -> Callable[[Array], Array]:
+    """`normalize_by` with the statistics of `spec`; equal specs give one function."""
+    return functools.partial(normalize_by, statistics_of(spec))
 
 
 def _statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:

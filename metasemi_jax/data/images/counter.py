@@ -26,6 +26,6 @@ class ImageCounter:
         long_enough = now - self._shown >= self._seconds
         shown = self._always or self._shown > self._start
         if long_enough or (self._done == total and shown):
-            speed = self._done / max(now - self._start, 1e-9)
-            self._line.show(f'{self._doing} {self._done:,}/{total:,} images, {speed:,.0f} images/s')
+            throughput = self._done / max(now - self._start, 1e-9)
+            self._line.show(f'{self._doing} {self._done:,}/{total:,} images, {throughput:,.0f} images/s')
             self._shown = now

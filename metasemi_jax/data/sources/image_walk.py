@@ -12,7 +12,7 @@ class ImageWalk:
     """Walks folders below a root; what one call found, a later one does not find again.
 
     Symbolic links are followed. Left out are hidden files and folders, files whose suffix is not of
-    `SUFFIXES`, anything but regular files, and the workdirs of runs, which hold figures.
+    `SUFFIXES`, anything but regular files, and the workdirs of runs, which hold plots.
     """
 
     def __init__(self, root: Path):
