@@ -111,7 +111,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
 
 
 def _settings_of_run(config: Any, files: Workdir) -> tuple[Any, bool]:
-    """`config` with the choices of the run in `files`, and whether a time budget has fixed its steps already."""
+    """`config` with the choices of the run in `files`, and whether a time budget has fixed its steps."""
     with failing_together():
         # Twice: `with_choices_of_run` needs fields of the right types, and completes the settings.
         check_config(config)

@@ -1,10 +1,9 @@
-"""TFDS's own builders, run without TensorFlow.
+"""TFDS's own downloads and builders (4.9.10), run without TensorFlow.
 
-By themselves they open files, unpack archives and encode PNGs by TensorFlow (1.3 GB). So while one of them
-prepares, its `_split_generators` is replaced by a function that reads the archive with SciPy or tarfile and
-yields encoded images. Keys, ids and labels are the same, hence TFDS's order too; and all the rest is the
-stock builder: name, version, features, checksums, shards. A subclass would not do: TFDS refuses a second
-class of the same name.
+The builders open files, unpack archives and encode PNGs by TensorFlow (1.3 GB). While one of them prepares a
+dataset, a function replaces its `_split_generators`, reads the archive with SciPy or tarfile and yields
+encoded images. Keys, ids and labels are TFDS's, hence the order too; name, version, features, checksums and
+shards are the stock builder's. A subclass would not do: TFDS refuses a second class of the same name.
 """
 
 import contextlib
@@ -92,31 +91,63 @@ def _downloaded(root: Path, name: str, original: Original) -> Path | None:
     return next((path for path in paths if resource.is_locally_cached(path)), None)
 
 
+def read_originals(builder: Any, manual_dir: Path) -> dict[str, ArchiveSplit]:
+    """The splits of the original files of a dataset; `builder` gets its class names.
+
+    Args:
+      builder: a TFDS builder of a dataset of `RECIPES`.
+      manual_dir: original files in it are used, the others are downloaded.
+
+    Raises:
+      UserError: a download that fails, or an archive that cannot be read.
+    """
+    import tensorflow_datasets as tfds
+
+    with _tfds_at_work(builder):
+        manager = tfds.download.DownloadManager(
+            download_dir=_downloads(builder),
+            manual_dir=manual_dir,
+            url_infos=builder.url_infos,
+            dataset_name=builder.name,
+        )
+        return _contents(builder, manager)
+
+
 def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -> None:
     """Write the dataset of `builder` into its folder, as array_record, all or nothing.
 
     Args:
       builder: a TFDS builder whose folder does not exist.
       manual_dir: original files in it are used, the others are downloaded.
-      split_generators: stands in for the builder's own `_split_generators`, which needs TensorFlow.
+      split_generators: replaces the builder's own `_split_generators`, which needs TensorFlow.
 
     Raises:
       UserError: a download that fails, or an archive that cannot be read.
       OSError: the disk is full, or the folder cannot be written.
     """
-    import requests
     import tensorflow_datasets as tfds
 
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir), try_download_gcs=False)
-    downloads = Path(builder.data_path).parents[1] / 'downloads'
     with (
-        watch_downloads(builder.name, downloads / builder.name),
         mock.patch.object(type(builder), '_split_generators', split_generators),
+        _tfds_at_work(builder),
+    ):
+        builder.download_and_prepare(download_config=config, file_format='array_record')
+
+
+@contextlib.contextmanager
+def _tfds_at_work(builder: Any) -> Iterator[None]:
+    """Show TFDS's downloads as our own, and turn what it raises into a UserError or an OSError."""
+    import requests
+    import tensorflow_datasets as tfds
+
+    with (
+        watch_downloads(builder.name, _downloads(builder) / builder.name),
         network_patience(),
         quiet_tfds(),
     ):
         try:
-            builder.download_and_prepare(download_config=config, file_format='array_record')
+            yield
         except (requests.RequestException, tfds.download.DownloadError) as error:
             raise UserError(
                 f'{builder.name}: the download broke off ({innermost(error)}); start again'
@@ -127,6 +158,21 @@ def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -
             ) from error
         except RuntimeError as error:
             raise _written_error(error) from error
+
+
+def _downloads(builder: Any) -> Path:
+    return Path(builder.data_path).parents[1] / 'downloads'
+
+
+def _contents(builder: Any, manager: Any) -> dict[str, ArchiveSplit]:
+    """The splits of the files that TFDS's download `manager` finds or downloads."""
+    recipe = RECIPES[builder.name]
+    urls = {info.filename: url for url, info in builder.url_infos.items()}
+    paths = manager.download({file: urls[file] for file in recipe.files})
+    splits, class_names = recipe.read(lambda file: Path(paths[file]), _downloads(builder).parent)
+    for feature, names in class_names.items():
+        builder.info.features[feature].names = names
+    return splits
 
 
 @contextlib.contextmanager
@@ -160,12 +206,7 @@ def archive_splits(count: Callable[[int], None]) -> SplitGenerators:
 
     def split_generators(builder: Any, dl_manager: Any) -> dict[str, Iterator]:
         recipe = RECIPES[builder.name]
-        urls = {info.filename: url for url, info in builder.url_infos.items()}
-        paths = dl_manager.download({file: urls[file] for file in recipe.files})
-        root = Path(builder.data_path).parents[1]
-        splits, class_names = recipe.read(lambda file: Path(paths[file]), root)
-        for feature, names in class_names.items():
-            builder.info.features[feature].names = names
+        splits = _contents(builder, dl_manager)
         total = sum(len(split.images) for split in splits.values())
         digits = recipe.id_digits if recipe.has_ids else 0
         return {
