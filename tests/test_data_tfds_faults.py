@@ -24,9 +24,10 @@ from archives import (
     write_tar,
 )
 from metasemi_jax.data.sources.array_cache import lock
-from metasemi_jax.data.sources.download_watch import network_patience, watch_downloads
+from metasemi_jax.data.sources.download_watch import watch_downloads
 from metasemi_jax.data.sources.original_files import Original, check_network
 from metasemi_jax.data.sources.registry import load_dataset
+from metasemi_jax.data.sources.tfds_workarounds import network_patience
 from metasemi_jax.errors import UserError
 from small_runs import ROOT, contents, run_main
 

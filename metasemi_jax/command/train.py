@@ -61,7 +61,7 @@ def _train(values: flags.FlagValues) -> None:
 
 
 def _run_name(values: flags.FlagValues) -> str:
-    """That of the config file, with the method's behind it unless it is MetaSemi."""
+    """Name of the config file, and of the method unless it is MetaSemi."""
     file, _, method = config_flags.get_config_filename(values['config']).partition(':')
     method = values['config'].value.method.name if 'method' in values['config'].value else method
     name = Path(file).stem

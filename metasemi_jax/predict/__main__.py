@@ -41,10 +41,10 @@ from metasemi_jax.workdir import Workdir
 
 
 class Columns(NamedTuple):
-    """What the file holds."""
+    """Columns of the CSV file."""
 
     class_names: tuple[str, ...]
-    labels: bool  # known for some image
+    labels: bool  # whether some image has a known label
     every_class: bool
 
     def header(self) -> list[str]:

@@ -124,7 +124,7 @@ def _check_width(config: Any, sizes: Sizes) -> None:
 def _step(value: Any, total_steps: int) -> int:
     try:
         step = int(value)
-    # OverflowError: of an infinite one.
+    # OverflowError: an infinite step.
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the checkpoint's 'step' is no number: {str(value)[:40]}") from error
     if not 0 <= step <= total_steps:
@@ -178,7 +178,7 @@ def _write(
     record: dict[str, Any],
     step: int,
 ) -> None:
-    """All of the run or nothing: one without its checkpoint would start from nothing."""
+    """Write the whole run or nothing: a run without its checkpoint would start anew."""
     try:
         with folder_atomically(path) as beside:
             files = Workdir(beside)
@@ -207,7 +207,7 @@ def _best_accuracy(checkpoint: Mapping[str, Any]) -> str:
 
 
 def _differences(config: Any, optimizer: Any) -> list[str]:
-    """What the checkpoint's optimizer says otherwise than the config, which wins."""
+    """Warnings about settings of the checkpoint's optimizer that differ from the config, which counts."""
     group = optimizer['param_groups'][0] if optimizer and optimizer.get('param_groups') else {}
     return [
         f'its {name} was {group[name]}, the config has {config.optimizer[name]}: is it the right --config?'

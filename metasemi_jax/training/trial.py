@@ -1,4 +1,4 @@
-"""Seconds of a step, an evaluation and a checkpoint on this machine, measured on a few of each."""
+"""Measures the seconds of a step, an evaluation and a checkpoint on this machine."""
 
 import contextlib
 import shutil
@@ -77,9 +77,9 @@ def _time_steps(
 
 
 def _time_evaluation(experiment: Experiment, state: Any, most: float) -> float:
-    """Seconds of all that the loop evaluates at once; one of more than `most` is not repeated.
+    """Seconds of one evaluation in the loop.
 
-    The first one compiles, and so takes longer.
+    The second one is timed, since the first compiles; a first one of more than `most` seconds counts itself.
     """
     weights = [{'params': state.params, 'batch_stats': state.batch_stats}, *[state.ema] * bool(state.ema)]
 

@@ -7,9 +7,7 @@ shards are the stock builder's. A subclass would not do: TFDS refuses a second c
 """
 
 import contextlib
-import errno
 import io
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 
 from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.archives import ArchiveSplit
-from metasemi_jax.data.sources.download_watch import network_patience, watch_downloads
+from metasemi_jax.data.sources.download_watch import watch_downloads
 from metasemi_jax.data.sources.original_files import (
     Original,
     check_network,
@@ -28,9 +26,9 @@ from metasemi_jax.data.sources.original_files import (
     originals_of,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
+from metasemi_jax.data.sources.tfds_workarounds import network_patience, quiet_tfds, written_error
 from metasemi_jax.errors import UserError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
 
 
@@ -157,7 +155,7 @@ def _tfds_at_work(builder: Any) -> Iterator[None]:
                 f'{builder.name}: a download has the wrong checksum ({" ".join(str(error).split())})'
             ) from error
         except RuntimeError as error:
-            raise _written_error(error) from error
+            raise written_error(error) from error
 
 
 def _downloads(builder: Any) -> Path:
@@ -173,32 +171,6 @@ def _contents(builder: Any, manager: Any) -> dict[str, ArchiveSplit]:
     for feature, names in class_names.items():
         builder.info.features[feature].names = names
     return splits
-
-
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """Keep TFDS's bars, prints and logs off the user's screen."""
-    import tensorflow_datasets as tfds
-    from absl import logging
-    from tensorflow_datasets.core.utils import tqdm_utils
-
-    verbosity, bars = logging.get_verbosity(), tqdm_utils._active
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        tfds.display_progress_bar(bars)
-
-
-def _written_error(error: RuntimeError) -> Exception:
-    # array_record knows why it could not write, and says it in words alone.
-    for code in DISK_FULL:
-        if os.strerror(code) in str(error):
-            return OSError(code, os.strerror(code))
-    return error
 
 
 def archive_splits(count: Callable[[int], None]) -> SplitGenerators:

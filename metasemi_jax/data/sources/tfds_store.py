@@ -8,7 +8,7 @@ from typing import Any
 
 from metasemi_jax import files
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.data.sources.tfds_prepare import DISK_FULL
+from metasemi_jax.data.sources.tfds_workarounds import DISK_FULL
 from metasemi_jax.errors import UserError
 
 
