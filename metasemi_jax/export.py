@@ -68,11 +68,7 @@ def describe(classifier: Classifier) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
     define_workdir(values)
     define_weights(values)

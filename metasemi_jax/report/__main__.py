@@ -29,11 +29,7 @@ SUFFIXES = ('md', 'csv', *FORMATS)
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
     flags.DEFINE_string(
         'output',

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_workdir, required_workdir
+from metasemi_jax.command.flags import define_config, define_workdir, required_workdir
 from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
@@ -217,18 +217,12 @@ def _differences(config: Any, optimizer: Any) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     # Flags of its own, so that a program may import this module beside `main.py`.
     values = flags.FlagValues()
     flags.DEFINE_string('model', None, "The checkpoint's network.", flag_values=values)
     define_workdir(values, 'Folder of the run; a new one.')
-    config_flags.DEFINE_config_file(
-        'config', None, 'The run; --config.FIELD=VALUE changes one of its fields.', flag_values=values
-    )
+    define_config(values)
     run_command(
         lambda file: _import(file, values),
         argv,

@@ -38,11 +38,7 @@ from metasemi_jax.visualize.style import FORMATS
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
     _define_flags(values)
     run_command(

@@ -51,7 +51,7 @@ def _start_resource_tracker() -> None:
 
 
 def free_shared_memory() -> None:
-    """Wait until Grain has freed its shared memory: the end of the program would warn of a leak (grain#398)."""
+    """Wait until Grain has freed its shared memory; the program's end would warn of a leak (grain#398)."""
     from grain.multiprocessing import SharedMemoryArray
 
     gc.collect()

@@ -5,7 +5,6 @@ done once: a later start reads the arrays alone, without importing TFDS. Images 
 stay in array_record files, which TFDS's builder writes if they are missing, and an index replaces the arrays.
 """
 
-import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.sources.array_cache import lock, read_cache, write_cache
+from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords
 from metasemi_jax.data.sources.tfds_decode import (
     archive_images,
@@ -34,7 +33,13 @@ from metasemi_jax.data.sources.tfds_prepare import (
     stock_builder,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
-from metasemi_jax.data.sources.tfds_store import check_writable, data_root, is_prepared, readable_errors
+from metasemi_jax.data.sources.tfds_store import (
+    check_writable,
+    data_root,
+    is_prepared,
+    made_once,
+    readable_errors,
+)
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import ProgressLine, duration
 
@@ -133,14 +138,13 @@ def _make_cache(name: str, root: Path, budget: int, manual_dir: str) -> Cache:
     check_writable(name, folder)
     if not is_prepared(stock_builder(name, root)):
         check_sources(name, root, originals, required=bool(manual_dir))
-    with contextlib.closing(ProgressLine()) as line:
-
-        def waiting() -> None:
-            line.say(f'{name}: another run is preparing it in {root}; waiting for that one')
-
-        with lock(folder, waiting=waiting):
-            # The other run may have finished meanwhile.
-            return _find_cache(name, root, budget) or _prepare(name, root, budget, originals, line)
+    return made_once(
+        name,
+        root,
+        folder,
+        lambda: _find_cache(name, root, budget),
+        lambda line: _prepare(name, root, budget, originals, line),
+    )
 
 
 def _prepare(name: str, root: Path, budget: int, originals: Path, line: ProgressLine) -> Cache:
