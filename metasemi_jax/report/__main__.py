@@ -93,7 +93,7 @@ def _check_output(folder: Path) -> None:
         check_writable(folder)
         there = [path for end in SUFFIXES if (path := folder / f'report.{end}').exists()]
         text = folder / 'report.md'
-        # The table tells whose the others are.
+        # The table identifies the other files as ours.
         if there and not (text.is_file() and text.read_bytes().startswith(FIRST_CELLS)):
             raise UserError(
                 f'--output={folder}: {there[0]} was not written by this command; name another folder'

@@ -95,14 +95,14 @@ def plan(
 
 def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
     config = copy.deepcopy(config)
-    # A file may say lr = 1, an int; whether a value's type is right, `check_config` knows.
+    # A file may say lr = 1, an int; `check_config` checks the types.
     with config.ignore_type():
         config.update_from_flattened_dict(fields)
     return config
 
 
 class _Process:
-    """A run at work."""
+    """A run in progress."""
 
     def __init__(self, run: PlannedRun):
         self.run = run
@@ -138,7 +138,7 @@ class _Process:
             self._process.stdin.close()
 
     def failure(self) -> str:
-        """Why it ended without results."""
+        """The reason why the run ended without results."""
         code = self._process.returncode
         if code < 0:
             memory = ' (out of memory?)' if code == -signal.SIGKILL else ''

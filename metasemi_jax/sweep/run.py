@@ -47,7 +47,7 @@ def _stop_at_end_of_stdin() -> None:
 
 
 def _wait_for(files) -> None:
-    """Let a run of a sweep that died finish its last save in this folder; one that stays is refused later."""
+    """Wait while a run of a killed sweep finishes its last save in this folder."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         with contextlib.suppress(UserError), files.lock():

@@ -69,7 +69,7 @@ def _time_steps(
             jax.block_until_ready(sums)
         return state, (time.perf_counter() - started) / (calls * count)
 
-    # The first call is slower, and the next find batches made in advance: neither tells the pace.
+    # The first call is slower, and the next calls find batches made in advance.
     state, _ = time_calls(state, 1, 1)
     state, rough = time_calls(state, 2, min(prepared.max_steps, 5))
     calls = max(2, round(seconds / (rough * prepared.max_steps)))

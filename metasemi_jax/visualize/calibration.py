@@ -1,4 +1,4 @@
-"""How far the probability of the predicted class can be taken at its word, and what would mend it."""
+"""Calibration of the predicted class's probability, and the temperature that would mend it."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class Rescaled(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """By the probability of the predicted class, equally wide from 0 to 1."""
+    """Bins of equal width over the probability of the predicted class."""
 
     counts: np.ndarray  # int [BINS]
     probability: np.ndarray  # float [BINS], the mean; NaN where there is none
@@ -35,7 +35,7 @@ class Bins(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of the two, over the images."""
+        """The expected calibration error: mean distance of confidence and accuracy, over the images."""
         distance = np.nan_to_num(np.abs(self.probability - self.accuracy))
         return float((self.counts * distance).sum() / max(self.counts.sum(), 1))
 

@@ -58,7 +58,7 @@ def decode(
       builder: as `stock_builder` returns it.
       recipe: entry of `RECIPES` for the same dataset.
       count: called for each image, with their number.
-      pixels: False leaves the images where they are, and tells in which records they lie.
+      pixels: False returns the numbers of the records that hold the images, in the place of the images.
 
     Returns:
       For 'train' and 'test': SPLIT_labels int32 [N], SPLIT_ids str [N] and SPLIT_images uint8 [N, H, W, C] or
