@@ -61,6 +61,11 @@ def test_a_number_of_steps_moves_the_schedule():
     assert values['ema_decay'] == 0.9
 
 
+def test_a_run_of_one_step_does_without_a_warm_up():
+    assert chosen(total_steps=1)['optimizer.warmup_steps'] == 0
+    assert chosen(total_steps=2)['optimizer.warmup_steps'] == 1
+
+
 def test_what_a_time_budget_changes_is_not_told():
     assert 'total_steps=' in sentence(chosen())
     told = sentence(chosen(), time_budget=True)

@@ -163,6 +163,11 @@ def _share(share: float) -> Rule:
     return lambda facts, fields: max(1, round(share * fields['total_steps']))
 
 
+def _warmup(facts: Facts, fields: Fields) -> int:
+    # A cosine refuses a warm-up as long as the run.
+    return min(_share(0.05)(facts, fields), fields['total_steps'] - 1)
+
+
 def _rampup(facts: Facts, fields: Fields) -> int | None:
     return _share(0.2)(facts, fields) if 'rampup_steps' in method_options(fields['method.name']) else None
 
@@ -204,7 +209,7 @@ RULES: dict[str, Rule] = {
     'batch_size': _batch_size,
     'total_steps': _total_steps,
     'optimizer.lr': lambda facts, fields: PUBLISHED_LR if _published(fields) else LR,
-    'optimizer.warmup_steps': _share(0.05),
+    'optimizer.warmup_steps': _warmup,
     'method.rampup_steps': _rampup,
     'ema_decay': _ema_decay,
     'eval_every': _share(0.05),
