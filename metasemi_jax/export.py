@@ -54,7 +54,7 @@ def write_export(classifier: Classifier, path: str | Path) -> Path:
 
 
 def describe(classifier: Classifier) -> dict:
-    """What goes beside the function."""
+    """Contents of the .json file beside the function."""
     return {
         'class_names': list(classifier.class_names),
         'image_shape': list(classifier.input_spec.image_shape),

@@ -27,7 +27,7 @@ class RunLog:
         """Continue the log of a run that goes on from `start_step`; what it logged later is done again.
 
         Args:
-          metrics_file: path of metrics.jsonl; None writes nothing (every process but the primary).
+          metrics_file: path of metrics.jsonl; None: write nothing (every process but the primary).
           start_step: lines of later steps are dropped.
 
         Raises:

@@ -109,7 +109,7 @@ def _draw_line(axes: Any, bins: Bins, colour: str, style: str, label: str) -> No
     there = bins.counts > 0
     points = 100 * bins.probability[there], 100 * bins.accuracy[there]
     axes.plot(*points, style, color=colour, linewidth=1, alpha=0.6)
-    # A bin of few images says little: it is drawn small.
+    # A bin of few images gets a small marker.
     areas = 12 + 110 * np.sqrt(bins.counts[there] / bins.counts.max())
     marker = {'marker': 's' if style == '--' else 'o', 'edgecolors': BLACK, 'linewidths': 0.4}
     axes.scatter(*points, s=areas, color=colour, label=label, clip_on=False, zorder=3, **marker)

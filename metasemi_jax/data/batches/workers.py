@@ -1,4 +1,4 @@
-"""Grain's worker processes, started and ended so that a run leaves none behind and none speaks."""
+"""Streams from Grain's worker processes; a run leaves none behind, and they print nothing."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,7 +49,7 @@ def stream(source: Any, *, num_workers: int) -> Iterator[np.ndarray]:
             # A copy: what lies in shared memory, of which a container has little, is freed at once.
             element = np.array(next(iterator))
     except RuntimeError as error:
-        # Grain's own words, for a process that was killed.
+        # Grain's message for a killed process.
         if 'terminated unexpectedly' not in str(error):
             raise
         raise UserError(

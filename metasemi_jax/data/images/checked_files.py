@@ -40,7 +40,7 @@ def recall(source: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def remember(source: str, keys: np.ndarray, colour: np.ndarray) -> None:
-    """Keep which files are good; in silence not, where the cache cannot be written."""
+    """Remember which files are good; an unwritable cache is ignored."""
     path = _path(source)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,11 +29,11 @@ class ImageRecords:
         return self._source[i]
 
     def open(self, i: int) -> BinaryIO:
-        """Image `i`, for its bytes."""
+        """Open the encoded image `i`."""
         return io.BytesIO(self._source[i]['image'])
 
     def name(self, i: int) -> str:
-        """What messages call it."""
+        """Name of image `i` in messages."""
         return f'{self._called} {i}'
 
 

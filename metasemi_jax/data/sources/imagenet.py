@@ -83,7 +83,7 @@ def _builder(root: Path) -> Any:
 
 
 def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | None:
-    """The index, unless it is of other files than those that are there now."""
+    """The index; None if there is none, or if it is of other files."""
     found = read_cache(cache)
     if found is None:
         return None

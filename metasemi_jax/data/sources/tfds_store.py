@@ -1,4 +1,4 @@
-"""Where TFDS keeps prepared datasets, and what may be wrong there."""
+"""The folder of TFDS's prepared datasets, and its errors."""
 
 import contextlib
 import os
