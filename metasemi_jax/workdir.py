@@ -395,7 +395,7 @@ def check_no_run_file(output: str | os.PathLike) -> None:
 
 
 def _read_ids(path: Path) -> list[str]:
-    # Not `splitlines`: a file's name may hold characters that it takes for the end of a line.
+    # `splitlines` would split at other characters too, which a file's name may hold.
     ids = [line.removesuffix('\r') for line in _read_text(path, REDRAW).split('\n') if line]
     with naming(path, REDRAW):
         if len({*ids}) < len(ids):

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 
 from metasemi_jax.errors import UserError
 
-# So that absl's help shows these flags among those of the command that defines them here.
+# absl's help then shows these flags among those of the command that defines them here.
 flags.disclaim_key_flags()
 
 

@@ -96,7 +96,7 @@ def _train(
                 batches, count = place_host_batches(host_batches, end - step, prepared.max_steps, mesh)
                 state, call_sums = run(state, prepared.device_data, batches, count, prepared.key)
                 sums = call_sums if sums is None else metrics.add(sums, call_sums)
-                # As in `training.loop`: the device stays busy, and the queue short.
+                # Wait for the call before, as `training.loop` does: the device stays busy, the queue short.
                 jax.block_until_ready(previous)
             step = end
             if step < total and all(step % cadence for cadence in cadences):

@@ -6,7 +6,7 @@ from metasemi_jax.methods.titles import method_title
 
 
 class Source(NamedTuple):
-    """Where published metrics come from."""
+    """Source of published errors."""
 
     code: str  # whose program
     network: str

@@ -40,7 +40,7 @@ def main(workdir: str) -> None:
 
 
 def _stop_at_end_of_stdin() -> None:
-    # Not sys.stdin.read(): at exit Python would wait for the lock of the stream.
+    # With sys.stdin.read() Python would wait at exit for the lock of the stream.
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

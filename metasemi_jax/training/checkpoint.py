@@ -151,7 +151,7 @@ class _LatestAndBest:
 
 
 def damaged_folder(folder: Path) -> Path:
-    """Where the damaged checkpoints of `folder` are kept."""
+    """Folder that keeps the damaged checkpoints of `folder`."""
     return folder.with_name(f'damaged_{folder.name}')
 
 

@@ -65,7 +65,7 @@ def _time_steps(
         for _ in range(calls):
             batches, number = place_host_batches(host_batches, count, prepared.max_steps, mesh)
             state, sums = prepared.run(state, prepared.device_data, batches, number, prepared.key)
-            # As the loop does, which waits for the call before.
+            # Wait, as the loop does for the call before.
             jax.block_until_ready(sums)
         return state, (time.perf_counter() - started) / (calls * count)
 

@@ -16,7 +16,7 @@ COLOURS = (
     *('#8B4513', '#4B0055'),
 )
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK, BROWN, PURPLE = COLOURS
-# As many as have no factor in common with the colours: 130 classes differ in the pair, neighbours in both.
+# Their number has no factor in common with the number of colours: 130 classes get different pairs.
 MARKERS = 'os^DvPX*<>phd'
 DISTINCT = len(COLOURS) * len(MARKERS)
 FORMATS = ('png', 'pdf')
@@ -143,13 +143,13 @@ def _cut(text: str, letters: int) -> str:
 
 
 def _width(text: str, points: float) -> float:
-    """In points, with the fonts that are set at the moment."""
+    """Width of `text` in points, with the current fonts."""
     return points * sum(_letter_width(letter) for letter in text)
 
 
 @functools.lru_cache(maxsize=4096)
 def _letter_width(letter: str) -> float:
-    """As a share of the height of the letters; kerning, which it leaves out, is less than a hundredth."""
+    """Width of `text` over the height of its letters, without kerning (less than a hundredth)."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 

@@ -99,7 +99,7 @@ def decode_crop(
         width, height = image.size[::-1] if sideways else image.size
         left, top, right, bottom = draw_box(rng, width, height, crop)
         mirrored = flip and rng.random() < 0.5
-        # As above, for the part that is wanted.
+        # Draft mode as above, for the crop.
         shrink = min(right - left, bottom - top) / (2 * size)
         if shrink > 1:
             image.draft(None, tuple(int(side / shrink) for side in image.size))

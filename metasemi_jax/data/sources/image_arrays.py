@@ -211,7 +211,7 @@ def _check_memory(
 
 
 def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """As uint8 [N, H, W, C]."""
+    """`values` as uint8 [N, H, W, C]."""
     if values.ndim == 3:
         values = values[..., None]
     if np.issubdtype(values.dtype, np.floating):

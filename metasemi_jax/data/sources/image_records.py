@@ -84,7 +84,7 @@ def _look_at(records: ImageRecords, i: int) -> tuple[bytes, int, str]:
     try:
         check_image(io.BytesIO(example['image']))
         trouble = ''
-    # So does Pillow.
+    # Pillow fails on damaged bytes in several ways too.
     except Exception as error:
         trouble = reason(error)
     return example['file_name'], example['label'], trouble

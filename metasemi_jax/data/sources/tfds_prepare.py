@@ -61,7 +61,7 @@ def check_sources(name: str, data_dir: Path, manual_dir: Path, *, required: bool
 
 
 def originals_folder(name: str, root: Path, manual_dir: str) -> Path:
-    """Where the user may have put the original files of `name`.
+    """Folder in which the user may have put the original files of `name`.
 
     `manual_dir`, by default TFDS's own `downloads/manual` in `root`; or the folder `name` in it where there
     is one, since MNIST and Fashion-MNIST call their files alike.
