@@ -1,11 +1,11 @@
 """How fast SVHN gets from its original archives into memory, measured on generated images.
 
-    python -m benchmarks.data_path                     # 73,257 + 26,032 images, as in SVHN: about two minutes
+    python -m benchmarks.data_path                     # 73,257 + 26,032 images, as in SVHN: about a minute
     python -m benchmarks.data_path --num_train=5000 --num_test=1000
 
-Archives in SVHN's format, of smooth colours with a little noise (as PNG 2 KB an image), are prepared by
-TFDS's builder and decoded, once. Then a new process loads the decoded images and copies every byte, first
-with the files dropped from the system's cache, then with them in it.
+Archives in SVHN's format, of smooth colours with a little noise, are read into arrays, once. Then a new
+process loads the arrays and copies every byte, first with the files dropped from the system's cache, then
+with them in it.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=_FOLDER.value) as folder:
         originals, data_dir = Path(folder, 'originals'), Path(folder, 'tfds')
         write_archives(originals)
-        with stages('prepare', 'decode', 'write_cache') as measured:
+        with stages('read_originals', 'from_archives', 'write_cache') as measured:
             load_dataset('svhn_cropped', data_dir=str(data_dir), manual_dir=str(originals))
         cache = data_dir / 'metasemi_jax'
         megabytes = sum(path.stat().st_size for path in cache.rglob('*')) / 1e6

@@ -68,6 +68,18 @@ class Job(NamedTuple):
         return run
 
 
+def _random_dataset(count: int, shape: tuple[int, ...], num_classes: int) -> Dataset:
+    rng = np.random.default_rng(0)
+    return Dataset(
+        rng.integers(0, 256, (count, *shape), dtype=np.uint8),
+        rng.integers(0, num_classes, count).astype(np.int32),
+        np.arange(count).astype(str),
+        None,
+        None,
+        tuple(map(str, range(num_classes))),
+    )
+
+
 def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1, num_classes: int | None = None) -> Job:
     """Build the step of `config` and place random images of its data set's shape on the devices of `mesh`.
 
@@ -79,15 +91,7 @@ def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1, num_classes: int | 
     check_batch_size(config.batch_size, mesh.size)
     shape, classes_there, num_labeled, count = FORMS[config.data.name]
     num_classes = num_classes or classes_there
-    rng = np.random.default_rng(0)
-    dataset = Dataset(
-        rng.integers(0, 256, (count, *shape), dtype=np.uint8),
-        rng.integers(0, num_classes, count).astype(np.int32),
-        np.arange(count).astype(str),
-        None,
-        None,
-        tuple(map(str, range(num_classes))),
-    )
+    dataset = _random_dataset(count, shape, num_classes)
     channels = shape[-1]
     model, dtype = build_model(config, num_classes)
     method = build_method(config, model)

@@ -31,7 +31,7 @@ def get_config(method='metasemi'):
         return config
     wide_resnet.apply(config, method)
     if method not in wide_resnet.USB:
-        config.model.width = 8  # Google's program; USB's has 2, and its figures are of that
+        config.model.width = 8  # Google's program; USB's has 2, and its published errors are of that
     if config.optimizer.name == 'sgd':
         config.optimizer.weight_decay = 1e-3
     if method == 'mixmatch':

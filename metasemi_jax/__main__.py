@@ -40,7 +40,7 @@ def main() -> None:
     if name not in COMMANDS:
         sys.exit(f'error: {_complaint(name)}')
     del sys.argv[1]
-    # As `python -m` runs it: processes that it starts find the same main module.
+    # Run the module as `python -m` does: its child processes find the same main module.
     runpy.run_module(COMMANDS[name][0], run_name='__main__', alter_sys=True)
 
 

@@ -1,4 +1,4 @@
-"""What one step is fed."""
+"""The examples of one step."""
 
 from typing import NamedTuple
 
@@ -15,4 +15,4 @@ class Batch(NamedTuple):
     unlabeled_images: Array  # [n, H, W, C], normalised, weak view
     unlabeled_labels: Array | None = None  # [n], integers, -1 where unknown; for metrics alone
     strong_images: Array | None = None  # [n, H, W, C], a second view of the unlabeled images, weak or strong
-    unlabeled_ids: Array | None = None  # [n], integers, which of the unlabeled pool they are
+    unlabeled_ids: Array | None = None  # [n], integers, positions in the unlabeled pool

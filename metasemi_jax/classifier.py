@@ -141,7 +141,7 @@ def make_predict(classifier: Classifier) -> Callable[[dict, Array], dict[str, Ar
     def predict(variables: dict, images: Array) -> dict[str, Array]:
         images = normalize(images, mean=form.mean, std=form.std)
         logits, features = classifier.model.apply(variables, images, train=False, return_features=True)
-        # Of the logits, as `evaluate` does it: two probabilities may round to the same.
+        # The argmax of the logits, as in `evaluate`: two probabilities may round to the same number.
         classes = jnp.argmax(logits, axis=-1)
         return {'classes': classes, 'probs': jax.nn.softmax(logits), 'features': features}
 

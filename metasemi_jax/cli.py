@@ -39,14 +39,13 @@ def run_command(
       argv: the command line, as `sys.argv` holds it.
       default_config: the config of a command line without `--config`; None for a command without that flag.
       values: the flags, defined by the caller.
-      argument: what the one argument that is no flag names, which is then passed to `main`; None for none.
-      many: any number of such arguments is passed, none included.
+      argument: description of the one positional argument, which `main` gets; None: there is none.
+      many: whether `main` gets any number of positional arguments.
     """
     replace_closed_streams()
     speak_any_encoding()
     argv = _with_home(argv)
-    # Orbax reports every file it writes at the level of INFO, and as ERROR, with a page each, what it also
-    # raises.
+    # Orbax logs every file that it writes as INFO, and every error that it raises as a page of ERROR.
     logging.set_verbosity(logging.FATAL)
     try:
         if HELP & {*argv}:

@@ -39,7 +39,7 @@ BUDGETED = (
     'eval_every',
     'checkpoint_every',
 )
-# 'auto': what is None is chosen when the run begins, see training/recipe.py; then 'chosen'.
+# 'auto': the recipe (training/recipe.py) chooses a value for each None when the run starts; then 'chosen'.
 RECIPE_STATES = ('', 'auto', 'chosen')
 # Fields that a recipe may leave open. The options of networks and methods may always be None.
 OPEN = (
@@ -57,7 +57,7 @@ OPEN = (
     'optimizer.lr',
     'optimizer.warmup_steps',
 )
-# Fields that a file of published weights decides where they are not given.
+# Fields that a file of published weights decides if they are not given.
 OF_WEIGHTS = ('data.mean', 'data.std', 'model.width', 'model.depth')
 
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
@@ -89,7 +89,7 @@ class Field(NamedTuple):
     must: str = ''  # the rest of 'FIELD=VALUE must ...'
     optional: bool = False  # None is allowed
     many: bool = False  # a list
-    absent: Any = None  # what it was in runs of versions that had no such field
+    absent: Any = None  # its value in runs of versions without the field
     wide: bool = False  # an int beyond int32 is allowed: the devices do not see it
 
 
@@ -244,7 +244,7 @@ def settled(fields: dict[str, Any]) -> dict[str, Any]:
     try:
         options = method_options(fields['method.name']) if fields['method.name'] is not None else {}
     except UserError:
-        # The file of a method of one's own may be gone; its options stay as they are.
+        # The file of a user's method may be gone; its options stay as they are.
         options = {}
     for option, default in options.items():
         name = f'method.{option}'
@@ -306,7 +306,7 @@ def check_config(config: Any) -> None:
     fields = flatten(config)
     unmatched = fields.keys() ^ FIELDS.keys()
     if '.py:' in str(fields.get('method.name')):
-        # A method of one's own may have options of its own; `_check_method` knows them.
+        # A user's method may have options of its own; `_check_method` knows them.
         unmatched = {name for name in unmatched if name in FIELDS or not name.startswith('method.')}
     for name in sorted(unmatched):
         what = f"the config has an unknown field '{name}'" if name in fields else f"the config lacks '{name}'"
@@ -390,7 +390,7 @@ def _check_batch(fields: dict[str, Any]) -> None:
 
 
 def _check_used(fields: dict[str, Any]) -> None:
-    """Refuse settings of other data: whoever gave them meant those."""
+    """Refuse settings that other data use: the user meant those data."""
     data = fields['data.name']
     for name, (default, users) in USED_BY.items():
         if fields[name] not in (default, None) and data not in users:

@@ -54,7 +54,7 @@ def write_export(classifier: Classifier, path: str | Path) -> Path:
 
 
 def describe(classifier: Classifier) -> dict:
-    """What goes beside the function."""
+    """Contents of the .json file beside the function."""
     return {
         'class_names': list(classifier.class_names),
         'image_shape': list(classifier.input_spec.image_shape),
@@ -68,11 +68,7 @@ def describe(classifier: Classifier) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
     define_workdir(values)
     define_weights(values)

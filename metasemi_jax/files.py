@@ -96,7 +96,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     beside = path.with_name(f'.{path.name[:_LONGEST_NAME]}.incomplete')
-    # What a kill has left behind.
+    # A killed process may have left it.
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
@@ -135,7 +135,7 @@ def lock(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[N
       BlockingIOError: another process holds the lock, and `waiting` is None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Appending: whatever lies there, or where a link leads, keeps its contents.
+    # Append mode keeps the contents of the file, or of the target of a link.
     with path.open('a') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +157,7 @@ def replace_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # Not for writing: who means to write into this descriptor (`--output=-`) shall hear of it.
+            # Read-only: a write to this descriptor (`--output=-`) must fail.
             os.open(os.devnull, os.O_RDONLY)
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:

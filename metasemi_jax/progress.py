@@ -48,7 +48,7 @@ class ProgressLine:
         self._open = False
 
     def show(self, line: str) -> None:
-        """The newest state of affairs."""
+        """Show a line, which the next call replaces in a terminal."""
         if self.in_place:
             # A line that wraps could not be rewritten: cut it to the window.
             width = shutil.get_terminal_size().columns - 1
@@ -58,7 +58,7 @@ class ProgressLine:
             self._write(line + '\n')
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.close()
         self._write(line + '\n')
 
@@ -82,7 +82,7 @@ class ProgressLine:
 
 
 def silence(stream: TextIO) -> None:
-    """Lead whatever is written to `stream` from now on, and its file descriptor, nowhere."""
+    """Discard what is written to `stream`, and to its file descriptor, from now on."""
     with open(os.devnull, 'w') as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
@@ -111,7 +111,7 @@ class Ticks:
     """When to show progress between two logs: every few seconds in a terminal, ever more rarely in a file."""
 
     def __init__(self, *, in_place: bool, seconds: float = 5.0):
-        """The first is due `seconds` from now."""
+        """The first tick is due in `seconds`."""
         self._wait = seconds
         self._growth = 1 if in_place else 2
         self._next = time.perf_counter() + seconds
@@ -129,26 +129,26 @@ class Pace:
     """Throughput since the last log, and the time to go."""
 
     def __init__(self, step: int, total_steps: int, *, images_per_step: int):
-        """`step` steps are done, the clock starts now."""
+        """Start the clock after `step` steps."""
         self._total_steps = total_steps
         self._images_per_step = images_per_step
         self.restart(step)
 
     def images_per_second(self, step: int) -> float:
-        """Over the steps since the last `resume` or `restart`."""
+        """Throughput over the steps since the last `resume` or `restart`."""
         last_step, since = self._last
         return self._images_per_step * (step - last_step) / max(time.perf_counter() - since, 1e-9)
 
     def resume(self, step: int) -> None:
-        """Begin a new window: the time since the last look went to evaluating and saving."""
+        """Start a new window: evaluating and saving took the time since the last log."""
         self._last = (step, time.perf_counter())
 
     def restart(self, step: int) -> None:
-        """Begin altogether anew: the time so far went to compiling."""
+        """Start anew: compiling took the time so far."""
         self._first = self._last = (step, time.perf_counter())
 
     def seconds_to_go(self, step: int) -> float:
-        """As fast as since the start, evaluations and saves included."""
+        """Time to go at the pace since the start, evaluations and saves included."""
         first_step, since = self._first
         done = max(step - first_step, 1)
         return (time.perf_counter() - since) / done * (self._total_steps - step)

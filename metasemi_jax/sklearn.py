@@ -124,7 +124,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
                 config.data.image_size = 0
             dataset = _dataset(form.convert(examples), labels, classes)
             fitted = fit(config, dataset, Printer() if self.verbose else Listener())
-        # Not before: a fit that fails leaves an earlier one whole.
+        # Set last: a fit that fails leaves an earlier fit whole.
         self.classes_, self._form, self._input_spec = classes, form, fitted.input_spec
         self.config_, self.variables_ = fitted.config.to_dict(), fitted.variables
         for warned in fitted.warnings:
@@ -220,7 +220,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
             return validate_data(self, X, y)
         X, y = check_X_y(X, y, allow_nd=True, estimator=self)
         self.n_features_in_ = int(np.prod(X.shape[1:]))
-        # Of an earlier fit to a data frame.
+        # An earlier fit to a data frame may have set it.
         vars(self).pop('feature_names_in_', None)
         return X, y
 
@@ -274,6 +274,6 @@ def _value_errors() -> Iterator[None]:
 
 
 def _dataset(examples: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Dataset:
-    # Of one width, so that their order is that of the samples.
+    # Ids of one width sort in the order of the samples.
     ids = np.array([f'{i:0{max(6, len(str(len(labels))))}d}' for i in range(len(labels))])
     return Dataset(examples, labels, ids, None, None, tuple(map(str, classes.tolist())))

@@ -20,7 +20,7 @@ from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
 from metasemi_jax.results import check_results
 
-# Each start of a run writes what `create` writes; a finished run is then gone through without training.
+# Each start of a run writes what `create` writes; for a finished run it trains nothing.
 REWRITE = 'start the command that trained this run again: it writes the file, and trains no finished run anew'
 RESTORE = 'no command can write it again: put back a copy, or use another workdir'
 REDRAW = (
@@ -144,7 +144,7 @@ class Workdir:
 
     def _remove_lock(self, absent: Path) -> None:
         (self.path / '.lock').unlink()
-        # Parents that were made for it too, unless others have put something into them.
+        # Parents that this process made, unless others have put something into them.
         with contextlib.suppress(OSError):
             for path in (self.path, *self.path.parents):
                 path.rmdir()
@@ -165,7 +165,7 @@ class Workdir:
         if validation_ids:
             files.write_atomically(self.validation_ids, split_text(validation_ids))
         else:
-            # Of a start with other settings that trained nothing.
+            # An earlier start, with other settings, has left this file and trained nothing.
             self.validation_ids.unlink(missing_ok=True)
         if class_names:
             files.write_json(self.class_names, list(class_names))
@@ -184,7 +184,7 @@ class Workdir:
           UserError: the files of the run are not there.
         """
         deadline = time.monotonic() + seconds
-        # A listing: the system may remember that the file itself was not there.
+        # Listed, not tested: a network file system may remember that the file was missing.
         while not (self.path.is_dir() and self.config.name in os.listdir(self.path)):
             if time.monotonic() > deadline:
                 raise UserError(
@@ -194,7 +194,7 @@ class Workdir:
             time.sleep(0.1)
 
     def describe(self) -> str:
-        """What a finished run left behind, for people."""
+        """The files of a finished run, as lines for people."""
         described = {
             self.results.name: 'these metrics',
             self.metrics.name: 'every logged metric; also as TensorBoard events',
@@ -219,11 +219,11 @@ class Workdir:
         return sorted(int(path.name) for path in saved if path.name.isdecimal())
 
     def is_trained(self) -> bool:
-        """Whether there is anything that was trained, damaged checkpoints included."""
+        """Whether the run has checkpoints, damaged ones included."""
         return self.results.exists() or self.damaged_checkpoints.exists() or bool(self.saved_steps())
 
     def is_described(self) -> bool:
-        """Whether all that `create` writes for the other commands is there and can be read."""
+        """Whether all files that `create` writes for other commands can be read."""
         try:
             self.read_class_names()
             self.read_input_spec()
@@ -362,7 +362,7 @@ def read_json(path: Path, remedy: str = RESTORE, kind: type = dict) -> Any:
     with naming(path, remedy):
         try:
             value = json.loads(text)
-        # Of an int of thousands of digits, of a list in a list in a list ...
+        # An int of thousands of digits, or lists nested thousands deep.
         except (ValueError, RecursionError) as error:
             raise UserError(str(error)) from error
         if not isinstance(value, kind):
@@ -372,7 +372,7 @@ def read_json(path: Path, remedy: str = RESTORE, kind: type = dict) -> Any:
 
 @contextlib.contextmanager
 def naming(path: Path, remedy: str) -> Iterator[None]:
-    """Put the file and how to get it back around a UserError that names a field of it."""
+    """Add the path, and how to restore the file, to a UserError about one of its fields."""
     try:
         yield
     except UserError as error:
@@ -395,7 +395,7 @@ def check_no_run_file(output: str | os.PathLike) -> None:
 
 
 def _read_ids(path: Path) -> list[str]:
-    # Not `splitlines`: a file's name may hold characters that it takes for the end of a line.
+    # `splitlines` would split at other characters too, which a file's name may hold.
     ids = [line.removesuffix('\r') for line in _read_text(path, REDRAW).split('\n') if line]
     with naming(path, REDRAW):
         if len({*ids}) < len(ids):
@@ -405,7 +405,7 @@ def _read_ids(path: Path) -> list[str]:
 
 def _read_text(path: Path, remedy: str) -> str:
     with naming(path, remedy):
-        # A pipe in its place would be waited for.
+        # Reading a pipe would wait forever.
         if not path.is_file():
             raise UserError('it is no file')
         try:

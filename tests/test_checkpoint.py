@@ -18,8 +18,8 @@ from metasemi_jax.training.checkpoint import (
     restore_step,
     save_checkpoint,
     set_aside,
-    steps_without_listing,
 )
+from metasemi_jax.training.orbax_workarounds import steps_without_listing
 
 TX = sgd_momentum(momentum=0.9, weight_decay=1e-4)
 

@@ -1,4 +1,4 @@
-"""SVHN and CIFAR from tiny archives in the real formats, prepared by TFDS's own builders."""
+"""SVHN, CIFAR, MNIST and STL-10 from tiny archives in the real formats, read here and by TFDS's builders."""
 
 import functools
 import importlib
@@ -72,6 +72,15 @@ def loaded(request, originals, expect, tmp_path):
     return request.param, splits, data, tmp_path / 'tfds'
 
 
+@pytest.fixture
+def prepared(loaded, originals):
+    """As `loaded`, and TFDS's builder has written the dataset, as for images that stay on disk."""
+    name, _, _, data_dir = loaded
+    assert not (data_dir / name).exists()
+    load_dataset(name, data_dir=str(data_dir), manual_dir=str(originals[name][0]), on_disk=True)
+    return loaded
+
+
 def test_contents_are_the_archives_image_by_image(loaded):
     name, splits, data, _ = loaded
     for split in ('train', 'test'):
@@ -96,9 +105,9 @@ def expected_ids(name, splits):
     return train + [f'unlabelled_{i:0{digits}d}' for i in range(len(labels) - count)]
 
 
-def test_what_is_prepared_is_tfds_own(loaded):
+def test_what_is_prepared_is_tfds_own(prepared):
     """Any program that uses TFDS may read it, and finds what the archive says."""
-    name, splits, _, data_dir = loaded
+    name, splits, _, data_dir = prepared
     for split in ('train', 'test'):
         source = tfds.data_source(
             name,
@@ -135,18 +144,28 @@ def test_pools_are_disjoint_and_together_the_training_split(loaded):
     np.testing.assert_array_equal(np.bincount(data.train_labels[labeled]), np.ones(k))
 
 
-def test_from_disk_as_from_memory(loaded, monkeypatch):
+def test_archives_and_what_tfds_prepared_of_them_give_the_same_arrays(prepared):
+    """Bytes, order, ids and types: the pools of a run do not depend on the way."""
+    name, _, data, data_dir = prepared
+    shutil.rmtree(data_dir / 'metasemi_jax')
+    shutil.rmtree(data_dir / 'downloads', ignore_errors=True)
+    decoded = load_dataset(name, data_dir=str(data_dir))
+    for one, other in zip(decoded, data, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+
+
+def test_from_disk_as_from_memory(prepared, monkeypatch):
     """Where the budget says so, the images stay in the records: the same ones, under the same ids."""
-    name, _, data, data_dir = loaded
+    name, _, data, data_dir = prepared
     needed = data.train_images.nbytes + data.test_images.nbytes
-    for _ in range(2):
-        streamed = load_dataset(name, data_dir=str(data_dir), memory_budget=needed - 1)
-        assert isinstance(streamed.train_images, StoredImages)
-        assert streamed.image_shape == data.image_shape
-        for one, other in zip(streamed, data, strict=True):
-            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-        # The second time from the index alone.
-        monkeypatch.setattr(tfds_sources, 'decode', None)
+    # From the index alone, which `prepared` has written.
+    monkeypatch.setattr(tfds_sources, 'decode', None)
+    streamed = load_dataset(name, data_dir=str(data_dir), memory_budget=needed - 1)
+    assert isinstance(streamed.train_images, StoredImages)
+    assert streamed.image_shape == data.image_shape
+    for one, other in zip(streamed, data, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
     assert isinstance(load_dataset(name, data_dir=str(data_dir), on_disk=True).train_images, StoredImages)
     again = load_dataset(name, data_dir=str(data_dir), memory_budget=needed)
     assert isinstance(again.train_images, np.memmap)
@@ -155,8 +174,8 @@ def test_from_disk_as_from_memory(loaded, monkeypatch):
 
 def test_the_second_load_needs_the_cache_alone(loaded, monkeypatch):
     name, splits, _, data_dir = loaded
-    shutil.rmtree(data_dir / name)
-    shutil.rmtree(data_dir / 'downloads')
+    assert not (data_dir / name).exists()
+    shutil.rmtree(data_dir / 'downloads', ignore_errors=True)
     monkeypatch.setattr(tfds_sources, 'stock_builder', None)
     before = contents(data_dir)
     again = load_dataset(name, data_dir=str(data_dir), manual_dir='nowhere')
@@ -164,7 +183,7 @@ def test_the_second_load_needs_the_cache_alone(loaded, monkeypatch):
     assert contents(data_dir) == before
 
 
-def test_a_damaged_cache_is_made_again(loaded, capsys):
+def test_a_damaged_cache_is_made_again(loaded, originals, capsys):
     name, splits, _, data_dir = loaded
     path = data_dir / 'metasemi_jax' / name / RECIPES[name].version / 'train_images.npy'
     stale = path.parent.with_name(f'.{path.parent.name}.incomplete')
@@ -173,14 +192,14 @@ def test_a_damaged_cache_is_made_again(loaded, capsys):
     for damage in (lambda content: content[:-1], lambda content: b'', lambda content: b'\x93NUMPZ'):
         path.write_bytes(damage(path.read_bytes()))
         capsys.readouterr()
-        again = load_dataset(name, data_dir=str(data_dir))
+        again = load_dataset(name, data_dir=str(data_dir), manual_dir=str(originals[name][0]))
         np.testing.assert_array_equal(again.train_images, splits['train'][0])
-        assert 'decoded' in capsys.readouterr().out
+        assert f'{name}: read ' in capsys.readouterr().out
         assert not stale.exists()
 
 
-def test_a_damaged_prepared_file_ends_in_one_line(loaded):
-    name, _, _, data_dir = loaded
+def test_a_damaged_prepared_file_ends_in_one_line(prepared):
+    name, _, _, data_dir = prepared
     shutil.rmtree(data_dir / 'metasemi_jax')
     path = next((data_dir / name).rglob('*-train.array_record*'))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -192,8 +211,8 @@ def test_a_damaged_prepared_file_ends_in_one_line(loaded):
     assert list((data_dir / 'metasemi_jax' / name).iterdir()) == [cache_lock(data_dir, name)]
 
 
-def test_files_of_another_format_are_refused(loaded):
-    name, _, _, data_dir = loaded
+def test_files_of_another_format_are_refused(prepared):
+    name, _, _, data_dir = prepared
     shutil.rmtree(data_dir / 'metasemi_jax')
     info = next((data_dir / name).rglob('dataset_info.json'))
     info.write_text(info.read_text().replace('array_record', 'tfrecord').replace('ARRAY_RECORD', 'TFRECORD'))

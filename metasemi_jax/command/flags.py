@@ -5,12 +5,19 @@ import os
 from collections.abc import Iterator
 
 from absl import flags
+from ml_collections import config_flags
 
-from metasemi_jax.classifier import WEIGHTS
 from metasemi_jax.errors import UserError
 
-# So that absl's help shows these flags among those of the command that defines them here.
+# absl's help then shows these flags among those of the command that defines them here.
 flags.disclaim_key_flags()
+
+
+def define_config(values: flags.FlagValues, text: str = 'changes one of its fields') -> None:
+    """`--config` and `--config.FIELD`; `text`: what the latter does."""
+    config_flags.DEFINE_config_file(
+        'config', None, f'The experiment; --config.FIELD=VALUE {text}.', flag_values=values
+    )
 
 
 def define_workdir(values: flags.FlagValues, text: str = 'Folder of the run, finished or not.') -> None:
@@ -31,6 +38,9 @@ def required_workdir(value: str | None, what: str = 'the folder of a run') -> st
 
 def define_weights(values: flags.FlagValues) -> None:
     """`--weights`, of `classifier.WEIGHTS`."""
+    # This imports JAX, which takes a second, and a mistyped flag should not have to wait for it.
+    from metasemi_jax.classifier import WEIGHTS
+
     text = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
     flags.DEFINE_enum('weights', 'reported', list(WEIGHTS), text, flag_values=values)
 

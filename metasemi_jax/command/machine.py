@@ -9,17 +9,17 @@ import threading
 
 from metasemi_jax.errors import UserError
 
-TRUE = ('1', 't', 'true', 'on', 'y', 'yes')  # to JAX, in a variable of the environment
+TRUE = ('1', 't', 'true', 'on', 'y', 'yes')  # what JAX takes for true in an environment variable
 MIN_FILES = 64  # a run with checkpoints has up to 30 open, and its workers take some each
 ADDRESS_SPACE = 2_600_000_000  # bytes; a small run takes 2.3 GB on 2 cores, most of it never touched
 ADDRESS_SPACE_PER_CORE = 150_000_000
-# Of XLA, Orbax and TensorStore; they end the program where one cannot be started.
+# Threads of XLA, Orbax and TensorStore, which end the program if one cannot start.
 THREADS, THREADS_PER_CORE = 24, 4
 ASCII = {'×': 'x', '±': '+-', '…': '...', '–': '-', '→': '->', 'μ': 'u'}
 
 
 def check_machine() -> None:
-    """Refuse a machine on which JAX would end in the middle of something, without a word or in many.
+    """Refuse a machine on which JAX would fail later, silently or with pages of output.
 
     Raises:
       UserError: naming the limit or the variable, and what to do.
@@ -40,7 +40,7 @@ def speak_any_encoding() -> None:
 
 
 def blame(error: BaseException) -> str:
-    """What of the machine `error` comes from and what to do, on one line; '' for any other error."""
+    """One line on the fault of the machine behind `error`, and its remedy; '' for any other error."""
     text = ' '.join(str(error).split())
     if line := missing_device(error):
         return line

@@ -39,7 +39,7 @@ def end_at_once() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     try:
-        # Not `threading`: it takes as long to import as all the rest here, and a signal may come meanwhile.
+        # `threading` takes as long to import as the rest of this module; a signal may come meanwhile.
         _thread.start_new_thread(_watch, (read,))
     except RuntimeError:  # no thread is left; signals keep their usual effect
         os.close(read)

@@ -13,29 +13,19 @@ from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.flags import define_config, define_workdir
 from metasemi_jax.command.installed_configs import CONFIGS
 
 DEFAULT_CONFIG = CONFIGS.resolve() / 'digits.py'
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        'config',
-        None,
-        'The experiment; --config.FIELD=VALUE changes one of its fields.',
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        'workdir',
-        None,
+    define_config(values)
+    define_workdir(
+        values,
         'Folder of the run, made if missing; by default runs/ and the names of config file and method.',
-        flag_values=values,
     )
     flags.DEFINE_string(
         'coordinator',
@@ -61,7 +51,7 @@ def _train(values: flags.FlagValues) -> None:
 
 
 def _run_name(values: flags.FlagValues) -> str:
-    """That of the config file, with the method's behind it unless it is MetaSemi."""
+    """Name of the config file, and of the method unless it is MetaSemi."""
     file, _, method = config_flags.get_config_filename(values['config']).partition(':')
     method = values['config'].value.method.name if 'method' in values['config'].value else method
     name = Path(file).stem

@@ -1,4 +1,4 @@
-"""What every source returns, and what a network is fed of it."""
+"""The dataset that every source returns, and the specification of a network's input."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ Images = np.ndarray | StoredImages
 
 
 class Dataset(NamedTuple):
-    """A training split and what it is judged by: in memory, mapped into it, or on disk."""
+    """Training, validation and test images: in memory, memory-mapped, or lazy."""
 
     train_images: Images  # uint8 [N, H, W, C]; or features, float32 [N, D], in memory
     train_labels: np.ndarray  # int32 [N]; -1 where the label is not known
@@ -25,8 +25,8 @@ class Dataset(NamedTuple):
     test_ids: np.ndarray | None = None
     val_ids: np.ndarray | None = None
 
-    # Change with the training images, and with the validation and test images, the same wherever these lie;
-    # '' where ids say it all, as those of data that are verified by a checksum.
+    # Hashes of the training images, and of the validation and test images, that do not depend on their place;
+    # '' if the ids identify the images, as in archives that are verified by a checksum.
     content: str = ''
     judged_content: str = ''
 

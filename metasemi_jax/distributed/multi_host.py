@@ -69,7 +69,7 @@ def is_primary() -> bool:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """What one process cannot do inside the block ends all of them there, so that none waits in vain.
+    """A failure of one process inside the block ends all processes there, so that none waits in vain.
 
     Raises:
       UserError: another process failed. Its own UserError or OSError goes on.

@@ -50,7 +50,7 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     Args:
       config: as `make_config` returns it.
       dataset: in memory, without test and validation images.
-      listener: is told of lines and losses; None: nobody is.
+      listener: receives lines and losses; None: they are dropped.
 
     Raises:
       UserError: settings that do not fit the data.
@@ -83,7 +83,7 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
 def _train(
     config: Any, experiment: Experiment, mesh: Mesh, listener: Listener
 ) -> tuple[TrainState, list[Warned]]:
-    """The state after the last step, and what the watch found."""
+    """The state after the last step, and the warnings."""
     prepared = prepare(config, experiment, mesh)
     run = _shared(config, experiment, mesh, prepared.run)
     state, sums, step = place(experiment.state, replicated(mesh)), None, 0
@@ -96,7 +96,7 @@ def _train(
                 batches, count = place_host_batches(host_batches, end - step, prepared.max_steps, mesh)
                 state, call_sums = run(state, prepared.device_data, batches, count, prepared.key)
                 sums = call_sums if sums is None else metrics.add(sums, call_sums)
-                # As in `training.loop`: the device stays busy, and the queue short.
+                # Wait for the call before, as `training.loop` does: the device stays busy, the queue short.
                 jax.block_until_ready(previous)
             step = end
             if step < total and all(step % cadence for cadence in cadences):
@@ -126,7 +126,7 @@ def _shared(config: Any, experiment: Experiment, mesh: Mesh, run: Callable[..., 
     if ':' in config.method.name:
         return run  # a file, which may change
     own = {name: value for name, value in fields.items() if name not in ('seed', *LOCATIONS)}
-    # Images and features have other views.
+    # Images and features have different views.
     dimensions = len(experiment.input_spec.image_shape)
     key = (json.dumps(own, sort_keys=True), experiment.model, dimensions, mesh)
     shared = _steps(key)

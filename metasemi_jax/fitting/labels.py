@@ -46,6 +46,6 @@ def is_unlabeled(y: np.ndarray, unlabeled_label: Any) -> np.ndarray:
     """bool [N]: which of the labels `y` is `unlabeled_label`."""
     if unlabeled_label is None:
         return np.zeros(len(y), bool)
-    # NumPy makes texts of all labels where some are texts.
+    # NumPy turns all labels into strings if some are strings.
     mark = str(unlabeled_label) if y.dtype.kind == 'U' else unlabeled_label
     return np.array(y == mark, bool).reshape(len(y))

@@ -7,16 +7,16 @@ from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
 
 
 class Listener:
-    """Hears everything and says nothing."""
+    """A listener that ignores all events."""
 
     def say(self, line: str) -> None:
-        """A line that stays; '' is none."""
+        """Receive a line for people; '' means none."""
 
     def loss(self, step: int, total: int, loss: float) -> None:
-        """After `step` of `total` steps the mean training loss since the last time was `loss`."""
+        """Receive `loss`, the mean training loss since the last call, after `step` of `total` steps."""
 
     def tick(self, step: int, total: int) -> None:
-        """Another call of the step is under way; its loss is not known yet."""
+        """Receive the progress between two losses."""
 
 
 class Printer(Listener):
@@ -32,7 +32,7 @@ class Printer(Listener):
 
     def loss(self, step: int, total: int, loss: float) -> None:
         self._loss = loss
-        # Elsewhere than in a terminal a line stays, and a hundred of them say no more than a few.
+        # Outside a terminal every line stays, so only a few are printed.
         if step == total or self._progress.in_place:
             self._show(step, total)
         else:
@@ -42,7 +42,7 @@ class Printer(Listener):
 
     def tick(self, step: int, total: int) -> None:
         if self._pace is None:
-            # Here the step is compiled; what took so long says nothing of the pace.
+            # The first call compiles; its time says nothing of the pace.
             self._pace = Pace(step, total, images_per_step=1)
         elif self._ticks.due():
             self._show(step, total)

@@ -12,7 +12,7 @@ from metasemi_jax.data.batches.views import Statistics, normalize_by, statistics
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.training.experiment import build_model
 
-# Of one size, whatever their number: the probabilities of an example then do not depend on its neighbours.
+# All batches have this size, so that the probabilities of an example do not depend on its neighbours.
 BATCH = 128
 
 

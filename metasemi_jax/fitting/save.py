@@ -74,7 +74,7 @@ def save_run(
 
 
 def _state(config: Any, variables: dict, num_classes: int) -> TrainState:
-    """The state after the last step, its optimizer as before the first: only the weights are known."""
+    """The state after the last step, with a fresh optimizer state: only the weights are known."""
     variables = jax.tree.map(jnp.asarray, variables)
     model, _ = build_model(config, num_classes)
     tx = build_optimizer(config, model)

@@ -8,7 +8,7 @@ from metasemi_jax.config import FIELDS, check_config
 from metasemi_jax.configs import folder
 from metasemi_jax.errors import UserError
 
-# Fields that say where data lie, how they are split, what is saved: an array in memory has none of it.
+# Fields on the location and split of data and on files: they mean nothing for arrays in memory.
 MEANINGLESS = (
     'checkpoint_every',
     'data.crop',
@@ -29,7 +29,7 @@ MEANINGLESS = (
     'on_nonfinite',
     'recipe',
 )
-# Fields that are parameters of their own.
+# Fields that `fit` takes as parameters of their own.
 PARAMETERS = {
     'batch_size': 'batch_size',
     'data.flip': 'flip',

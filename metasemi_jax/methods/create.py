@@ -49,7 +49,7 @@ def create_method(name: str, network: Any, **options: Any) -> Method:
     function, network = _function(name), as_network(network)
     try:
         method = function(network, **own)
-    except Exception as error:  # one's own function may fail in any way
+    except Exception as error:  # a user's function may fail in any way
         if name in METHODS:
             raise
         raise UserError(f"method.name '{name}': the function fails ({error!r})") from error

@@ -1,4 +1,4 @@
-"""A method of one's own, from a Python file outside the package."""
+"""Loads a user's method from a Python file outside the package."""
 
 import importlib.util
 import sys

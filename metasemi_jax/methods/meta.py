@@ -22,7 +22,7 @@ ExampleLoss = Callable[..., Array]  # (*, logits [n, K], targets [n, K]) -> [n]
 
 
 class Meta(NamedTuple):
-    """What moves, and how the meta-gradient is found."""
+    """Options of the meta-gradient: what it moves, and how it is estimated."""
 
     labels: bool = True
     weights: bool = False

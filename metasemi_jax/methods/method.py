@@ -60,7 +60,7 @@ class Targets(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a loss gives besides its value."""
+    """Results of a loss besides its value."""
 
     batch_stats: Params
     state: Any
@@ -73,5 +73,5 @@ class Method(NamedTuple):
     loss: Callable[[Params, Inputs, Keys], tuple[Array, Outcome]]
     init: Callable[[int, int], Any]  # (number of classes, of unlabeled images) -> the method's own state
     second_view: str | None = None  # 'weak' or 'strong': what `batch.strong_images` holds; None: nothing
-    unlabeled: bool = True  # whether it looks at unlabeled images
+    unlabeled: bool = True  # whether it uses unlabeled images
     teacher: bool = False  # whether it needs `ema`

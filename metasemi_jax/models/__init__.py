@@ -1,4 +1,8 @@
-"""The networks, by name: Flax modules. Methods see them as two pure functions, see `methods/network.py`."""
+"""The networks, by name: Flax modules. Methods see them as two pure functions, see `methods/network.py`.
+
+ConvLarge and ConvSmall, and the two blocks of ResNet, repeat lines on purpose: each reads as the table of its
+paper does, layer by layer.
+"""
 
 import functools
 from collections.abc import Callable

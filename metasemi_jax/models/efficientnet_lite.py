@@ -18,7 +18,7 @@ from metasemi_jax.models.trained_parts import trained_parts
 Array = jax.Array
 EPSILON = 1e-3  # of BatchNorm, as TensorFlow's
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
-# Of each stage: blocks, side of the depthwise kernel, stride of its first block, expansion, channels.
+# A stage: blocks, side of the depthwise kernel, stride of the first block, expansion, channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),

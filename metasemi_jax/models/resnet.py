@@ -53,7 +53,7 @@ class ResNet(nn.Module):
     width: int = 64
     trained_blocks: int | None = None  # the last blocks, the others are frozen; None: everything is trained
     dtype: Dtype = jnp.float32
-    # Not fields, hence no options: the depths below set them.
+    # Class attributes, no fields: the networks below set them, users do not.
     block = BasicBlock
     stage_sizes = ()
 

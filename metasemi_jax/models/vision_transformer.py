@@ -67,7 +67,7 @@ class VisionTransformer(nn.Module):
     depth: int = 12
     trained_blocks: int | None = None  # the last blocks, the others are frozen; None: everything is trained
     dtype: Dtype = jnp.float32
-    # Not fields, hence no options: the networks below set them.
+    # Class attributes, no fields: the networks below set them, users do not.
     patch = 16
     scaled = False
     registers = 0  # tokens without a position that nothing is read from

@@ -1,1 +1,1 @@
-"""What a training step needs of a machine that is not here, by that machine's own compiler."""
+"""Memory and time of a training step on a machine that is not here, from that machine's compiler."""

@@ -12,9 +12,9 @@ import json
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.flags import define_config
 from metasemi_jax.command.installed_configs import CONFIGS
 from metasemi_jax.errors import UserError
 from metasemi_jax.plan.devices import check_compiler, prepare_environment, silent
@@ -22,15 +22,9 @@ from metasemi_jax.plan.machines import FORM, parse_topology
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        'config', None, 'The experiment; --config.FIELD=VALUE changes one of its fields.', flag_values=values
-    )
+    define_config(values)
     flags.DEFINE_string('topology', None, f'The machine; {FORM}.', flag_values=values)
     flags.DEFINE_boolean('json', False, 'Print JSON.', flag_values=values)
     default = CONFIGS.resolve() / 'digits.py'

@@ -11,7 +11,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.plan.machines import Topology
 
 NEEDS = {'tpu': ('libtpu', 'plan-tpu'), 'gpu': ('jax_plugins.xla_cuda12', 'plan-gpu')}
-# Of GPUs that are not here no kernel can be timed.
+# Autotuning times kernels on the device, which is not here.
 COMPILER_OPTIONS = {
     'tpu': {},
     'gpu': {'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False},
@@ -19,12 +19,12 @@ COMPILER_OPTIONS = {
 
 
 def prepare_environment() -> None:
-    """Before JAX is imported: only the CPU of this machine is used, and nobody asks for a TPU's metadata."""
+    """Call this before JAX is imported: JAX uses only this machine's CPU, libtpu searches for no TPU host."""
     os.environ['JAX_PLATFORMS'] = 'cpu'
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-    # A run on the TPU of this machine goes on beside this.
+    # This machine's own TPU may be in use by a run.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-    # Else libtpu looks for the machine that it is on, and complains.
+    # Without these, libtpu searches for its host, and complains.
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
 
@@ -48,7 +48,7 @@ def check_compiler(topology: Topology) -> None:
 
 
 def absent_devices(topology: Topology) -> list[Any]:
-    """Its devices, to make a mesh of; programs are compiled for them and cannot run.
+    """Devices of `topology` for a mesh; programs compile for them and cannot run.
 
     Raises:
       UserError: a size that the compiler does not know.
@@ -67,7 +67,7 @@ def absent_devices(topology: Topology) -> list[Any]:
                     topology.name, 'cuda', topology=shape, target_config=text
                 ).devices
         else:
-            # A host has four chips unless it is told otherwise, and a v4 chip is two devices.
+            # A TPU host has four chips by default, and a v4 chip is two devices.
             options = {'chips_per_host_bounds': (1, 1, 1)} if topology.size == 1 else {}
             options |= {'chip_config_name': 'megacore'} if kind == 'v4' else {}
             devices = topologies.get_topology_desc(topology.name, 'tpu', **options).devices
@@ -84,7 +84,7 @@ def absent_devices(topology: Topology) -> list[Any]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Lead stderr nowhere, C++'s too: the CUDA plugin says, several times, that this machine has no GPU."""
+    """Discard stderr, C++'s too: the CUDA plugin reports several times that this machine has no GPU."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -12,18 +12,18 @@ class Memory(NamedTuple):
     """Bytes of one device."""
 
     state: int  # parameters, statistics, optimizer, averages, the method's own
-    data: int  # training images and what the host sends, as they lie in memory; images to evaluate with
-    activations: int  # what the step makes and drops, its program included
+    data: int  # training images, host batches and evaluation images, padding included
+    activations: int  # temporary arrays and the program itself
     available: int
 
     @property
     def total(self) -> int:
-        """At most at a time."""
+        """Peak of the step."""
         return self.state + self.data + self.activations
 
     @property
     def fits(self) -> bool:
-        """Whether there is room for it."""
+        """Whether the device has room."""
         return self.total <= self.available
 
 
@@ -36,12 +36,12 @@ class Time(NamedTuple):
 
     @property
     def least(self) -> float:
-        """Where the slowest of the three hides the others: the roofline."""
+        """If the slowest of the three hides the others (roofline)."""
         return max(self)
 
     @property
     def serial(self) -> float:
-        """Where none hides another."""
+        """If none hides another."""
         return sum(self)
 
     @property

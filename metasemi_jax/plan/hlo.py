@@ -1,4 +1,4 @@
-"""What the text of a compiled program says: products, bytes, and arrays that are sent between devices.
+"""Counts FLOPs, bytes, and arrays sent between devices in the text of a compiled program.
 
 Every count is of one device. The body of a loop counts once, or as often as the compiler knows it to run:
 the loop over the steps of a call, which it does not know, is one step.
@@ -22,7 +22,7 @@ COLLECTIVES = (
     'reduce-scatter',
 )
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0}
-# They name what is there already.
+# Instructions that only name existing bytes.
 _FREE = {
     'after-all', 'bitcast', 'constant', 'get-tuple-element', 'iota', 'opt-barrier', 'parameter',
     'partition-id', 'replica-id', 'tuple',
@@ -88,21 +88,21 @@ def sent(program: Program) -> Counter[tuple[str, Array]]:
         if operation in COLLECTIVES:
             arrays = instruction.arrays
             if instruction.operation.endswith('-start') and operation != 'all-reduce':
-                # Of what goes in, comes out, and of its own: what comes out.
+                # The instruction makes (operand, result, context); the result is sent.
                 arrays = arrays[1:2]
             found.update((operation, array) for array in arrays)
     return found
 
 
 def flops(program: Program) -> float:
-    """Of convolutions and matrix products, a multiplication and an addition counting two."""
+    """FLOPs of convolutions and matrix products; a multiply-add counts two."""
     return _total(program, program.entry, _products, into_fusions=True)
 
 
 def traffic(program: Program) -> float:
     """Bytes that the instructions read and write, if nothing stays in a cache between two of them.
 
-    Of an array that an instruction takes slices of the slices count.
+    Of an array that an instruction slices, only the slices count.
     """
     return _total(program, program.entry, functools.partial(_traffic, program), into_fusions=False)
 

@@ -1,4 +1,4 @@
-"""Accelerators as their makers describe them, and topologies as users name them."""
+"""Accelerators by their data sheets, and topologies by the names that users give."""
 
 import difflib
 import math
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from metasemi_jax.errors import UserError
 
 GIB = 2**30
-# What JAX reserves of a GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+# Share of a GPU's memory that JAX reserves by default (XLA_PYTHON_CLIENT_MEM_FRACTION).
 GPU_SHARE = 0.75
 
 

@@ -30,7 +30,7 @@ COUNTED = {
 
 
 class Plan(NamedTuple):
-    """What `plan` found."""
+    """Result of `make_plan`."""
 
     topology: Topology
     config: Any
@@ -117,7 +117,7 @@ def _estimated(found: Estimate, total_steps: int) -> dict[str, Any]:
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """For people; the answer first."""
+    """The plan as lines for people, the verdict first."""
     topology, config, found = plan.topology, plan.config, plan.estimate
     share = config.batch_size // topology.size
     each = f'{share} + {config.unlabeled_ratio * share}'

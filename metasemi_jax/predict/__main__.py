@@ -41,10 +41,10 @@ from metasemi_jax.workdir import Workdir
 
 
 class Columns(NamedTuple):
-    """What the file holds."""
+    """Columns of the CSV file."""
 
     class_names: tuple[str, ...]
-    labels: bool  # known for some image
+    labels: bool  # whether some image has a known label
     every_class: bool
 
     def header(self) -> list[str]:
@@ -110,11 +110,7 @@ def classify(
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     # Flags of its own, so that a program may import this module beside other commands.
     values = flags.FlagValues()
     _define_flags(values)

@@ -121,7 +121,7 @@ def _transformer(weights: Mapping[str, np.ndarray]) -> str:
         what = f'patches of {patch}, {count} registers, {positions} learnt positions'
         raise UserError(f'is a vision transformer of {what}; known are {KNOWN}')
     width = weights['cls_token'].shape[-1:] if 'cls_token' in weights else ()
-    # Of another width: the small one, whose options then name it.
+    # Another width: the small network, with `width` as an option.
     return next((name for name, kind in fitting.items() if (kind.width,) == width), max(fitting))
 
 

@@ -50,17 +50,17 @@ def read_torch(path: Path) -> Any:
             return _read_older(file)
     except (_RefusedError, OSError):
         raise
-    # Of every kind: a damaged pickle fails wherever its bytes lead.
+    # A damaged pickle may raise any exception.
     except Exception as error:
         raise ValueError(DAMAGED) from error
 
 
 class _RefusedError(ValueError):
-    """A file that is whole, and not to be read."""
+    """A whole file that must not be read."""
 
 
 class _Storage(NamedTuple):
-    """Numbers that tensors show parts of."""
+    """Numbers, of which tensors are views."""
 
     key: str
     dtype: np.dtype

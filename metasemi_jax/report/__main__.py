@@ -29,11 +29,7 @@ SUFFIXES = ('md', 'csv', *FORMATS)
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
     flags.DEFINE_string(
         'output',
@@ -97,7 +93,7 @@ def _check_output(folder: Path) -> None:
         check_writable(folder)
         there = [path for end in SUFFIXES if (path := folder / f'report.{end}').exists()]
         text = folder / 'report.md'
-        # The table tells whose the others are.
+        # The table identifies the other files as ours.
         if there and not (text.is_file() and text.read_bytes().startswith(FIRST_CELLS)):
             raise UserError(
                 f'--output={folder}: {there[0]} was not written by this command; name another folder'

@@ -13,7 +13,7 @@ ONE_SEED, PUBLISHED = 'one seed', 'published'
 
 
 class Bar(NamedTuple):
-    """One bar, lying."""
+    """One horizontal bar."""
 
     place: float  # its height in the picture
     errors: list[float]  # of the seeds, percent

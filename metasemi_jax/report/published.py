@@ -6,7 +6,7 @@ from metasemi_jax.methods.titles import method_title
 
 
 class Source(NamedTuple):
-    """Where published metrics come from."""
+    """Source of published errors."""
 
     code: str  # whose program
     network: str
@@ -17,7 +17,7 @@ class Source(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A test error in percent, and with all the labels there are."""
+    """A test error in percent, and the error with all labels."""
 
     error: float
     source: Source
@@ -29,7 +29,7 @@ class Published(NamedTuple):
 _BEST = 'the best of about 1,000 evaluations on the test set, one seed'
 PAPER = Source("MetaSemi's paper", 'ConvLarge', _BEST, 'best (selected on test)', 'conv_large')
 PAPER_IMAGENET = PAPER._replace(network='ResNet-18', model='resnet18')
-# Its Table 1 quotes these from elsewhere.
+# The paper's Table 1 quotes these errors from other papers.
 QUOTED = PAPER._replace(code="others' programs, as quoted by MetaSemi's paper", how='as quoted there')
 # microsoft/Semi-supervised-learning, results/classic_cv.csv.
 USB = Source(
@@ -41,7 +41,7 @@ USB = Source(
     28,
 )
 WIDTHS = {'conv_large': 128, 'wide_resnet': 2}  # of the published networks
-# What no published program has: the values that leave it out.
+# Options that no published program has: the values that switch them off.
 WITHOUT_OURS = {'undropped_statistics': (None, False), 'data.strong': (None, 'google', 'usb')}
 METASEMI_WITHOUT_OURS = {
     'method.second_view': (None,),

@@ -16,7 +16,7 @@ from metasemi_jax.sweep.folder import is_sweep, run_folders, swept_fields
 from metasemi_jax.workdir import Workdir
 
 METHOD_FIELDS = ('method.name', 'method.meta', 'method.mixup', 'method.entropy_weight')  # what names a method
-# What a method's recipe brings along: rows of different methods may differ in it, and the notes name it.
+# Fields of a method's recipe: rows of different methods may differ in them, and the notes name them.
 RECIPE = ('method.', 'optimizer.', 'unlabeled_ratio', 'ema_decay', 'ema_convention', 'data.strong')
 
 
@@ -72,7 +72,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
-    """The finished runs, and for each other one a few words: its folder and how far it is."""
+    """The finished runs, and a short text for each other run: its folder and its last saved step."""
     finished, unfinished = [], []
     for folder in folders:
         files = Workdir(folder)
@@ -91,7 +91,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
 
 
 def _num_labels(files: Workdir, fields: dict[str, Any], results: dict[str, Any]) -> int:
-    # 0 stands for all that there are, or that data.split_file names.
+    # 0: all labels, or those that data.split_file names.
     if fields['data.num_labels']:
         return fields['data.num_labels']
     split = files.read_split(results.get('split_sha256'))

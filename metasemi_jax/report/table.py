@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from metasemi_jax.report.runs import Row, spread
 from metasemi_jax.results import MEDIAN_OVER, WEIGHT_PREFIXES
 
-# What the first line of the Markdown begins with.
+# Start of the first line of the Markdown.
 FIRST_CELLS = (b'| test error, %', b'| validation error, %')
 
 
@@ -56,7 +56,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the table must know, in sentences."""
+    """Notes below the table, as sentences."""
     seeds = [', '.join(map(str, row.seeds)) for row in rows]
     usual = statistics.mode(seeds)
     others = [f'{row.name}: {own}' for row, own in zip(rows, seeds, strict=True) if own != usual]
@@ -87,7 +87,7 @@ def _sources(rows: Sequence[Row]) -> list[str]:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """The same for programs: one line for each row and kind of weights, unrounded."""
+    """The table as CSV: one line for each row and kind of weights, unrounded."""
     protocols = columns(rows)
     settings = list(rows[0].setting)
     text = io.StringIO()

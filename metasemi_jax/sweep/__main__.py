@@ -32,10 +32,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
 
 from metasemi_jax.cli import config_first, parse_config_flags, run_command
-from metasemi_jax.command.flags import define_workdir, required_workdir
+from metasemi_jax.command.flags import define_config, define_workdir, required_workdir
 from metasemi_jax.config import check_config
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
@@ -96,14 +95,14 @@ def plan(
 
 def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
     config = copy.deepcopy(config)
-    # A file may say lr = 1, an int; whether a value's type is right, `check_config` knows.
+    # A file may say lr = 1, an int; `check_config` checks the types.
     with config.ignore_type():
         config.update_from_flattened_dict(fields)
     return config
 
 
 class _Process:
-    """A run at work."""
+    """A run in progress."""
 
     def __init__(self, run: PlannedRun):
         self.run = run
@@ -139,7 +138,7 @@ class _Process:
             self._process.stdin.close()
 
     def failure(self) -> str:
-        """Why it ended without results."""
+        """The reason why the run ended without results."""
         code = self._process.returncode
         if code < 0:
             memory = ' (out of memory?)' if code == -signal.SIGKILL else ''
@@ -213,11 +212,7 @@ def _report_end(process: _Process, *, stopped: bool) -> str | None:
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = _flags()
     run_command(
         lambda: _sweep(values, lambda method: _recipe(argv, method)),
@@ -236,12 +231,7 @@ def _recipe(argv: list[str], method: str) -> Any:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        'config',
-        None,
-        'The experiment; --config.FIELD=VALUE changes a field of every run.',
-        flag_values=values,
-    )
+    define_config(values, 'changes a field of every run')
     flags.DEFINE_string(
         'grid',
         '',

@@ -20,7 +20,7 @@ REWRITE = (
 
 def run_name(setting: dict[str, Any], seed: int) -> str:
     """The name of a run's folder: 'method.meta=True,method.mixup=False,seed=3'."""
-    # No value may lead into another folder, and no two may come to the same name.
+    # A value must not lead into another folder, and two values must not give one name.
     return ','.join(
         f'{name}={quote(str(value), safe=" ()")}' for name, value in {**setting, 'seed': seed}.items()
     )
@@ -105,7 +105,7 @@ def sweep_lock(folder: Path) -> Iterator[None]:
 
 
 def write_record(folder: Path, fields: list[str], config: Any) -> None:
-    """Make `folder` that of a sweep of `config` over `fields`."""
+    """Write the record that makes `folder` the folder of a sweep of `config` over `fields`."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / RECORD, {'fields': fields, 'config': config.to_dict()})
 

@@ -14,7 +14,7 @@ GRIDS = {
     'ablation': 'method.meta=False,True;method.mixup=False,True',
     'methods': f'method.name={",".join(METHODS)}',
 }
-# Not the commas within a list.
+# Splits at commas outside lists.
 _COMMA = re.compile(r',(?![^(\[]*[)\]])')
 
 

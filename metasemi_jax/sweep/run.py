@@ -40,14 +40,14 @@ def main(workdir: str) -> None:
 
 
 def _stop_at_end_of_stdin() -> None:
-    # Not sys.stdin.read(): at exit Python would wait for the lock of the stream.
+    # With sys.stdin.read() Python would wait at exit for the lock of the stream.
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wait_for(files) -> None:
-    """Let a run of a sweep that died finish its last save in this folder; one that stays is refused later."""
+    """Wait while a run of a killed sweep finishes its last save in this folder."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         with contextlib.suppress(UserError), files.lock():

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_workdir, required_workdir
+from metasemi_jax.command.flags import define_config, define_workdir, required_workdir
 from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
@@ -124,7 +124,7 @@ def _check_width(config: Any, sizes: Sizes) -> None:
 def _step(value: Any, total_steps: int) -> int:
     try:
         step = int(value)
-    # OverflowError: of an infinite one.
+    # OverflowError: an infinite step.
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the checkpoint's 'step' is no number: {str(value)[:40]}") from error
     if not 0 <= step <= total_steps:
@@ -178,7 +178,7 @@ def _write(
     record: dict[str, Any],
     step: int,
 ) -> None:
-    """All of the run or nothing: one without its checkpoint would start from nothing."""
+    """Write the whole run or nothing: a run without its checkpoint would start anew."""
     try:
         with folder_atomically(path) as beside:
             files = Workdir(beside)
@@ -207,7 +207,7 @@ def _best_accuracy(checkpoint: Mapping[str, Any]) -> str:
 
 
 def _differences(config: Any, optimizer: Any) -> list[str]:
-    """What the checkpoint's optimizer says otherwise than the config, which wins."""
+    """Warnings about settings of the checkpoint's optimizer that differ from the config, which counts."""
     group = optimizer['param_groups'][0] if optimizer and optimizer.get('param_groups') else {}
     return [
         f'its {name} was {group[name]}, the config has {config.optimizer[name]}: is it the right --config?'
@@ -217,18 +217,12 @@ def _differences(config: Any, optimizer: Any) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     # Flags of its own, so that a program may import this module beside `main.py`.
     values = flags.FlagValues()
     flags.DEFINE_string('model', None, "The checkpoint's network.", flag_values=values)
     define_workdir(values, 'Folder of the run; a new one.')
-    config_flags.DEFINE_config_file(
-        'config', None, 'The run; --config.FIELD=VALUE changes one of its fields.', flag_values=values
-    )
+    define_config(values)
     run_command(
         lambda file: _import(file, values),
         argv,

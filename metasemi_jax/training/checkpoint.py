@@ -2,17 +2,12 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
-import inspect
 import itertools
 import json
-import logging
 import math
 import os
 import re
-import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +20,7 @@ from metasemi_jax.distributed.multi_host import anywhere, failing_together, is_p
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_atomically
 from metasemi_jax.train_step import TrainState
+from metasemi_jax.training.orbax_workarounds import saved_tree, silence_orphans
 
 # Failures of the machine or the user: the file itself may be whole.
 _PASSING = (
@@ -51,9 +47,7 @@ def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.Checkpoint
     Raises:
       UserError: what lies there cannot be read.
     """
-
-    _silence_orphans()
-
+    silence_orphans()
     options = ocp.CheckpointManagerOptions(
         preservation_policy=_LatestAndBest(),
         # Orbax stores metrics only if `best_fn` is set. Without them a resumed process cannot find the best.
@@ -156,19 +150,8 @@ class _LatestAndBest:
         return [info.step in kept for info in checkpoints]
 
 
-def steps_without_listing(folder: Path) -> list[int]:
-    """Steps whose checkpoint has damaged metrics. Orbax opens no checkpoint of a folder that holds one."""
-    damaged = []
-    for path in folder.glob('*/metrics/metrics'):
-        try:
-            float(json.loads(path.read_bytes())['error'])
-        except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError, IsADirectoryError):
-            damaged.append(int(path.parts[-3]))
-    return sorted(damaged)
-
-
 def damaged_folder(folder: Path) -> Path:
-    """Where the damaged checkpoints of `folder` are kept."""
+    """Folder that keeps the damaged checkpoints of `folder`."""
     return folder.with_name(f'damaged_{folder.name}')
 
 
@@ -319,7 +302,7 @@ def saved_shapes(manager: ocp.CheckpointManager, step: int) -> dict[str, tuple[i
       UserError: it cannot be read.
     """
     try:
-        saved = _saved_tree(Path(manager.directory) / str(step) / 'state')['params']
+        saved = saved_tree(Path(manager.directory) / str(step) / 'state')['params']
     except Exception as error:  # as above
         raise _unreadable(manager, step, error) from error
     return {
@@ -369,7 +352,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 
 def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-    saved = _saved_tree(folder)
+    saved = saved_tree(folder)
     if 'method' not in saved:
         return {}
 
@@ -377,33 +360,6 @@ def _saved_method(folder: Path, sharding: jax.sharding.Sharding) -> dict[str, An
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return {'method': jax.tree.map(on_sharding, saved['method'])}
-
-
-def _saved_tree(folder: Path) -> dict[str, Any]:
-    # Orbax warns that a file is missing which checkpoints of this kind do not have.
-    logger = logging.getLogger('absl')
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.metadata(folder).item_metadata.tree
-    finally:
-        logger.setLevel(before)
-
-
-@functools.cache
-def _silence_orphans() -> None:
-    # Of a checkpoint that cannot be read or written, Orbax raises the first failure; nobody waits for the
-    # others, and each would write a page to stderr.
-    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
-    warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
-    hook = sys.unraisablehook
-
-    def quiet(unraisable: Any) -> None:
-        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != 'Event loop is closed':
-            hook(unraisable)
-
-    sys.unraisablehook = quiet
 
 
 def _sha256(state: TrainState, record: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.training.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
 from metasemi_jax.training.recipe import BATCH_SIZE
 
-# ImageNet's habit: the shorter side to 256 pixels, then the middle 224.
+# As usual for ImageNet: resize the shorter side to 256 pixels, crop the centre 224.
 EVALUATION_RESIZE = 256 / 224
 FLOAT_BYTES = 4  # bytes of one channel of a pixel in the step
 
@@ -89,7 +89,7 @@ def evaluation_resize(config: Any) -> int:
 
 
 def choose_split(config: Any, dataset: Dataset, begun: Split | None = None) -> Split:
-    """The split of `begun`, a run of this config, or a new one, drawn or read from `data.split_file`.
+    """`begun`, the checked split of the run that goes on, or a new one, drawn or read from `data.split_file`.
 
     Raises:
       UserError: a split file that cannot be used, or is not of the run; numbers that do not fit the data.
@@ -164,7 +164,7 @@ def build_pipeline(
     spec: InputSpec,
     second_view: str | None,
 ) -> Pipeline:
-    """Batches of the two pools, positions in the training images: from memory, or from disk where these are.
+    """The pipeline of the two pools, positions in the training images: resident, or streamed for lazy images.
 
     Raises:
       UserError: a way of cropping that the images do not allow.
@@ -219,13 +219,13 @@ def eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[Any, np.ndarr
 def place_eval_images(
     images: Any, labels: np.ndarray, *, batch_size: int, mesh: Mesh
 ) -> EvalData | StreamedEvalData:
-    """On the devices, or read anew for each evaluation where the images are on disk."""
+    """Place the images on the devices; lazy images are read anew for each evaluation."""
     place = stream_eval_data if on_disk(images) else place_eval_data
     return place(images, labels, batch_size=batch_size, mesh=mesh)
 
 
 def on_disk(images: Any) -> bool:
-    """Whether images are decoded when they are asked for."""
+    """Whether `images` are lazy: decoded when they are needed."""
     return isinstance(images, StoredImages)
 
 

@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another, or with published ones: `model.init_from`."""
+"""`model.init_from`: a run starts from the weights of another run, or from published weights."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ SIZES = ('width', 'depth')
 def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
     """`experiment` with trained weights and running statistics in the place of drawn ones.
 
-    Of a file of published weights, all but the last linear layer are taken. Of a run, the last linear layer
-    too where the classes are the same; otherwise it stays as it was drawn. Images may have another size.
-    Steps, momentum and learning rate begin anew; averages begin with these weights.
+    A file of published weights gives all layers but the last linear one. A run gives the last one too if the
+    classes are the same. Images may have another size. Steps, momentum and learning rate start anew; averages
+    start from these weights.
 
     Args:
       experiment: before its first step.

@@ -1,4 +1,4 @@
-"""A signal, as Ctrl-C or SIGTERM, as a request that the loop answers between two steps."""
+"""Signals (Ctrl-C, SIGTERM, ...) as a request that the loop answers between two steps."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ class StopRequest:
         self._listening = False
 
     def reached(self) -> bool:
-        """Whether to stop after this call of the step; to be asked once at every call.
+        """Whether to stop after this call of the step; call it once for each call.
 
         Several processes stop after the same call: the signal may reach one alone, or all at different steps,
         and JAX chooses a call that none of them has passed.
@@ -87,7 +87,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that a signal ended."""
+        """128 + the number of the signal, as shells expect."""
         return 128 + self.signal
 
 
@@ -99,7 +99,7 @@ def _several_processes() -> bool:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """A request whose user calls `listen`; at the end of the block signals have their old effect again."""
+    """A `StopRequest` that does not listen yet; the end of the block restores all signal handlers."""
     request = StopRequest()
     try:
         yield request

@@ -25,7 +25,7 @@ class ProbeData(NamedTuple):
 
     labeled_images: Array  # uint8 [n, H, W, C]
     labels: Array  # int32 [n]
-    unlabeled_images: Array  # uint8 [m, H, W, C], m = 0 where the method looks at none
+    unlabeled_images: Array  # uint8 [m, H, W, C]; m = 0 for a method without unlabeled images
     statistics: Statistics  # to normalise them by
 
 

@@ -1,7 +1,7 @@
-"""A run that begins with published weights: `model.init_from=FILE`.
+"""`model.init_from=FILE`: a run starts from published weights.
 
-The network and the normalisation are those of the weights. What the file decides stands in config.json: a run
-that goes on, and whoever uses its network, needs the file no more.
+The network and the normalisation are those of the weights. config.json keeps what the file decides, so that
+neither a resumed run nor a user of its network needs the file.
 """
 
 import copy
@@ -19,7 +19,7 @@ from metasemi_jax.pretrained.networks import Published, as_published
 from metasemi_jax.pretrained.weights_file import is_weights_file, read_weights
 from metasemi_jax.train_step import TrainState
 
-# Flax's names of the first layer of the networks, which sees the images' channels.
+# Flax names of first layers, whose kernels depend on the number of channels.
 FIRST = ('conv1', 'conv_stem', 'patch_embed')
 
 
@@ -43,8 +43,8 @@ def with_published_network(config: Any) -> tuple[Any, Published | None]:
     """`config` with the network and the sizes of the file of `model.init_from`, where they are open.
 
     Returns:
-      The config and the weights; None without such a file, and where the config names all that the file
-      decides, as that of a run that has begun.
+      The config and the weights. The weights are None without such a file, or if the config names all that
+      the file decides, as in a run that goes on.
 
     Raises:
       UserError: a file that cannot be used, or one of another network than `model.name`.

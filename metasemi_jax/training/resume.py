@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on."""
+"""Finds the checkpoint from which a run goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ from metasemi_jax.training.checkpoint import (
     open_checkpoints,
     restore_newest,
     set_aside,
-    steps_without_listing,
 )
 from metasemi_jax.training.experiment import Experiment
+from metasemi_jax.training.orbax_workarounds import steps_without_listing
 
 
 def open_and_restore(
     folder: Path, experiment: Experiment, mesh: Mesh
 ) -> tuple[ocp.CheckpointManager, TrainState, dict[str, Any] | None]:
-    """The checkpoints of a run, and its state and record after the newest that can be read.
+    """Open the checkpoints of a run, and restore state and record from the newest that can be read.
 
     Damaged ones are named and moved to `damaged_checkpoints/`. In a new run the state is that before the
     first step, the record None. The state lies on every device of `mesh`, whatever it was saved from.

@@ -27,7 +27,7 @@ class RunLog:
         """Continue the log of a run that goes on from `start_step`; what it logged later is done again.
 
         Args:
-          metrics_file: path of metrics.jsonl; None writes nothing (every process but the primary).
+          metrics_file: path of metrics.jsonl; None: write nothing (every process but the primary).
           start_step: lines of later steps are dropped.
 
         Raises:
@@ -39,7 +39,7 @@ class RunLog:
         try:
             _drop_after(metrics_file, start_step)
             self._file = metrics_file.open('a')
-            # Not `SummaryWriter`, which writes in a thread: there a full disk ends in a traceback of its own.
+            # `SummaryWriter` writes in a thread, where a full disk would end in a traceback of its own.
             # Event files are named by the second, in which a run may be stopped and continued.
             suffix = f'.{os.getpid()}.{time.monotonic_ns()}'
             self._events = EventsWriter(str(metrics_file.with_name('events')), suffix)

@@ -12,7 +12,7 @@ from metasemi_jax.workdir import RESTORE, Workdir, naming, read_json
 
 LEAST_STEPS = 10
 FOR_EVALUATIONS, FOR_CHECKPOINTS = 0.2, 0.1  # shares of the time that they may take
-SPARED = 0.03  # share of the time that is left over, since no machine keeps its pace
+SPARED = 0.03  # share of the time kept in reserve: no machine keeps its pace
 
 
 class Costs(NamedTuple):

@@ -1,4 +1,4 @@
-"""Seconds of a step, an evaluation and a checkpoint on this machine, measured on a few of each."""
+"""Measures the seconds of a step, an evaluation and a checkpoint on this machine."""
 
 import contextlib
 import shutil
@@ -65,11 +65,11 @@ def _time_steps(
         for _ in range(calls):
             batches, number = place_host_batches(host_batches, count, prepared.max_steps, mesh)
             state, sums = prepared.run(state, prepared.device_data, batches, number, prepared.key)
-            # As the loop does, which waits for the call before.
+            # Wait, as the loop does for the call before.
             jax.block_until_ready(sums)
         return state, (time.perf_counter() - started) / (calls * count)
 
-    # The first call is slower, and the next find batches made in advance: neither tells the pace.
+    # The first call is slower, and the next calls find batches made in advance.
     state, _ = time_calls(state, 1, 1)
     state, rough = time_calls(state, 2, min(prepared.max_steps, 5))
     calls = max(2, round(seconds / (rough * prepared.max_steps)))
@@ -77,9 +77,9 @@ def _time_steps(
 
 
 def _time_evaluation(experiment: Experiment, state: Any, most: float) -> float:
-    """Seconds of all that the loop evaluates at once; one of more than `most` is not repeated.
+    """Seconds of one evaluation in the loop.
 
-    The first one compiles, and so takes longer.
+    The second one is timed, since the first compiles; a first one of more than `most` seconds counts itself.
     """
     weights = [{'params': state.params, 'batch_stats': state.batch_stats}, *[state.ema] * bool(state.ema)]
 

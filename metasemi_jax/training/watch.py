@@ -1,4 +1,4 @@
-"""A run that watches itself: pure functions over what its evaluations saw.
+"""Warnings about a run: pure functions of the metrics of its evaluations.
 
 Each check compares medians of three evaluations, so that one odd batch says nothing, and leaves the first
 fifth of the run alone, in which predictions and running statistics have yet to settle.
@@ -14,7 +14,7 @@ SETTLED = 0.2  # share of the run before which nothing is judged
 
 
 class Look(NamedTuple):
-    """What one evaluation saw; see `probe`. The last three are NaN where a method has no unlabeled images."""
+    """Metrics of one evaluation (see `probe`); the last three are NaN if there are no unlabeled images."""
 
     step: int
     train_loss: float  # mean since the last log
@@ -36,10 +36,10 @@ class Warned(NamedTuple):
 def new_warnings(
     looks: Sequence[Look], *, known: Sequence[Warned], total_steps: int, num_classes: int
 ) -> list[Warned]:
-    """What the last of `looks` shows that `known` does not tell yet; each kind is told once.
+    """Warnings that the last of `looks` adds to `known`; each kind is reported once.
 
     Args:
-      looks: what all evaluations so far saw, in their order.
+      looks: metrics of all evaluations so far, in their order.
       known: the warnings so far.
       total_steps: steps of the whole run.
       num_classes: K.
@@ -115,9 +115,8 @@ CHECKS: dict[str, Callable[[Sequence[Look], int], str | None]] = {
     'collapse': collapse,
     'unfit_statistics': unfit_statistics,
 }
-ENTROPY_RISE = (
-    0.2  # nats; healthy runs of digits and MNIST stayed below 0.13, one that collapsed rose by 0.23
-)
+# Nats; healthy runs of digits and MNIST stayed below 0.13, one that collapsed rose by 0.23.
+ENTROPY_RISE = 0.2
 CONFIDENCE_FALL = 0.06  # healthy runs: 0.03
 STATISTICS_GAP = 0.3  # nats; healthy runs: at most 1.3 times as much, and 0.15 more
 PROBED_CLASSES = 80  # most classes that the probed images can show

@@ -1,1 +1,1 @@
-"""Figures of a trained run."""
+"""Plots of a trained run."""

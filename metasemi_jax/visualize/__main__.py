@@ -38,11 +38,7 @@ from metasemi_jax.visualize.style import FORMATS
 
 
 def main(argv: list[str]) -> None:
-    """The command; ends with one line and the exit code 1 where it cannot do what is asked.
-
-    Args:
-      argv: the command line, as `sys.argv` holds it.
-    """
+    """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
     _define_flags(values)
     run_command(
@@ -128,7 +124,7 @@ def _check_runs(classifiers: Sequence[Classifier]) -> None:
 
 
 def _output_folder(output: str | None, classifiers: Sequence[Classifier]) -> Path:
-    """Where to write, refused before the work rather than after it."""
+    """The output folder; an unusable one is refused before the work."""
     several = len(classifiers) > 1
     target = Path(output or ('runs/figures' if several else classifiers[0].files.path / 'figures'))
     folders = output_folders([c.files.path.name for c in classifiers]) if several else []
@@ -150,14 +146,14 @@ def _check_output(target: Path, folders: Sequence[str]) -> None:
     names = [f'{name}.{suffix}' for name in NAMES for suffix in FORMATS]
     paths = [target / PAGE, *(target / folder / name for folder in folders for name in names)]
     there = [path for path in paths if path.exists()]
-    # The page tells whose the pictures are.
+    # The page identifies the pictures beside it as ours.
     if there and not (paths[0].is_file() and is_report(paths[0].read_bytes()[:1000])):
         raise UserError(f'--output={target}: {there[0]} was not written by this command; name another folder')
 
 
 def _write(target: Path, contents: dict[str, bytes]) -> None:
     with naming_output(target, 'folder'):
-        # The page first: by it the next start knows its own pictures.
+        # The page comes first: a later start recognizes its own pictures by it.
         for name in sorted(contents, key=lambda name: name != PAGE):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, contents[name])

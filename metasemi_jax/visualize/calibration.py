@@ -1,4 +1,4 @@
-"""How far the probability of the predicted class can be taken at its word, and what would mend it."""
+"""Calibration of the predicted class's probability, and the temperature that would mend it."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class Rescaled(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """By the probability of the predicted class, equally wide from 0 to 1."""
+    """Bins of equal width over the probability of the predicted class."""
 
     counts: np.ndarray  # int [BINS]
     probability: np.ndarray  # float [BINS], the mean; NaN where there is none
@@ -35,7 +35,7 @@ class Bins(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of the two, over the images."""
+        """The expected calibration error: mean distance of confidence and accuracy, over the images."""
         distance = np.nan_to_num(np.abs(self.probability - self.accuracy))
         return float((self.counts * distance).sum() / max(self.counts.sum(), 1))
 
@@ -109,7 +109,7 @@ def _draw_line(axes: Any, bins: Bins, colour: str, style: str, label: str) -> No
     there = bins.counts > 0
     points = 100 * bins.probability[there], 100 * bins.accuracy[there]
     axes.plot(*points, style, color=colour, linewidth=1, alpha=0.6)
-    # A bin of few images says little: it is drawn small.
+    # A bin of few images gets a small marker.
     areas = 12 + 110 * np.sqrt(bins.counts[there] / bins.counts.max())
     marker = {'marker': 's' if style == '--' else 'o', 'edgecolors': BLACK, 'linewidths': 0.4}
     axes.scatter(*points, s=areas, color=colour, label=label, clip_on=False, zorder=3, **marker)

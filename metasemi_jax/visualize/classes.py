@@ -1,4 +1,4 @@
-"""What there is of each class, and how often the network errs on it."""
+"""Images of each class, and the network's error on it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -63,7 +63,7 @@ def draw_class_errors(
         axes.text(errors[k], place, words, fontsize=8, va='center')
     axes.set_yticks(places, [shown_name(class_names[k]) for k in shown], fontsize=9)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    # Room for the words at the longest bar.
+    # Room for the text beside the longest bar.
     axes.set_xlim(0, 1.45 * max(errors[shown].max(), 1))
     axes.set_xlabel(f'{split} error, %')
     tidy(axes, 'x')

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The confusion matrix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,12 +31,12 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], *, name: str,
 
     num_classes = len(counts)
     sizes = counts.sum(axis=1, keepdims=True)
-    # NumPy warns of 0/0 even where the result is not taken: a class without images.
+    # A class without images gives 0/0, of which NumPy warns even if the result is masked.
     shares = 100 * counts / np.maximum(sizes, 1)
     side = float(np.clip(2.6 + 0.42 * num_classes, 4.5, 13))
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()
-    # Gamma: a confusion of 2% can be told from none.
+    # Gamma makes a confusion of 2% visible.
     image = axes.imshow(shares, cmap='Blues', norm=PowerNorm(0.5, 0, 100), interpolation='nearest')
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
     bar.set_label('share of the true class, %')
@@ -50,7 +50,7 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], *, name: str,
 
 def _name_classes(axes: Any, class_names: Sequence[str], side: float) -> None:
     num_classes = len(class_names)
-    # Inches a class has, in points, less some air.
+    # Font size: the height of a class in points, less a margin.
     room = 72 * 0.8 * side / num_classes
     step = 1 if num_classes <= WITH_NAMES else -(-num_classes // 25)
     shown = range(0, num_classes, step)

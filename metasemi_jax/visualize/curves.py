@@ -1,4 +1,4 @@
-"""A run over time: losses, errors, learning rate; and how good the targets of the unlabeled images are."""
+"""Training curves: losses, errors, learning rate, and the quality of targets of unlabeled images."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Which images are drawn, and where: t-SNE of their features (van der Maaten and Hinton, JMLR 2008)."""
+"""Chooses the images of the t-SNE plot and embeds their features (van der Maaten and Hinton, JMLR 2008)."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def sample_sizes(sizes: dict[str, int], num_points: int) -> dict[str, int]:
     labeled = min(labeled, max(num_points // 3, num_points - others))
     shares = {name: (num_points - labeled) * size / max(others, 1) for name, size in sizes.items()}
     kept = {name: labeled if name == 'labeled' else int(share) for name, share in shares.items()}
-    # What rounding down has left goes to the largest, which has room for it.
+    # The largest split gets the remainder of the rounding.
     kept[max(shares, key=lambda name: sizes[name] - kept[name])] += num_points - sum(kept.values())
     return kept
 
@@ -32,7 +32,7 @@ def embed(features: np.ndarray, *, seed: int) -> np.ndarray:
     count = len(features)
     if count < 2:
         return np.zeros((count, 2), np.float32)
-    # The principal components as the start keep the same picture for other seeds, as far as they exist.
+    # A start from the principal components gives similar plots for all seeds.
     has_plane = min(features.shape) > 1 and np.ptp(features, axis=0).max() > 0
     perplexity = min(PERPLEXITY, max((count - 1) / 3, 0.5))
     tsne = TSNE(perplexity=perplexity, init='pca' if has_plane else 'random', random_state=seed)

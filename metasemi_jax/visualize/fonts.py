@@ -12,7 +12,7 @@ PRETENDING = ('last resort', 'lastresort', 'blank')
 
 
 class Fonts(NamedTuple):
-    """What draws a text."""
+    """Fonts that together draw a text."""
 
     families: tuple[str, ...]  # beside `OWN`, in the order in which they are tried
     absent: frozenset[str]  # characters that no font here has
@@ -20,7 +20,7 @@ class Fonts(NamedTuple):
 
 @contextlib.contextmanager
 def drawing_fonts(texts: Iterable[str]) -> Iterator[None]:
-    """Within the block figures draw `texts` with whatever fonts of this machine have their characters."""
+    """Inside the block plots draw `texts` with fonts of this machine that have their characters."""
     import matplotlib
 
     with matplotlib.rc_context({'font.family': [OWN, *fonts_for(''.join(texts)).families]}):
@@ -37,7 +37,7 @@ def _fonts_for(characters: frozenset[str]) -> Fonts:
     missing = {c for c in characters if not _has(_own_font(), c)} if characters else set()
     families = []
     while missing:
-        # Opened only here: most machines have hundreds.
+        # Opened one by one: most machines have hundreds.
         found = max(_installed(), key=lambda font: sum(_has(font[1], c) for c in missing), default=None)
         covered = {c for c in missing if found and _has(found[1], c)}
         if not covered:

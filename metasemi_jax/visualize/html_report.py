@@ -1,4 +1,4 @@
-"""Figures, settings and metrics as one HTML file that needs no other file and no network."""
+"""Plots, settings and metrics as one HTML file that needs no other file and no network."""
 
 import base64
 import html
@@ -10,7 +10,7 @@ from metasemi_jax.visualize.style import DPI, Picture
 
 CSS_DPI = 96
 
-# The browser is told to refuse whatever does not lie in the file. Without an icon it would ask for one.
+# The policy makes the browser load nothing from outside the file; without an icon it would ask for one.
 HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -60,7 +60,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One run, or what is common to several."""
+    """The section of one run, or of a comparison."""
 
     heading: str  # '' where the title of the page says it
     paragraphs: Sequence[str] = ()
@@ -114,7 +114,7 @@ def _cell(text: str, number: bool) -> str:
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.bare).decode()
     title = _text(picture.title)
-    # A PNG begins with its width; this shows all of them in one scale.
+    # A PNG starts with its width in pixels; all images get one scale.
     width, height = (int.from_bytes(picture.bare[i : i + 4]) * CSS_DPI // DPI for i in (16, 20))
     # Panels side by side would be too small to read on a telephone: there they are moved along instead.
     kind = 'panels' if width > 1.8 * height else 'whole'

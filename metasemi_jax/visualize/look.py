@@ -1,4 +1,4 @@
-"""Everything that the figures of a run show, gathered while its images are in memory."""
+"""Gathers the contents of a run's plots while its images are in memory."""
 
 import contextlib
 import time
@@ -31,7 +31,7 @@ from metasemi_jax.visualize.tsne import EmbeddedPool
 
 
 class Reliability(NamedTuple):
-    """How far the probabilities can be taken at their word."""
+    """Calibration of the probabilities."""
 
     confidence: Confidence
     rescaled: Rescaled | None
@@ -39,7 +39,7 @@ class Reliability(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Everything that the figures of a run show, without its images."""
+    """Contents of the plots of a run, without its images."""
 
     classifier: Classifier
     fields: dict[str, Any]  # of its config, flat
@@ -133,7 +133,7 @@ def _count(
 
 
 def _pixels(images: SplitImages, positions: np.ndarray) -> np.ndarray:
-    # One by one: an array that is mapped from a file would be read in the order of its positions otherwise.
+    # One by one: indexing a memory-mapped array with all positions reads them in that order.
     return np.stack([np.asarray(images.images[i]) for i in images.positions[positions]])
 
 

@@ -22,7 +22,7 @@ SHORT_PROTOCOLS = {
     name: name.split('_error_')[1].replace('_', ' ').replace('20', ' of 20') for name in PROTOCOLS
 }
 PAGE = 'report.html'
-# Of the pictures, without the further sheets of unlabeled images.
+# Order of the pictures; further sheets of unlabeled images follow theirs.
 NAMES = (
     'tsne',
     'curves',
@@ -98,7 +98,7 @@ def _draw_files(runs: Sequence[Run], seed: int, now: datetime) -> dict[str, byte
 
 
 def _drawings(run: Run, name: str, class_names: Sequence[str]) -> dict[str, Drawing]:
-    """All but t-SNE, by the name of the file; without what this run has nothing to show of."""
+    """All drawings but t-SNE, by file name; a drawing without content is left out."""
     found = {
         'curves': draw_curves(run.log.series, name),
         'pseudo_labels': draw_pseudo_labels(run.log.series, name),

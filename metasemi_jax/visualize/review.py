@@ -36,7 +36,7 @@ class Reviewed(NamedTuple):
 
 
 class Review(NamedTuple):
-    """What the sheets show."""
+    """Contents of the sheets."""
 
     samples: list[ClassSample]  # positions in `shown`
     shown: Reviewed

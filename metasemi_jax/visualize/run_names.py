@@ -9,7 +9,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.methods import method_options
 
 NAMED_FIELDS = 4  # that differ between runs; more would make no name
-# Where the data lie and how often the loop looks up are no settings of what is learnt.
+# Fields that do not change what is learnt.
 CADENCE = ('log_every', 'eval_every', 'eval_batch_size', 'checkpoint_every', 'steps_per_call')
 UNNAMED_FIELDS = {*LOCATIONS, *CADENCE, 'method.name'}
 
@@ -35,19 +35,19 @@ def run_names(configs: Sequence[dict[str, Any]], folders: Sequence[str]) -> list
 
 
 def _method(config: dict[str, Any]) -> str:
-    # A method of one's own is FOLDER/FILE.py:FUNCTION.
+    # A user's own method is FOLDER/FILE.py:FUNCTION.
     return Path(str(config['method.name'])).name
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
     fields = sorted({field for config in configs for field in config} - UNNAMED_FIELDS)
-    # The options of the method first: they are what one compares.
+    # The options of the method come first: users compare them.
     fields.sort(key=lambda name: not name.startswith('method.'))
     return [name for name in fields if len({str(config.get(name)) for config in configs}) > 1]
 
 
 def _says_something(config: dict[str, Any], name: str, configs: Sequence[dict[str, Any]]) -> bool:
-    """Whether runs of the same method differ in an option of it; one that only others have says nothing."""
+    """Whether runs of one method differ in this option of it."""
     if not name.startswith('method.'):
         return True
     alike = [other.get(name) for other in configs if other['method.name'] == config['method.name']]
@@ -55,7 +55,7 @@ def _says_something(config: dict[str, Any], name: str, configs: Sequence[dict[st
 
 
 def _own_options(config: dict[str, Any]) -> list[str]:
-    """The switches of the method that are not as the method has them; its numbers are in the settings."""
+    """The method's boolean options that differ from its defaults."""
     try:
         defaults = method_options(config['method.name'])
     except UserError:

@@ -1,4 +1,4 @@
-"""What a run's network makes of the run's own images."""
+"""Outputs of a run's network for the run's own images."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Images of a split to be fed to the network, and what to keep of its outputs."""
+    """Images of a split for the network, and the outputs to keep."""
 
     images: SplitImages
     chosen: np.ndarray  # int, positions in the split
@@ -101,7 +101,7 @@ def run_network(
     for name, images in splits.items():
         whole = np.arange(len(images.positions))
         if name == 'unlabeled' != judged:
-            # Begins with the sample for t-SNE, which is so classified once.
+            # The sample for t-SNE comes first, and is classified once.
             chosen = np.sort(orders[name][: max(MOST_UNLABELED, len(drawn[name]))])
         else:
             chosen = whole if name in (judged, 'validation') else np.sort(drawn[name])

@@ -48,7 +48,7 @@ def draw_cell(axes: Any, cell: Cell, x: float, y: float, side: float) -> None:
     y += GAP / 4
     height, width = (n * side / max(cell.image.shape[:2]) for n in cell.image.shape[:2])
     left, top = x + (side - width) / 2, y + (side - height) / 2
-    # Grey, or what has no colours that a screen knows.
+    # Grey images, and images of other than three channels.
     pixels = cell.image if cell.image.shape[-1] == 3 else cell.image[..., 0]
     style = {'cmap': 'gray', 'vmin': 0, 'vmax': 255, 'interpolation': 'nearest', 'aspect': 'auto'}
     limits = axes.get_xlim(), axes.get_ylim()

@@ -1,4 +1,4 @@
-"""What all figures share: colours that the colour-blind can tell apart, names, and the way into files."""
+"""Style of all plots: colours that the colour-blind can tell apart, names, files."""
 
 import functools
 import io
@@ -16,7 +16,7 @@ COLOURS = (
     *('#8B4513', '#4B0055'),
 )
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK, BROWN, PURPLE = COLOURS
-# As many as have no factor in common with the colours: 130 classes differ in the pair, neighbours in both.
+# Their number has no factor in common with the number of colours: 130 classes get different pairs.
 MARKERS = 'os^DvPX*<>phd'
 DISTINCT = len(COLOURS) * len(MARKERS)
 FORMATS = ('png', 'pdf')
@@ -27,7 +27,7 @@ POINTS_PER_INCH = 72
 
 
 class Drawing(NamedTuple):
-    """A figure and what stands below it."""
+    """A plot and its caption."""
 
     title: str
     figure: Any  # matplotlib.figure.Figure
@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 
 
 def new_figure(width: float, height: float, layout: str | None = 'constrained') -> Any:
-    """A figure of inches; without pyplot, which would keep it in memory."""
+    """A Matplotlib figure, sizes in inches; without pyplot, which would keep it in memory."""
     # Matplotlib takes a second to load: not for a mistyped flag.
     from matplotlib.figure import Figure
 
@@ -54,12 +54,12 @@ def new_figure(width: float, height: float, layout: str | None = 'constrained') 
 def render(drawing: Drawing) -> Picture:
     """The drawing in each of `FORMATS`."""
     figure = drawing.figure
-    # Laid out once: it takes longer than drawing, and each file would do it again.
+    # Lay out once: each file would repeat it, and it takes longer than drawing.
     figure.draw_without_rendering()
     figure.set_layout_engine('none')
     bare = save(figure, 'png')
     width = int(figure.get_figwidth() * LETTERS_PER_INCH)
-    # Below the lowest line or letter: files are cut to what is drawn, so it can run into nothing.
+    # The caption goes below the lowest line or letter; files are cut to their content.
     lowest = figure.get_tightbbox().ymin - 0.12
     text = textwrap.fill(plain(drawing.caption), width)
     figure.text(0.01, lowest / figure.get_figheight(), text, fontsize='small', va='top')
@@ -137,19 +137,19 @@ def _one_line(name: str) -> str:
 def _cut(text: str, letters: int) -> str:
     if len(text) <= letters:
         return text
-    # Both ends tell: 'unlabeled/…/0123.png'.
+    # Both ends are kept: 'unlabeled/…/0123.png'.
     half = (letters - 1) // 2
     return f'{text[: letters - 1 - half]}…{text[-half:]}'
 
 
 def _width(text: str, points: float) -> float:
-    """In points, with the fonts that are set at the moment."""
+    """Width of `text` in points, with the current fonts."""
     return points * sum(_letter_width(letter) for letter in text)
 
 
 @functools.lru_cache(maxsize=4096)
 def _letter_width(letter: str) -> float:
-    """As a share of the height of the letters; kerning, which it leaves out, is less than a hundredth."""
+    """Width of `text` over the height of its letters, without kerning (less than a hundredth)."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 

@@ -14,7 +14,7 @@ class Series(NamedTuple):
 
 
 class TrainingLog(NamedTuple):
-    """What metrics.jsonl holds."""
+    """Contents of metrics.jsonl."""
 
     series: dict[str, Series]  # 'train/loss', 'test/error', ...
     num_damaged: int  # lines that were skipped

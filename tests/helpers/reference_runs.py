@@ -1,6 +1,6 @@
 """The reference runs in tests/data, played through this program.
 
-`python tests/helpers/reference_runs.py` writes tests/data/jvp_float64.npz anew: the figures of
+`python tests/helpers/reference_runs.py` writes tests/data/jvp_float64.npz anew: the metrics of
 `convlarge_mixup` with the meta-gradient by `jvp` in float64, which the float32 test compares with.
 """
 
@@ -59,7 +59,7 @@ def _draw(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.ndar
 def play(
     net: str, run: dict[str, np.ndarray], *, dtype: jnp.dtype, estimator: str
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The figures after each step, by the keys of `out/`; float64 needs `jax.enable_x64`."""
+    """The metrics after each step, by the keys of `out/`; float64 needs `jax.enable_x64`."""
     model = create_model(net, int(run['num_classes']), dtype=dtype)
     tx = sgd_momentum(momentum=float(run['momentum']), weight_decay=float(run['weight_decay']))
     variables = jax.tree.map(
@@ -76,13 +76,13 @@ def play(
         )
         scalars = (jnp.asarray(run[key][t], dtype) for key in ('mixup_lambda', 'lr', 'consistency_weight'))
         params, batch_stats, opt_state, grads, aux = step(params, batch_stats, opt_state, batch, *scalars)
-        figures = {key: np.asarray(value, np.float64) for key, value in aux.items()}
+        metrics = {key: np.asarray(value, np.float64) for key, value in aux.items()}
         # Ours has the inner step's learning rate in it, the official program's has not.
-        figures['pseudo_grad'] = figures.pop('meta_gradient') / run['lr'][t]
+        metrics['pseudo_grad'] = metrics.pop('meta_gradient') / run['lr'][t]
         gradients = to_state_dict(net, {'params': grads})
         state = to_state_dict(net, {'params': params, 'batch_stats': batch_stats})
-        figures |= _summary('grad', gradients, run['param_names'])
-        yield figures | _summary('state', state, run['state_names'])
+        metrics |= _summary('grad', gradients, run['param_names'])
+        yield metrics | _summary('state', state, run['state_names'])
 
 
 def _make_step(model, tx: optax.GradientTransformation, run: dict[str, np.ndarray], estimator: str):
@@ -170,7 +170,7 @@ def figures_of(
             stack.enter_context(mock.patch('jax.lax.conv_general_dilated', convolution_by_products))
         played = play(NETS[name], load(name), dtype=dtype, estimator=estimator)
         steps = list(itertools.islice(played, num_steps))
-    return {key: np.stack([figures[key] for figures in steps]) for key in steps[0]}
+    return {key: np.stack([metrics[key] for metrics in steps]) for key in steps[0]}
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:

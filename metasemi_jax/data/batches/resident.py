@@ -21,7 +21,7 @@ COUNTED_IMAGES = 2048
 
 
 class Pipeline(NamedTuple):
-    """What stays on the devices, what the host sends each step, and how a batch is made of the two."""
+    """Data on the devices, data that the host sends each step, and a function from both to a batch."""
 
     device_data: PyTree  # NumPy arrays, to be placed by the caller
     host_batches: Callable[[int], Iterator[PyTree]]  # start_step -> each step's rows of this process

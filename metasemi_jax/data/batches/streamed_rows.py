@@ -68,7 +68,7 @@ class StreamedRows:
 
     @property
     def rows_per_step(self) -> int:
-        """Of all pools that have images."""
+        """Rows of one step, over all pools that have images."""
         return int(self._ends[-1])
 
     @property

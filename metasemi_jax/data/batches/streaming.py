@@ -35,8 +35,8 @@ def streaming_pipeline(
 
     Args:
       dataset: `train_images` are `StoredImages`.
-      labeled, unlabeled, batch_size, seed, views, unlabeled_ratio: as for `resident_pipeline`; the views are
-        made on the device.
+      labeled, unlabeled, batch_size, seed, views, unlabeled_ratio: as for `resident_pipeline`, which has the
+        same signature so that the caller chooses between the two; the device makes the views.
       crop: done before that, while decoding, its randomness from (seed, pool, number of the draw); None for
         the middle square of every image. With it, a second view is another crop, decoded besides.
       num_workers: processes that decode, see `workers.stream`.

@@ -53,7 +53,7 @@ def make_views(
     """
     weak = weak_view(pad=pad, flip=flip, pad_mode=pad_mode)
     if strong == 'affine':
-        # Its own shifts are larger than the crop's.
+        # The strong view shifts by more than the crop does.
         flipped = weak_view(pad=0, flip=flip)
         strongly = then(flipped, functools.partial(affine_view, pad_mode=pad_mode))
     else:
@@ -118,7 +118,7 @@ def weak_view(*, pad: int, flip: bool, pad_mode: str = 'black') -> Augment:
 
 
 def then(first: Augment, second: Augment) -> Augment:
-    """`second` of `first`, each with a key of its own."""
+    """`first`, then `second`, each with its own key."""
 
     def augment(images: Array, key: Array) -> Array:
         first_key, second_key = jax.random.split(key)

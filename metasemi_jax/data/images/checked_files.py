@@ -32,7 +32,7 @@ def recall(source: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         known = np.load(_path(source))
         if known.dtype != np.uint64 or known.ndim != 1:
             raise ValueError('of another form')
-    # Not there, cut short, or not ours: then nothing is known.
+    # A cache that is missing, cut short or of another program counts as empty.
     except (OSError, ValueError, EOFError):
         known = np.zeros(0, np.uint64)
     grey, colour = np.isin(keys, known), np.isin(keys | COLOUR, known)
@@ -40,7 +40,7 @@ def recall(source: str, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def remember(source: str, keys: np.ndarray, colour: np.ndarray) -> None:
-    """Keep which files are good; in silence not, where the cache cannot be written."""
+    """Remember which files are good; an unwritable cache is ignored."""
     path = _path(source)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

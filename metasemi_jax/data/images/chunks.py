@@ -31,7 +31,7 @@ class Chunk(NamedTuple):
 
 
 class ImageSource(NamedTuple):
-    """How many images there are, and the chunks of at most so many that hold them in order."""
+    """Number of images, and a function that yields them in order, in chunks of at most a given size."""
 
     count: int
     chunks: Callable[[int], Iterator[Chunk]]

@@ -18,7 +18,7 @@ class ImageCounter:
         self._seconds = 0.5 if sys.stdout.isatty() else 10
 
     def __call__(self, total: int) -> None:
-        """One image more, of `total`."""
+        """Count one image of `total`."""
         self._done += 1
         if self._done % 100 and self._done < total:
             return

@@ -1,4 +1,4 @@
-"""One image file made into a uint8 array, by Pillow and without JAX: worker processes do this."""
+"""Decodes one image file into a uint8 array, by Pillow and without JAX, for worker processes."""
 
 import os
 import stat
@@ -23,9 +23,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
-# All formats now, and not by several threads at once.
+# Register all formats now: several threads must not do it at once.
 Image.init()
-# Remarks on metadata, on stderr, of images that are read all the same.
+# Pillow's remarks, on stderr, about metadata of images that it reads all the same.
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
 File = str | os.PathLike | IO[bytes]
 
@@ -36,7 +36,7 @@ def open_image(file: File) -> Image.Image:
     Raises:
       Exception: no regular file, or not an image.
     """
-    # To open a named pipe is to wait for its other end.
+    # Opening a named pipe would wait for its other end.
     if isinstance(file, str | os.PathLike) and not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError('not a regular file')
     return Image.open(file, formats=FORMATS)
@@ -99,7 +99,7 @@ def decode_crop(
         width, height = image.size[::-1] if sideways else image.size
         left, top, right, bottom = draw_box(rng, width, height, crop)
         mirrored = flip and rng.random() < 0.5
-        # As above, for the part that is wanted.
+        # Draft mode as above, for the crop.
         shrink = min(right - left, bottom - top) / (2 * size)
         if shrink > 1:
             image.draft(None, tuple(int(side / shrink) for side in image.size))
@@ -135,7 +135,7 @@ def _is_colour(image: Image.Image) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Decoded, turned, of 8 bits."""
+    """The image decoded, turned and converted to 8 bits."""
     image.load()
     orientation = _orientation(image)
     if orientation in TURNS:

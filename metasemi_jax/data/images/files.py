@@ -31,15 +31,15 @@ class ImageFiles:
         return len(self._ends) - 1
 
     def name(self, i: int) -> str:
-        """What messages call file `i`."""
+        """Name of file `i` in messages."""
         return os.fsdecode(self._text[self._ends[i] : self._ends[i + 1]])
 
     def path(self, i: int) -> str:
-        """Where file `i` is."""
+        """Path of file `i`."""
         return os.path.join(self._root, self.name(i))
 
     def open(self, i: int) -> BinaryIO:
-        """File `i`, for its bytes."""
+        """Open the encoded file `i`."""
         return open(self.path(i), 'rb')
 
 

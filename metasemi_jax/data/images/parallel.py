@@ -11,7 +11,7 @@ NUMBERS_PER_TASK = 32
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

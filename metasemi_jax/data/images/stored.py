@@ -1,4 +1,4 @@
-"""Images that stay on disk and are decoded when they are asked for."""
+"""Lazy images: they stay on disk and are decoded when they are needed."""
 
 import copy
 from typing import Any, BinaryIO, Protocol
@@ -14,10 +14,10 @@ class Storage(Protocol):
     """Encoded images by number, as `ImageFiles` and `ImageRecords` hold them; picklable."""
 
     def open(self, i: int) -> BinaryIO:
-        """Image `i`, for its bytes."""
+        """Open the encoded image `i`."""
 
     def name(self, i: int) -> str:
-        """What messages call it."""
+        """Name of image `i` in messages."""
 
 
 class StoredImages:

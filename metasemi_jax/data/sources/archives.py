@@ -1,4 +1,4 @@
-"""The original archives of SVHN, CIFAR and MNIST: which they are, what they hold, how they are read."""
+"""Readers of the original archives of SVHN, CIFAR and MNIST."""
 
 import gzip
 import tarfile
@@ -15,7 +15,7 @@ from metasemi_jax.errors import UserError
 class ArchiveSplit(NamedTuple):
     """One split, in the order of its archive."""
 
-    images: Any  # uint8 [N, H, W, C], or what has a length and yields [H, W, C]
+    images: Any  # uint8 [N, H, W, C], or a sized iterable of [H, W, C]
     labels: dict[str, np.ndarray]  # int [N] by TFDS feature name; 'label' is the class, -1 where unknown
 
 

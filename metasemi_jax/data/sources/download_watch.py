@@ -1,30 +1,14 @@
-"""TFDS's downloads, with progress lines and time limits of ours: TFDS shows bars and waits without limit."""
+"""A progress line for TFDS's downloads."""
 
 import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 from metasemi_jax.progress import ProgressLine
 
-READ_SECONDS = 60
 WATCH_SECONDS = 10
-
-
-@contextlib.contextmanager
-def network_patience(seconds: float = READ_SECONDS) -> Iterator[None]:
-    """Give up on a host that is silent for `seconds`, where TFDS sets no time limit at all."""
-    from requests.adapters import HTTPAdapter
-
-    send = HTTPAdapter.send
-
-    def send_with_limit(adapter, request, **kwargs):
-        return send(adapter, request, **kwargs | {'timeout': kwargs.get('timeout') or seconds})
-
-    with mock.patch.object(HTTPAdapter, 'send', send_with_limit):
-        yield
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
       memory_budget: bytes that the images may take.
 
     Returns:
-      A dataset whose ids are zero-padded positions in `x`; its content is told by the checksums in the file.
+      A dataset whose ids are zero-padded positions in `x`; `content` is a hash of checksums in the file.
 
     Raises:
       UserError: arrays that are missing, unknown or of another form, pixels or labels out of range, NaN.
@@ -130,7 +130,7 @@ def _readable(path: Path, read: Callable[[Path], dict]) -> dict:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """By the headers alone: what does not fit into memory is not read into it."""
+    """Shapes by the headers alone: arrays may exceed the memory."""
     shapes = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
@@ -211,7 +211,7 @@ def _check_memory(
 
 
 def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """As uint8 [N, H, W, C]."""
+    """`values` as uint8 [N, H, W, C]."""
     if values.ndim == 3:
         values = values[..., None]
     if np.issubdtype(values.dtype, np.floating):

@@ -1,4 +1,4 @@
-"""Which image files there are, and what is known of each: from a folder or from a CSV file."""
+"""Lists of image files with their labels and splits, from a folder or a CSV file."""
 
 import csv
 import os
@@ -16,8 +16,8 @@ LISTED_SPLITS = ('train', 'val', 'test')
 class ImageFile(NamedTuple):
     """One row of a list."""
 
-    id: str  # where it is: relative to the folder (of the CSV file), with '/'
-    label: str  # a class name; '' where it is not known, in `train` alone
+    id: str  # path relative to the folder (of the CSV file), with '/'
+    label: str  # a class name; '' if unknown, in `train` alone
     split: str  # of `LISTED_SPLITS`
 
 
@@ -31,8 +31,8 @@ class Listing(NamedTuple):
 def list_folder(root: Path) -> Listing:
     """The images of `labeled/<class>/`, `unlabeled/`, `val/<class>/` and `test/<class>/` below `root`.
 
-    Folders below these are searched too; what counts as an image, `ImageWalk` says. An image that several
-    links lead to counts once: in the first of test, val, labeled and unlabeled that has it.
+    Folders below these are searched too; `ImageWalk` says which files are images. An image that several links
+    lead to counts once: in the first of test, val, labeled and unlabeled that has it.
 
     Raises:
       UserError: no `labeled/`, a class folder or `unlabeled/` without an image, an image in no class folder
@@ -66,7 +66,7 @@ def list_folder(root: Path) -> Listing:
             f'{root}: no image ({", ".join(SUFFIXES)}) in {first_ten(sorted(empty))}; fill or delete it'
             + (f' ({left_out.removeprefix(f"{root}: ")})' if left_out else '')
         )
-    # The order that the ids of runs begun with earlier versions have.
+    # Runs of earlier versions have their ids in this order.
     order = {'labeled': 0, 'val': 1, 'test': 2, 'unlabeled': 3}
     return Listing(sorted(files, key=lambda file: order[file.id.partition('/')[0]]), left_out)
 

@@ -29,11 +29,11 @@ class ImageRecords:
         return self._source[i]
 
     def open(self, i: int) -> BinaryIO:
-        """Image `i`, for its bytes."""
+        """Open the encoded image `i`."""
         return io.BytesIO(self._source[i]['image'])
 
     def name(self, i: int) -> str:
-        """What messages call it."""
+        """Name of image `i` in messages."""
         return f'{self._called} {i}'
 
 
@@ -84,7 +84,7 @@ def _look_at(records: ImageRecords, i: int) -> tuple[bytes, int, str]:
     try:
         check_image(io.BytesIO(example['image']))
         trouble = ''
-    # So does Pillow.
+    # Pillow fails on damaged bytes in several ways too.
     except Exception as error:
         trouble = reason(error)
     return example['file_name'], example['label'], trouble

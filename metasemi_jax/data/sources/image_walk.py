@@ -34,7 +34,7 @@ class ImageWalk:
         """
         found, folders, links = [], collections.deque([folder]), collections.deque()
         while folders or links:
-            # Links come last: an image is called by its own name where it has one here.
+            # Links come last: an image with a name of its own here keeps that name.
             name = folders.popleft() if folders else links.popleft()
             if not os.path.isdir(self._path(name)):
                 found += [name] if self._is_new_link(name, owner) else []
@@ -98,7 +98,7 @@ class ImageWalk:
 
     def _is_new_link(self, name: str, owner: str) -> bool:
         path = self._path(name)
-        # One that leads nowhere is listed, for reading it says so.
+        # A broken link is listed: reading it reports the error.
         if not self._is_image(name, regular=os.path.isfile(path) or not os.path.exists(path)):
             return False
         real = os.path.realpath(path)

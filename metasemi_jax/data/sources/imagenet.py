@@ -4,7 +4,6 @@ original tar files -> array_record, by TFDS's builder -> an index of file names 
 in the array_record files and are decoded when they are needed.
 """
 
-import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,17 @@ from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.data.sources.array_cache import lock, read_cache, write_cache
+from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords, index_records
 from metasemi_jax.data.sources.imagenet_archives import ARCHIVES, check_archives, imagenet_splits
 from metasemi_jax.data.sources.tfds_prepare import prepare
-from metasemi_jax.data.sources.tfds_store import check_writable, data_root, is_prepared, readable_errors
+from metasemi_jax.data.sources.tfds_store import (
+    check_writable,
+    data_root,
+    is_prepared,
+    made_once,
+    readable_errors,
+)
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import ProgressLine, duration
 
@@ -78,7 +83,7 @@ def _builder(root: Path) -> Any:
 
 
 def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | None:
-    """The index, unless it is of other files than those that are there now."""
+    """The index; None if there is none, or if it is of other files."""
     found = read_cache(cache)
     if found is None:
         return None
@@ -95,14 +100,13 @@ def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np
     check_writable(NAME, cache)
     if not is_prepared(_builder(root)):
         check_archives(folder)
-    with contextlib.closing(ProgressLine()) as line:
-
-        def waiting() -> None:
-            line.say(f'{NAME}: another run is preparing it in {root}; waiting for that one')
-
-        with lock(cache, waiting=waiting):
-            # The other run may have made it meanwhile.
-            return _read_index(cache, root) or _prepare_and_index(root, cache, folder, line)
+    return made_once(
+        NAME,
+        root,
+        cache,
+        lambda: _read_index(cache, root),
+        lambda line: _prepare_and_index(root, cache, folder, line),
+    )
 
 
 def _prepare_and_index(

@@ -1,4 +1,4 @@
-"""The two tar files of ImageNet: are they there, and what is in them."""
+"""Checks and reads the two tar files of ImageNet."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ from metasemi_jax.errors import UserError
 ARCHIVES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
 SOURCE = 'https://image-net.org/download-images (which asks you to register)'
 NUM_IMAGES = 1_281_167 + 50_000
-JPEG_QUALITY = 100  # TFDS's, of the few images that are made anew
+JPEG_QUALITY = 100  # TFDS's, for the few images that are encoded anew
 
 
 def check_archives(folder: Path) -> None:

@@ -79,7 +79,7 @@ def load_own_images(
 def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
     """Height and width of the images at `path`: of an .npz file's one, of image files `count` at most.
 
-    What cannot be read is left out: `load_own_images` says what is wrong with it.
+    Unreadable images are left out; `load_own_images` reports them.
     """
     source = user_path(path)
     with contextlib.suppress(UserError, OSError):

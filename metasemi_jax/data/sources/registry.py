@@ -1,4 +1,4 @@
-"""Where images come from: one function for each dataset, by the name in `config.data.name`."""
+"""Loads a dataset by its name in `config.data.name`."""
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def _digits() -> Dataset:
     images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = data.target.astype(np.int32)
     ids = np.array([f'{i:04d}' for i in range(len(labels))])
-    # The file is ordered by writer: an ordered split would test on other hands than it trains on.
+    # The file is ordered by writer: without a shuffle, train and test writers would differ.
     order = np.random.default_rng(0).permutation(len(labels))
     test, train = np.sort(order[:500]), np.sort(order[500:])
     names = tuple(str(name) for name in data.target_names)

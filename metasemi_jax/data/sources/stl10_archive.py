@@ -18,9 +18,9 @@ FOLDS = tuple(f'fold_{i}.txt' for i in range(10))
 
 
 class Stl10(NamedTuple):
-    """What the archive holds."""
+    """Contents of the archive."""
 
-    splits: dict[str, ArchiveSplit]  # by TFDS's names; of 'unlabelled' the images are read when asked for
+    splits: dict[str, ArchiveSplit]  # by TFDS's names; the images of 'unlabelled' are read lazily
     class_names: list[str]
     folds: list[list[int]]  # for each fold, positions in the training images
 
@@ -90,7 +90,7 @@ def keep_folds(root: Path, folds: Sequence[Sequence[int]]) -> None:
 
 
 def folds_folder(root: Path) -> Path:
-    """Where these files are, below the root of TFDS's data."""
+    """Folder of these files below the root of TFDS's data."""
     return root / 'metasemi_jax' / 'stl10' / 'folds'
 
 

@@ -1,15 +1,52 @@
-"""From a dataset that TFDS has prepared to arrays, in the order of the original files."""
+"""From original archives, or a dataset that TFDS has prepared, to arrays in the order of the archives."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from metasemi_jax.data.sources.archives import ArchiveSplit
 from metasemi_jax.data.sources.tfds_recipes import TfdsRecipe
 from metasemi_jax.errors import UserError
 
 READ_TOGETHER = 500  # records
+
+
+def from_archives(
+    splits: Mapping[str, ArchiveSplit], recipe: TfdsRecipe, count: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """Copy the splits of an archive into arrays.
+
+    Args:
+      splits: contents of the archives of `recipe`, by TFDS's names of the splits.
+      recipe: entry of `RECIPES`.
+      count: called for each image, with their number.
+
+    Returns:
+      The arrays that `decode` returns for the dataset that TFDS would prepare of these archives.
+    """
+    total = archive_images(splits, recipe)
+    arrays = {}
+    for name, parts in _parts(recipe).items():
+        pixels, position = None, 0
+        labels, ids = _empty_labels(sum(len(splits[part].images) for part in parts), recipe)
+        for part in parts:
+            for i, image in enumerate(splits[part].images):
+                count(total)
+                if pixels is None:
+                    pixels = np.empty((len(labels), *image.shape), np.uint8)
+                pixels[position] = image
+                labels[position] = splits[part].labels['label'][i]
+                ids[position] = _id(part, i, recipe)
+                position += 1
+        arrays |= {f'{name}_images': pixels, f'{name}_labels': labels, f'{name}_ids': ids}
+    return arrays
+
+
+def archive_images(splits: Mapping[str, ArchiveSplit], recipe: TfdsRecipe) -> int:
+    """Number of training and test images in the archives of `recipe`."""
+    return sum(len(splits[part].images) for parts in _parts(recipe).values() for part in parts)
 
 
 def decode(
@@ -21,7 +58,7 @@ def decode(
       builder: as `stock_builder` returns it.
       recipe: entry of `RECIPES` for the same dataset.
       count: called for each image, with their number.
-      pixels: False leaves the images where they are, and tells in which records they lie.
+      pixels: False returns the numbers of the records that hold the images, in the place of the images.
 
     Returns:
       For 'train' and 'test': SPLIT_labels int32 [N], SPLIT_ids str [N] and SPLIT_images uint8 [N, H, W, C] or
@@ -30,11 +67,10 @@ def decode(
     Raises:
       UserError: a prepared file is damaged.
     """
-    parts = {'train': recipe.training, 'test': ('test',)}
     sizes = {split: builder.info.splits[split].num_examples for split in (*recipe.training, 'test')}
     total = sum(sizes.values())
     arrays = {}
-    for name, splits in parts.items():
+    for name, splits in _parts(recipe).items():
         whole = _empty(builder, sum(sizes[split] for split in splits), recipe, pixels=pixels)
         start = 0
         for split in splits:
@@ -57,19 +93,31 @@ def decode(
 
 
 def num_images(builder: Any, recipe: TfdsRecipe) -> int:
-    """Training and test images."""
+    """Number of training and test images in a prepared dataset."""
     return sum(builder.info.splits[split].num_examples for split in (*recipe.training, 'test'))
 
 
-def image_bytes(builder: Any, recipe: TfdsRecipe) -> int:
-    """Bytes of all decoded images."""
-    return num_images(builder, recipe) * int(np.prod(builder.info.features['image'].shape))
+def bytes_of(builder: Any, count: int) -> int:
+    """Bytes of `count` decoded images of the dataset of `builder`, prepared or not."""
+    return count * int(np.prod(builder.info.features['image'].shape))
+
+
+def _parts(recipe: TfdsRecipe) -> dict[str, tuple[str, ...]]:
+    return {'train': recipe.training, 'test': ('test',)}
+
+
+def _id(split: str, position: int, recipe: TfdsRecipe) -> str:
+    return f'{split}_{position:0{recipe.id_digits}d}'
+
+
+def _empty_labels(count: int, recipe: TfdsRecipe) -> tuple[np.ndarray, np.ndarray]:
+    longest = max(map(len, (*recipe.training, 'test'))) + 1 + recipe.id_digits
+    return np.empty(count, np.int32), np.empty(count, f'<U{longest}')
 
 
 def _empty(builder: Any, count: int, recipe: TfdsRecipe, *, pixels: bool) -> tuple[np.ndarray, ...]:
     form = ((count, *builder.info.features['image'].shape), np.uint8) if pixels else (count, np.int32)
-    longest = max(map(len, (*recipe.training, 'test'))) + 1 + recipe.id_digits
-    return np.empty(*form), np.empty(count, np.int32), np.empty(count, f'<U{longest}')
+    return np.empty(*form), *_empty_labels(count, recipe)
 
 
 def _fill(
@@ -84,7 +132,7 @@ def _fill(
         count()
         filled[position] = True
         labels[position] = example['label']
-        ids[position] = f'{split}_{position:0{recipe.id_digits}d}'
+        ids[position] = _id(split, position, recipe)
         if images.ndim == 1:
             images[position] = number
         else:

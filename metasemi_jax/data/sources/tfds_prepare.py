@@ -1,16 +1,13 @@
-"""TFDS's own builders, run without TensorFlow.
+"""TFDS's own downloads and builders (4.9.10), run without TensorFlow.
 
-By themselves they open files, unpack archives and encode PNGs by TensorFlow (1.3 GB). So while one of them
-prepares, its `_split_generators` is replaced by a function that reads the archive with SciPy or tarfile and
-yields encoded images. Keys, ids and labels are the same, hence TFDS's order too; and all the rest is the
-stock builder: name, version, features, checksums, shards. A subclass would not do: TFDS refuses a second
-class of the same name.
+The builders open files, unpack archives and encode PNGs by TensorFlow (1.3 GB). While one of them prepares a
+dataset, a function replaces its `_split_generators`, reads the archive with SciPy or tarfile and yields
+encoded images. Keys, ids and labels are TFDS's, hence the order too; name, version, features, checksums and
+shards are the stock builder's. A subclass would not do: TFDS refuses a second class of the same name.
 """
 
 import contextlib
-import errno
 import io
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ import numpy as np
 
 from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.archives import ArchiveSplit
-from metasemi_jax.data.sources.download_watch import network_patience, watch_downloads
+from metasemi_jax.data.sources.download_watch import watch_downloads
 from metasemi_jax.data.sources.original_files import (
     Original,
     check_network,
@@ -29,9 +26,9 @@ from metasemi_jax.data.sources.original_files import (
     originals_of,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
+from metasemi_jax.data.sources.tfds_workarounds import network_patience, quiet_tfds, written_error
 from metasemi_jax.errors import UserError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
 
 
@@ -64,7 +61,7 @@ def check_sources(name: str, data_dir: Path, manual_dir: Path, *, required: bool
 
 
 def originals_folder(name: str, root: Path, manual_dir: str) -> Path:
-    """Where the user may have put the original files of `name`.
+    """Folder in which the user may have put the original files of `name`.
 
     `manual_dir`, by default TFDS's own `downloads/manual` in `root`; or the folder `name` in it where there
     is one, since MNIST and Fashion-MNIST call their files alike.
@@ -92,31 +89,63 @@ def _downloaded(root: Path, name: str, original: Original) -> Path | None:
     return next((path for path in paths if resource.is_locally_cached(path)), None)
 
 
+def read_originals(builder: Any, manual_dir: Path) -> dict[str, ArchiveSplit]:
+    """The splits of the original files of a dataset; `builder` gets its class names.
+
+    Args:
+      builder: a TFDS builder of a dataset of `RECIPES`.
+      manual_dir: original files in it are used, the others are downloaded.
+
+    Raises:
+      UserError: a download that fails, or an archive that cannot be read.
+    """
+    import tensorflow_datasets as tfds
+
+    with _tfds_at_work(builder):
+        manager = tfds.download.DownloadManager(
+            download_dir=_downloads(builder),
+            manual_dir=manual_dir,
+            url_infos=builder.url_infos,
+            dataset_name=builder.name,
+        )
+        return _contents(builder, manager)
+
+
 def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -> None:
     """Write the dataset of `builder` into its folder, as array_record, all or nothing.
 
     Args:
       builder: a TFDS builder whose folder does not exist.
       manual_dir: original files in it are used, the others are downloaded.
-      split_generators: stands in for the builder's own `_split_generators`, which needs TensorFlow.
+      split_generators: replaces the builder's own `_split_generators`, which needs TensorFlow.
 
     Raises:
       UserError: a download that fails, or an archive that cannot be read.
       OSError: the disk is full, or the folder cannot be written.
     """
-    import requests
     import tensorflow_datasets as tfds
 
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir), try_download_gcs=False)
-    downloads = Path(builder.data_path).parents[1] / 'downloads'
     with (
-        watch_downloads(builder.name, downloads / builder.name),
         mock.patch.object(type(builder), '_split_generators', split_generators),
+        _tfds_at_work(builder),
+    ):
+        builder.download_and_prepare(download_config=config, file_format='array_record')
+
+
+@contextlib.contextmanager
+def _tfds_at_work(builder: Any) -> Iterator[None]:
+    """Show TFDS's downloads as our own, and turn what it raises into a UserError or an OSError."""
+    import requests
+    import tensorflow_datasets as tfds
+
+    with (
+        watch_downloads(builder.name, _downloads(builder) / builder.name),
         network_patience(),
         quiet_tfds(),
     ):
         try:
-            builder.download_and_prepare(download_config=config, file_format='array_record')
+            yield
         except (requests.RequestException, tfds.download.DownloadError) as error:
             raise UserError(
                 f'{builder.name}: the download broke off ({innermost(error)}); start again'
@@ -126,33 +155,22 @@ def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -
                 f'{builder.name}: a download has the wrong checksum ({" ".join(str(error).split())})'
             ) from error
         except RuntimeError as error:
-            raise _written_error(error) from error
+            raise written_error(error) from error
 
 
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """Keep TFDS's bars, prints and logs off the user's screen."""
-    import tensorflow_datasets as tfds
-    from absl import logging
-    from tensorflow_datasets.core.utils import tqdm_utils
-
-    verbosity, bars = logging.get_verbosity(), tqdm_utils._active
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        tfds.display_progress_bar(bars)
+def _downloads(builder: Any) -> Path:
+    return Path(builder.data_path).parents[1] / 'downloads'
 
 
-def _written_error(error: RuntimeError) -> Exception:
-    # array_record knows why it could not write, and says it in words alone.
-    for code in DISK_FULL:
-        if os.strerror(code) in str(error):
-            return OSError(code, os.strerror(code))
-    return error
+def _contents(builder: Any, manager: Any) -> dict[str, ArchiveSplit]:
+    """The splits of the files that TFDS's download `manager` finds or downloads."""
+    recipe = RECIPES[builder.name]
+    urls = {info.filename: url for url, info in builder.url_infos.items()}
+    paths = manager.download({file: urls[file] for file in recipe.files})
+    splits, class_names = recipe.read(lambda file: Path(paths[file]), _downloads(builder).parent)
+    for feature, names in class_names.items():
+        builder.info.features[feature].names = names
+    return splits
 
 
 def archive_splits(count: Callable[[int], None]) -> SplitGenerators:
@@ -160,12 +178,7 @@ def archive_splits(count: Callable[[int], None]) -> SplitGenerators:
 
     def split_generators(builder: Any, dl_manager: Any) -> dict[str, Iterator]:
         recipe = RECIPES[builder.name]
-        urls = {info.filename: url for url, info in builder.url_infos.items()}
-        paths = dl_manager.download({file: urls[file] for file in recipe.files})
-        root = Path(builder.data_path).parents[1]
-        splits, class_names = recipe.read(lambda file: Path(paths[file]), root)
-        for feature, names in class_names.items():
-            builder.info.features[feature].names = names
+        splits = _contents(builder, dl_manager)
         total = sum(len(split.images) for split in splits.values())
         digits = recipe.id_digits if recipe.has_ids else 0
         return {

@@ -1,4 +1,4 @@
-"""How each of TFDS's datasets is made of its original files."""
+"""How each dataset of TFDS is read from its original files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +20,15 @@ Contents = tuple[dict[str, ArchiveSplit], dict[str, list[str]]]  # by split; cla
 
 
 class TfdsRecipe(NamedTuple):
-    """How one dataset is made of its original files."""
+    """How one dataset is read from its original files."""
 
     version: str  # of the stock builder
     files: tuple[str, ...]
     id_digits: int  # of positions in an id
     read: Callable[[Downloader, Path], Contents]  # (downloader, root of TFDS's data)
-    room: str  # that preparing takes, for people
+    room: str  # disk space for preparing, for people
     training: tuple[str, ...] = ('train',)  # splits whose images are trained on, in the order of their names
-    has_ids: bool = True  # in the records; otherwise TFDS's order, a hash of the position, tells them
+    has_ids: bool = True  # whether records hold ids; otherwise TFDS's order gives them, see `stored_order`
 
 
 def _svhn(download: Downloader, root: Path) -> Contents:

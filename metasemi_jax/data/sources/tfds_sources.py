@@ -1,11 +1,10 @@
-"""The datasets of `RECIPES` from TensorFlow Datasets, without TensorFlow.
+"""The datasets of `RECIPES`, without TensorFlow.
 
-original archives -> array_record, by TFDS's builders -> decoded arrays, mapped into memory. Each stage is
-done once: a later start reads the arrays alone, without importing TFDS. Images that would take more memory
-than they may stay in the array_record files, and an index of these takes the place of the arrays.
+original archives, or array_record files that TFDS has prepared -> arrays on disk, mapped into memory. This is
+done once: a later start reads the arrays alone, without importing TFDS. Images that exceed the memory budget
+stay in array_record files, which TFDS's builder writes if they are missing, and an index replaces the arrays.
 """
 
-import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -16,18 +15,31 @@ import numpy as np
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.sources.array_cache import lock, read_cache, write_cache
+from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords
-from metasemi_jax.data.sources.tfds_decode import decode, image_bytes, num_images
+from metasemi_jax.data.sources.tfds_decode import (
+    archive_images,
+    bytes_of,
+    decode,
+    from_archives,
+    num_images,
+)
 from metasemi_jax.data.sources.tfds_prepare import (
     archive_splits,
     check_sources,
     originals_folder,
     prepare,
+    read_originals,
     stock_builder,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
-from metasemi_jax.data.sources.tfds_store import check_writable, data_root, is_prepared, readable_errors
+from metasemi_jax.data.sources.tfds_store import (
+    check_writable,
+    data_root,
+    is_prepared,
+    made_once,
+    readable_errors,
+)
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import ProgressLine, duration
 
@@ -44,7 +56,7 @@ def load_tfds(
     memory_budget: int = 8_000_000_000,
     on_disk: bool = False,
 ) -> Dataset:
-    """The dataset that TFDS calls `name`; its first use prepares it, which takes about a minute.
+    """The dataset that TFDS calls `name`; its first use reads the archives, which takes some seconds.
 
     Args:
       name: one of `TFDS_DATASETS`.
@@ -113,10 +125,11 @@ def _find_cache(name: str, root: Path, budget: int) -> Cache | None:
     if index is None:
         return None
     builder = stock_builder(name, root)
-    if not is_prepared(builder) or image_bytes(builder, RECIPES[name]) <= budget:
+    if not is_prepared(builder):
         return None
-    count = sum(len(index[0][f'{part}_records']) for part in ('train', 'test'))
-    return index if count == num_images(builder, RECIPES[name]) else None
+    count = num_images(builder, RECIPES[name])
+    indexed = sum(len(index[0][f'{part}_records']) for part in ('train', 'test'))
+    return index if indexed == count and bytes_of(builder, count) > budget else None
 
 
 def _make_cache(name: str, root: Path, budget: int, manual_dir: str) -> Cache:
@@ -125,35 +138,58 @@ def _make_cache(name: str, root: Path, budget: int, manual_dir: str) -> Cache:
     check_writable(name, folder)
     if not is_prepared(stock_builder(name, root)):
         check_sources(name, root, originals, required=bool(manual_dir))
-    with contextlib.closing(ProgressLine()) as line:
+    return made_once(
+        name,
+        root,
+        folder,
+        lambda: _find_cache(name, root, budget),
+        lambda line: _prepare(name, root, budget, originals, line),
+    )
 
-        def waiting() -> None:
-            line.say(f'{name}: another run is preparing it in {root}; waiting for that one')
 
-        with lock(folder, waiting=waiting):
-            # The other run may have made it meanwhile.
-            return _find_cache(name, root, budget) or _prepare_and_decode(name, root, budget, originals, line)
-
-
-def _prepare_and_decode(name: str, root: Path, budget: int, originals: Path, line: ProgressLine) -> Cache:
+def _prepare(name: str, root: Path, budget: int, originals: Path, line: ProgressLine) -> Cache:
     start = time.perf_counter()
     # A builder reads what is prepared when it is made: only now nobody else is writing.
     builder = stock_builder(name, root)
-    made_here = not is_prepared(builder)
-    if made_here:
+    prepared = is_prepared(builder)
+    arrays = None
+    if not prepared:
         line.say(f'{name}: preparing it in {root}, once')
-        prepare(builder, originals, archive_splits(ImageCounter(line, f'{name}: prepared')))
-    pixels = image_bytes(builder, RECIPES[name]) <= budget
-    doing = 'decoded' if pixels else 'indexed'
-    try:
-        arrays = decode(builder, RECIPES[name], ImageCounter(line, f'{name}: {doing}'), pixels=pixels)
-    except UserError:
-        # What was written a moment ago and cannot be read: the disk is full or failing.
-        if made_here:
-            shutil.rmtree(builder.data_dir)
-        raise
+        arrays = _read_archives(builder, budget, originals, line)
+        if arrays is None:
+            # Records on disk are needed: an archive gives no image without those before it.
+            prepare(builder, originals, archive_splits(ImageCounter(line, f'{name}: prepared')))
+    if arrays is None:
+        arrays = _read_prepared(builder, budget, line, made_here=not prepared)
+    pixels = 'train_images' in arrays
     cache = _cache_folder(name, root, pixels=pixels)
     write_cache(cache, arrays, builder.info.features['label'].names)
     what = 'decoded images' if pixels else 'ids and labels'
     line.say(f'{name}: ready after {duration(time.perf_counter() - start)}, {what} in {cache}')
     return read_cache(cache)
+
+
+def _read_archives(
+    builder: Any, budget: int, originals: Path, line: ProgressLine
+) -> dict[str, np.ndarray] | None:
+    """The arrays of the original archives; None if the images take more than `budget`."""
+    recipe = RECIPES[builder.name]
+    splits = read_originals(builder, originals)
+    if bytes_of(builder, archive_images(splits, recipe)) > budget:
+        return None
+    return from_archives(splits, recipe, ImageCounter(line, f'{builder.name}: read'))
+
+
+def _read_prepared(
+    builder: Any, budget: int, line: ProgressLine, *, made_here: bool
+) -> dict[str, np.ndarray]:
+    recipe = RECIPES[builder.name]
+    pixels = bytes_of(builder, num_images(builder, recipe)) <= budget
+    counter = ImageCounter(line, f'{builder.name}: {"decoded" if pixels else "indexed"}')
+    try:
+        return decode(builder, recipe, counter, pixels=pixels)
+    except UserError:
+        # What was written a moment ago and cannot be read: the disk is full or failing.
+        if made_here:
+            shutil.rmtree(builder.data_dir)
+        raise

@@ -1,15 +1,17 @@
-"""Where TFDS keeps prepared datasets, and what may be wrong there."""
+"""The folder of TFDS's prepared datasets, and its errors."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from metasemi_jax import files
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.data.sources.tfds_prepare import DISK_FULL
+from metasemi_jax.data.sources.array_cache import lock
+from metasemi_jax.data.sources.tfds_workarounds import DISK_FULL
 from metasemi_jax.errors import UserError
+from metasemi_jax.progress import ProgressLine
 
 
 def data_root(data_dir: str) -> Path:
@@ -63,3 +65,16 @@ def readable_errors(name: str, root: Path, *, needed: str) -> Iterator[None]:
             f'{name}: {error.filename or root} cannot be used ({reason}); check its permissions, '
             'or name other folders with data.data_dir= and data.manual_dir='
         ) from error
+
+
+def made_once(
+    name: str, root: Path, folder: Path, find: Callable[[], Any], make: Callable[[ProgressLine], Any]
+) -> Any:
+    """What `make` writes into `folder`, or `find` finds there when another run that makes it has finished."""
+    with contextlib.closing(ProgressLine()) as line:
+
+        def waiting() -> None:
+            line.say(f'{name}: another run is preparing it in {root}; waiting for that one')
+
+        with lock(folder, waiting=waiting):
+            return find() or make(line)
