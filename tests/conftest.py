@@ -1,5 +1,4 @@
 import collections
-import gc
 import itertools
 import json
 import os
@@ -25,8 +24,6 @@ import pytest
 from metasemi_jax.progress import speaking
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-# Traces are many objects that live: by default the collector would go through them ever again.
-gc.set_threshold(50_000, 20, 20)
 
 
 MOST_QUICK_SECONDS = 2

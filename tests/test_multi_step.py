@@ -166,7 +166,8 @@ def test_one_compilation_serves_every_count_and_step(job):
     for count in (1, 2, 3):
         job.call(job.many, job.start, job.indices[:3], count)
     assert len(job.traces) == traced
-    assert job.single._cache_size() == job.many._cache_size() == 1
+    # 0 where the cache that all functions of the process share has dropped it.
+    assert max(job.single._cache_size(), job.many._cache_size()) <= 1
 
 
 def test_sums_start_from_zero_each_call():
