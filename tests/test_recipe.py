@@ -87,12 +87,18 @@ def test_a_method_has_its_own_options():
     assert chosen()['method.name'] == 'flexmatch'
 
 
+def test_metasemis_options_choose_metasemi():
+    """A sweep with --grid=ablation, above all."""
+    assert chosen(method__mixup=False, method__meta=True)['method.name'] == 'metasemi'
+    assert chosen(method__meta=True, method__threshold=0.9)['method.name'] == 'flexmatch'
+
+
 def test_an_option_of_another_method_is_refused(tmp_path):
     np.savez(tmp_path / 'mine.npz', x=np.zeros((6, 8, 8), np.uint8), y=np.arange(6) % 2)
     config = folder.get_config()
     config.data.path = str(tmp_path / 'mine.npz')
-    config.method.mixup = False
-    with pytest.raises(UserError, match=r"method.name=flexmatch has no option 'mixup'"):
+    config.method.radius = 6.0
+    with pytest.raises(UserError, match=r"method.name=flexmatch has no option 'radius'"):
         train_and_evaluate(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 

@@ -106,6 +106,17 @@ def image_size(sizes: Sequence[tuple[int, int]], *, one_size: bool, accelerator:
     return max(8, min(largest, median // 4 * 4))
 
 
+def _method(facts: Facts, fields: Fields) -> str:
+    """The recipe's method; MetaSemi where the options that are given are its own, as in its ablation."""
+    chosen = FEATURES_METHOD if _features(facts) else METHOD
+    given = {name for name, value in fields.items() if name.startswith('method.') and value is not None}
+
+    def has_options(method: str) -> bool:
+        return given <= {f'method.{option}' for option in method_options(method)}
+
+    return next((method for method in (chosen, 'metasemi') if has_options(method)), chosen)
+
+
 def _method_option(option: str) -> Rule:
     def rule(facts: Facts, fields: Fields) -> Any:
         method = fields['method.name']
@@ -199,7 +210,7 @@ def _features(facts: Facts) -> bool:
 
 
 RULES: dict[str, Rule] = {
-    'method.name': lambda facts, fields: FEATURES_METHOD if _features(facts) else METHOD,
+    'method.name': _method,
     'method.second_view': _method_option('second_view'),
     'method.temperature': _method_option('temperature'),
     'method.batch_norm': _method_option('batch_norm'),
