@@ -10,7 +10,7 @@ from ml_collections import config_dict
 TEACHERS = ('mean_teacher', 'ict')  # methods that learn from averaged weights
 
 
-def get_config(method: str = 'metasemi') -> ml_collections.ConfigDict:
+def get_config(method: str | None = 'metasemi') -> ml_collections.ConfigDict:
     """The recipe of MetaSemi's authors where its experiments agree, with `method` in its place."""
     config = ml_collections.ConfigDict()
 

@@ -24,8 +24,9 @@ from metasemi_jax.configs import default
 
 def get_config(method=None):
     """The deviations of one's own images from `default`; without `method` the recipe chooses one."""
-    config = default.get_config(method or default.get_config().method.name)
-    config.method.name = config_dict.placeholder(str) if method is None else method
+    config = default.get_config(method)
+    if method is None:
+        config.method.name = config_dict.placeholder(str)
     config.recipe = 'auto'
     config.total_steps = config_dict.placeholder(int)
     config.batch_size = config_dict.placeholder(int)

@@ -97,7 +97,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
                 if longer:
                     # These metrics are of fewer steps than config.json is about to name.
                     files.results.rename(files.path / f'results_{earlier["steps"]}.json')
-                _describe_run(config, files, experiment)
+                describe_run(config, files, experiment)
         with failing_together():
             files.check_shared()
         say(experiment.description)
@@ -133,7 +133,8 @@ def _build_experiment(config: Any, files: Workdir, mesh: Mesh) -> Experiment:
     return experiment
 
 
-def _describe_run(config: Any, files: Workdir, experiment: Experiment) -> None:
+def describe_run(config: Any, files: Workdir, experiment: Experiment) -> None:
+    """Write what `predict` and a later start need to know of the run, before its first step."""
     files.create(
         config,
         experiment.split.labeled,

@@ -17,6 +17,7 @@ from configs import digits
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.training.experiment import build_experiment
+from metasemi_jax.training.loop import describe_run
 from metasemi_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[2]
@@ -90,13 +91,7 @@ def make_run(workdir, config, errors=None):
     config = experiment.config
     files = Workdir(workdir)
     with files.lock():
-        files.create(
-            config,
-            experiment.split.labeled,
-            validation_ids=experiment.split.validation,
-            class_names=experiment.class_names,
-            input_spec=experiment.input_spec,
-        )
+        describe_run(config, files, experiment)
     record = {'history': [], 'seconds': 0.0, 'split_sha256': experiment.split_sha256}
     record |= {'data_sha256': experiment.data_sha256}
     with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
