@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from compilations import compilations
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.batches.augment import random_crop
 from metasemi_jax.distributed.sharding import make_mesh, place, replicated
@@ -162,10 +163,12 @@ def test_one_compilation_serves_every_count_and_step(job):
     job.one_by_one(1)
     job.call(job.many, job.start, job.indices[:3], 2)
     traced = len(job.traces)
-    job.one_by_one(3)
-    for count in (1, 2, 3):
-        job.call(job.many, job.start, job.indices[:3], count)
+    with compilations() as compiled:
+        job.one_by_one(3)
+        for count in (1, 2, 3):
+            job.call(job.many, job.start, job.indices[:3], count)
     assert len(job.traces) == traced
+    assert compiled == []
     # 0 where the cache that all functions of the process share has dropped it.
     assert max(job.single._cache_size(), job.many._cache_size()) <= 1
 

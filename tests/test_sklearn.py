@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
 import metasemi_jax
+from compilations import compilations
 from configs import folder
 from metasemi_jax.data.sources.registry import load_dataset
 from metasemi_jax.data.splits import draw_split, split_positions
@@ -261,16 +262,11 @@ def test_folds_of_other_sizes_do_not_compile_again(of_images, blobs, digits):
     if of_images:
         # Their means and deviations differ, too.
         X = digits[0][:60]
-    count = []
     tiny().fit(X[:50], y[:50]).predict(X)
-    listener = lambda event, duration, **_: count.append(event) if 'backend_compile' in event else None  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
+    with compilations() as count:
         tiny(random_state=1).fit(X[1:50], y[1:50]).predict(X)
         again = len(count)
         tiny(random_state=1, total_steps=5).fit(X[:49], y[:49])
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
     # The key of another seed is a program of its own, as small as can be. The probe sees 11 labels, not 12.
     assert again <= 3, count
     assert len(count) > again, 'the listener hears nothing'
