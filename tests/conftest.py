@@ -15,11 +15,12 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 # Nearly every program here runs a few times on small inputs: what makes code fast costs more than it saves.
 # `make test JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=` compiles as users do.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-FLAGS = ['--xla_cpu_parallel_codegen_split_count=1']
-# XLA ends the process of who names a flag that it does not know, and since jaxlib 0.11 it does not know this one.
-if version('jaxlib').startswith('0.10.'):
-    FLAGS += ['--xla_cpu_use_fusion_emitters=false']
-os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
+# XLA ends a process whose XLA_FLAGS it does not know, as jaxlib 0.11 does not know the second.
+os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_cpu_parallel_codegen_split_count=1'
+    + (' --xla_cpu_use_fusion_emitters=false' if version('jaxlib').startswith('0.10.') else ''),
+)
 
 import jax
 import pytest
