@@ -59,7 +59,7 @@ def load_dataset(
 
 def _digits() -> Dataset:
     """scikit-learn's `load_digits`: 1,797 scanned digits, 8×8, grey; always the same 500 to test on."""
-    # The file that `load_digits` reads: to import scikit-learn takes a second, a quarter of a command's start.
+    # The file that `load_digits` reads: to import scikit-learn takes a second, a quarter of a start.
     folder = importlib.util.find_spec('sklearn').submodule_search_locations[0]
     rows = np.loadtxt(Path(folder, 'datasets', 'data', 'digits.csv.gz'), delimiter=',')
     # 17 grey levels, spread over uint8 so that every dataset has the same form.
