@@ -79,7 +79,8 @@ class RunLog:
         if not self._writes:
             return
         # What is still unwritten here could not be written before, and `write` has said so.
-        for file in (self._file, self._events):
+        # tensorboardX leaves its file open where a last flush fails; Python 3.13 reports that at the end.
+        for file in (self._file, self._events, self._events._py_recordio_writer):
             with contextlib.suppress(OSError):
                 file.close()
 
