@@ -133,6 +133,13 @@ def test_loops_count_as_often_as_they_run_and_slices_as_what_is_taken():
     assert hlo.sent(program) == {('all-gather', Array('u8', (4, 8))): 1}
 
 
+@pytest.mark.parametrize('made', ['((f32[3], f32[]), (f32[3], f32[]))', '(f32[3], f32[])'])
+def test_a_sum_that_is_started_counts_once(made):
+    text = f'ENTRY %main (x: f32[3], y: f32[]) -> f32[3] {{\n  %s = {made} all-reduce-start(%x, %y), to_apply=%add\n}}'
+    arrays = (Array('f32', (3,)), Array('f32', ()))
+    assert hlo.sent(hlo.parse(text)) == {('all-reduce', array): 1 for array in arrays}
+
+
 def test_the_roofline_is_arithmetic():
     topology = parse_topology('v5e:2x2')
     time = roofline(topology, flops=197e9, traffic=1.638e9, sent=4e6, dtype='bfloat16')

@@ -87,7 +87,10 @@ def sent(program: Program) -> Counter[tuple[str, Array]]:
         operation = instruction.operation.removesuffix('-start')
         if operation in COLLECTIVES:
             arrays = instruction.arrays
-            if instruction.operation.endswith('-start') and operation != 'all-reduce':
+            if operation == 'all-reduce':
+                # Its start makes (operands, results) by jaxlib 0.12, the results by 0.10.
+                arrays = arrays[-len(instruction.operands) :]
+            elif instruction.operation.endswith('-start'):
                 # The instruction makes (operand, result, context); the result is sent.
                 arrays = arrays[1:2]
             found.update((operation, array) for array in arrays)
