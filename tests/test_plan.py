@@ -135,7 +135,8 @@ def test_loops_count_as_often_as_they_run_and_slices_as_what_is_taken():
 
 @pytest.mark.parametrize('made', ['((f32[3], f32[]), (f32[3], f32[]))', '(f32[3], f32[])'])
 def test_a_sum_that_is_started_counts_once(made):
-    text = f'ENTRY %main (x: f32[3], y: f32[]) -> f32[3] {{\n  %s = {made} all-reduce-start(%x, %y), to_apply=%add\n}}'
+    start = f'%s = {made} all-reduce-start(%x, %y), to_apply=%add'
+    text = f'ENTRY %main (x: f32[3], y: f32[]) -> f32[3] {{\n  {start}\n}}'
     arrays = (Array('f32', (3,)), Array('f32', ()))
     assert hlo.sent(hlo.parse(text)) == {('all-reduce', array): 1 for array in arrays}
 
