@@ -94,7 +94,8 @@ class Recorder:
         jax.block_until_ready(sums)
         self.say(
             f'first step after {time.perf_counter() - self._started:.1f} s, {self._compiling:.1f} s of them '
-            f'for compiling; at its pace {duration(self._pace.seconds_to_go(step))} to go'
+            f'for compiling; at its pace {duration(self._pace.seconds_to_go(step))} to go, but the next '
+            'steps are faster'
         )
         # The first call is slower than the others.
         self._pace.restart(step)

@@ -258,5 +258,8 @@ def _class_names(path: Path, given: np.ndarray | None, labels: dict[str, np.ndar
             f'of 0 to {len(names) - 1} needs one'
         )
     if len(names) < 2:
-        raise UserError(f'{path}: training needs labeled images of two classes or more, not {len(names)}')
+        raise UserError(
+            f'{path}: training needs labeled images of two classes or more, not {len(names)}; '
+            'label some of each class in y'
+        )
     return tuple(names)
