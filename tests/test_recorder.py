@@ -88,7 +88,8 @@ def test_a_run_says_it_all_in_order(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     begin = lines.index('compiling the training step ...')
     assert re.fullmatch(
-        r'first step after [\d.]+ s, [\d.]+ s of them for compiling; at its pace .* to go, .*', lines[begin + 1]
+        r'first step after [\d.]+ s, [\d.]+ s of them for compiling; at its pace .* to go, .*',
+        lines[begin + 1],
     )
     assert re.match(r'step 2/6  loss [\d.]+  \S+ s to go', lines[begin + 2])
     assert re.match(r'step 4/6  loss [\d.]+  test error [\d.]+%  ', lines[begin + 3])

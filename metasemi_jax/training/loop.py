@@ -77,7 +77,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         finished = earlier is not None and files.is_described() and not longer
     check_same('workdir', str(finished))
     if finished:
-        say(f'{files.path}: this run is finished\n{table(earlier)}')
+        say(f'{files.path}: this run is finished{_on_other_images(config, files)}\n{table(earlier)}')
         return earlier
     with failing_together():
         mesh = make_mesh()
@@ -108,6 +108,14 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
             write_json(files.results, results)
     say(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
+
+
+def _on_other_images(config: Any, files: Workdir) -> str:
+    """What a user should know who has named other images than those of the finished run, or ''."""
+    trained, named = files.read_config()['data'].get('path', ''), config.data.path
+    if trained == named:
+        return ''
+    return f', on the images of {trained}; to train on those of {named}, name another --workdir'
 
 
 def _settings_of_run(config: Any, files: Workdir) -> tuple[Any, bool]:
