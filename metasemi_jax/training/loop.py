@@ -111,7 +111,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
 
 
 def _on_other_images(config: Any, files: Workdir) -> str:
-    """What a user should know who has named other images than those of the finished run, or ''."""
+    """The images of the finished run, for a user who has named others; '' if they are the same."""
     trained, named = files.read_config()['data'].get('path', ''), config.data.path
     if trained == named:
         return ''
@@ -189,7 +189,7 @@ def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: 
 def _run(
     config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float, log_images: bool
 ) -> dict[str, Any]:
-    """Train to the end; where the numbers diverge, from the last checkpoint again, if the config says so."""
+    """Train to the end; if the loss diverges and the config says so, go back to the last checkpoint."""
     rollbacks = 0
     with stop_on_signals() as stop:
         while True:
