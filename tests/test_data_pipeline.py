@@ -75,6 +75,12 @@ def test_any_start_gives_the_same_batches():
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_labeled_and_unlabeled_images_are_drawn_apart():
+    # Also where both pools are the same images: a labeled image is not always paired with itself.
+    labeled, unlabeled = next(make(unlabeled=LABELED)[0].host_batches(0))
+    assert (labeled != unlabeled).any()
+
+
 def test_the_seed_decides_the_order():
     first, same, other = (make(seed=seed)[0].host_batches(0) for seed in (0, 0, 1))
     drawn = [[np.concatenate(next(s)).tolist() for _ in range(3)] for s in (first, same, other)]
