@@ -60,7 +60,7 @@ def get_config(method: str | None = 'metasemi') -> ml_collections.ConfigDict:
     model.width = config_dict.placeholder(int)  # None for the model's own
     model.depth = config_dict.placeholder(int)  # None for the model's own; wide_resnet has the option
     model.dropout_rate = config_dict.placeholder(float)  # None for the model's own
-    # Weights to begin with: a .pth or .safetensors file of a published network, see docs/own_images.md; or a
+    # Weights to begin with: a .pth or .safetensors file of a published network, see docs/pretrained.md; or a
     # run's folder, whose last ones are taken, or FOLDER:best, :ema, :best_ema. '': drawn weights.
     model.init_from = ''
     # How many of the last blocks are trained; 0: the last linear layer alone, None: everything.

@@ -63,6 +63,10 @@ class Classifier(NamedTuple):
     record: dict[str, Any]  # of the checkpoint: 'data_sha256', 'history', ...
     files: Workdir
 
+    def __repr__(self) -> str:
+        # Otherwise Python would print all weights.
+        return f'Classifier({self.description})'
+
     @property
     def description(self) -> str:
         """One line for people: which weights, after how many steps, of which network."""
@@ -102,7 +106,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
     files = Workdir(workdir)
     if not files.config.is_file():
         what = 'holds no run (no config.json)' if files.path.is_dir() else 'does not exist'
-        raise UserError(f"{workdir} {what}; name a run's folder, as main.py printed it")
+        raise UserError(f"{workdir} {what}; name a run's folder, as training printed it")
     config = ml_collections.ConfigDict(completed(files.read_config()))
     if absent := sorted(NEEDED - flatten(config).keys()):
         raise UserError(f"{files.config} lacks '{absent[0]}'; {RESTORE}")
@@ -182,7 +186,17 @@ def predict_batches(
 def predict_images(
     classifier: Classifier, images: np.ndarray, *, batch_size: int = 0, with_features: bool = False
 ) -> Predictions:
-    """Predictions for all `images`, uint8 [N, H, W, C], at once; `batch_size` 0 is the run's own."""
+    """Predictions for all `images`, uint8 [N, H, W, C], at once; `batch_size` 0 is the run's own.
+
+    Raises:
+      UserError: images of another shape or dtype.
+    """
+    shape = classifier.input_spec.image_shape
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+        raise UserError(
+            f'the network takes images of uint8 [N, {", ".join(map(str, shape))}], N at least 1, '
+            f'not {images.dtype} {list(images.shape)}'
+        )
     size = min(batch_size or classifier.config.eval_batch_size, len(images))
     batches = (images[start : start + size] for start in range(0, len(images), size))
     parts = zip(
@@ -212,7 +226,7 @@ def _fetch(count: int, outputs: dict[str, Array]) -> Predictions:
 def _check_shapes(files: Workdir, params: Any, saved: dict[str, tuple[int, ...]]) -> None:
     """Refuse files that describe another network than the checkpoint's.
 
-    Orbax would say that the checkpoint cannot be read, which is in order.
+    Orbax would blame the checkpoint, which is whole.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator='/')

@@ -20,6 +20,10 @@ from metasemi_jax.files import replace_closed_streams
 from metasemi_jax.progress import speaking
 
 HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
+NUMBERS = {  # Python's words for a text that is no number, and ours
+    r'invalid literal for int.*': 'must be a whole number',
+    r'could not convert string to float.*': 'must be a number',
+}
 PATIENCE_S = 60  # seconds that threads of libraries may take to end after a failure
 
 
@@ -249,7 +253,10 @@ def _one_line(error: BaseException) -> str:
         error = error.args[0]
     text = str(error.args[0] if len(error.args) == 1 else error).strip()
     # ml_collections puts a whole traceback into some messages; its last line is the error.
-    return text.splitlines()[-1] if 'Traceback' in text else ' '.join(text.split())
+    line = text.splitlines()[-1] if 'Traceback' in text else ' '.join(text.split())
+    for pythons, words in NUMBERS.items():
+        line = re.sub(pythons, words, line)
+    return line
 
 
 def _fail(message: str) -> None:

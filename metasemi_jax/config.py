@@ -404,7 +404,8 @@ def _check_optimizer(fields: dict[str, Any]) -> None:
     if known and schedule in COSINES and fields['optimizer.warmup_steps'] >= fields['total_steps']:
         raise UserError(
             f'optimizer.warmup_steps={fields["optimizer.warmup_steps"]} must be less than '
-            f'total_steps={fields["total_steps"]} with optimizer.schedule={schedule}'
+            f'total_steps={fields["total_steps"]} with optimizer.schedule={schedule}; lower the one or '
+            'raise the other'
         )
     name = fields['optimizer.name']
     if fields['optimizer.nesterov'] and name != 'sgd':

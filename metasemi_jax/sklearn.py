@@ -37,13 +37,13 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
     """A neural network that learns from few labels and many unlabeled samples.
 
     Samples are images [N, H, W] or [N, H, W, C] (uint8, integers of 0 to 255, or floats, see `find_form`), or
-    features [N, D]. It is trained by the step of `main.py`; what is None is chosen by its recipe, from the
-    images and the device.
+    features [N, D]. The training step is that of `main.py`. The recipe of docs/recipe.md chooses what is None
+    from the samples and the device.
 
-    The second view of images is a random affine one. That of features, which come standardised, is noise:
-    normal, of the deviation 0.1 for weak and 0.5 for strong views.
+    The strong view of images is a random affine one. Features are standardised; their views are the features
+    with normal noise, of the deviation 0.1 for weak and 0.5 for strong views.
 
-    A fit that goes wrong by itself (collapse, flattening predictions) warns with `ConvergenceWarning`.
+    A fit that goes wrong, as when its predictions collapse or flatten, warns with `ConvergenceWarning`.
 
     Args:
       method: one of `metasemi_jax.METHODS`; None: 'flexmatch' for images, 'metasemi' for features.
@@ -51,7 +51,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         accelerators, an MLP for features.
       total_steps: training steps; None: chosen by the recipe.
       batch_size: labeled samples a step.
-      flip: whether images may be mirrored left to right, as photographs and no digits.
+      flip: whether images may be mirrored left to right: True suits photographs, not digits.
       time_budget: seconds, or '90s', '10m': the fit ends in that time. The number of steps then depends on
         the machine.
       unlabeled_label: the value of `y` that means 'not labeled'; None: every sample is labeled.
@@ -62,8 +62,8 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
       classes_: the classes, sorted [K].
-      transduction_: the class of each sample of X [N], then of X_unlabeled: the given label where there was
-        one, else the predicted class.
+      transduction_: the class of each sample of X [N], then of X_unlabeled: the given label if there is one,
+        else the predicted class.
       n_features_in_: numbers that make a sample: D, or H·W·C.
       feature_names_in_: column names, where X was a data frame.
       config_: all settings of the fit, those that were chosen included.
@@ -200,7 +200,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
             save_run(folder, self.config_, self.variables_, self._input_spec, names, images, labels)
 
     def _given(self) -> dict[str, Any]:
-        """Fields of the config by what the parameters say; None leaves one to the recipe."""
+        """The fields of the config that the parameters give; None leaves a field to the recipe."""
         seed = self.random_state
         if not isinstance(seed, numbers.Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
@@ -210,7 +210,7 @@ class MetaSemiClassifier(ClassifierMixin, BaseEstimator):
         given = {'method.name': self.method, 'model.name': self.model, 'data.flip': self.flip}
         given |= {'total_steps': self.total_steps, 'batch_size': self.batch_size}
         given |= {'seed': seed, 'time_budget': budget}
-        # A grid's values are NumPy's.
+        # scikit-learn's grid searches give NumPy scalars.
         return {
             name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()
         }

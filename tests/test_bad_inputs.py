@@ -110,7 +110,7 @@ ROWS = [
     ('main', '--workdir={text}', 'is a file; name a folder'),
     ('main', '--workdir={run}', 'holds a run with another config'),
     ('main', '--process_id=1', '--coordinator and --num_processes must be given too'),
-    ('main', '--num_processes=many', 'invalid literal for int'),
+    ('main', '--num_processes=many', 'must be a whole number'),
     ('sweep', '--grid=ablation', '--workdir is missing'),
     ('sweep', '--workdir={new} --grid=ablatoin', "'ablatoin' is neither FIELD=VALUE,VALUE nor ablation"),
     ('sweep', '--workdir={new} --grid=optimizer.rl=1', "unknown config field 'optimizer.rl'"),

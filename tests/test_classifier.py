@@ -87,6 +87,14 @@ def test_the_error_is_that_of_evaluate(run, digits):
     np.testing.assert_allclose(predictions.probs.sum(-1), 1, rtol=1e-5)
 
 
+def test_images_of_another_form_are_refused_and_the_text_has_no_weights(run):
+    classifier = load_classifier(run)
+    for images in (np.zeros((2, 8, 8, 1), np.float32), np.zeros((2, 8, 8), np.uint8)):
+        with pytest.raises(UserError, match=r'takes images of uint8 \[N, 8, 8, 1\], N at least 1, not'):
+            predict_images(classifier, images)
+    assert repr(classifier) == f'Classifier({classifier.description})'
+
+
 def test_batches_of_any_size_in_order_and_one_trace(run, digits, monkeypatch):
     classifier = load_classifier(run)
     traces = []

@@ -36,7 +36,7 @@ def test_flags_and_arguments_in_any_order():
     ('argv', 'options', 'message'),
     [
         (['--nope=1'], {}, "Unknown command line flag 'nope'"),
-        (['--number=many'], {}, 'flag --number=many: invalid literal for int'),
+        (['--number=many'], {}, 'flag --number=many: must be a whole number'),
         (['a'], {}, "unexpected argument 'a'; --help shows the flags"),
         ([], {'argument': 'file'}, 'name one file'),
         (['a', 'b'], {'argument': 'file'}, "unexpected argument 'b'"),

@@ -150,7 +150,7 @@ def test_a_fifth_is_held_out_where_there_is_no_test_set():
 
 
 def test_more_than_the_labels_can_spare():
-    with pytest.raises(UserError, match=r'use at most data.num_validation=17 or a test set'):
+    with pytest.raises(UserError, match=r'use at most data.num_validation=17, or give test images'):
         drawn(small_dataset(), num_validation=18)
     with pytest.raises(UserError, match='1 validation images cannot be held out of 3 labeled ones'):
         drawn(small_dataset((1, 1, 1), test=False))

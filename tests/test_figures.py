@@ -176,7 +176,7 @@ def test_sheets_of_unlabeled_images(known):
     assert not overlaps(axes)
     for sentence in ('among 24 of the 30 unlabeled', '1 of the 13 classes were given to none'):
         assert sentence in sheets[0].caption
-    assert ('red frame' in sheets[0].caption) == known
+    assert ('orange frame' in sheets[0].caption) == known
 
 
 def test_bins_of_confidence_by_hand():

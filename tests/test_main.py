@@ -10,7 +10,7 @@ from small_runs import ROOT, contents, read_log, run_here, run_main, tiny_config
 BAD_FLAGS = {
     '--config.nope=1': "unknown config field 'nope'",
     '--config.method.estimater=jvp': 'did you mean --config.method.estimator?',
-    '--config.batch_size=many': 'invalid literal for int',
+    '--config.batch_size=many': 'must be a whole number',
     '--config=configs/nope.py': 'there is no such file (seen from ',
     '--confg=configs/digits.py': "Unknown command line flag 'confg'",
     'digits': "unexpected argument 'digits'",

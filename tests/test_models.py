@@ -104,7 +104,9 @@ def test_images_that_would_shrink_to_nothing_are_refused(name, shape, message):
 def test_unknown_names():
     with pytest.raises(UserError, match=r"'conv_larg' is unknown; choose one of .*conv_large"):
         create_model('conv_larg', 10)
-    with pytest.raises(UserError, match=r"no option 'depth'; its options: dropout_rate, width$"):
+    with pytest.raises(
+        UserError, match=r"no option 'depth'; set it to None; its options: dropout_rate, width$"
+    ):
         create_model('conv_small', 10, depth=3)
 
 

@@ -104,6 +104,16 @@ def test_the_documented_commands_train(documented):
     assert len(ids['arrays']) == 80
 
 
+def test_a_finished_run_names_its_images_if_others_are_given(documented, monkeypatch, capsys):
+    monkeypatch.chdir(documented[0])
+    monkeypatch.setattr('sys.argv', sys.argv)
+    short = ['--config=configs/folder.py', '--workdir=runs/mine', '--config.total_steps=4']
+    do(['main.py', *short, '--config.data.path=mine'], '')
+    assert 'this run is finished\n' in capsys.readouterr().out
+    do(['main.py', *short, '--config.data.path=yours'], '')
+    assert 'finished, on the images of mine; to train on those of yours, name' in capsys.readouterr().out
+
+
 def test_the_documented_commands_predict(documented):
     here, printed = documented
 

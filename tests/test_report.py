@@ -384,8 +384,8 @@ def test_several_folders_go_to_the_output(tmp_path, capsys):
 def test_mistakes_end_in_one_line(tmp_path, capsys):
     assert 'name the folders of runs' in fails(capsys)
     (tmp_path / 'empty').mkdir()
-    for path in (tmp_path / 'empty', tmp_path / 'nowhere'):
-        assert f'{path} holds neither a run (config.json) nor a sweep' in fails(capsys, path)
+    assert 'empty holds neither a run (config.json) nor a sweep' in fails(capsys, tmp_path / 'empty')
+    assert 'nowhere does not exist; name the folders of runs' in fails(capsys, tmp_path / 'nowhere')
     run = write_run(tmp_path / 'run', tiny_config(), 4.0)
     assert '--by=optimizer.rl: there is no such setting' in fails(capsys, run, '--by=optimizer.rl')
     assert '--by=seed: there is no such setting' in fails(capsys, run, '--by=seed')

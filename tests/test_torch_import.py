@@ -279,7 +279,7 @@ def test_the_line_to_continue_has_every_setting_however_it_was_written(small, tm
         (['a.pth'], '--workdir is missing'),
         (['a.pth', '--workdir=x', '--config=nowhere.py'], 'there is no such file'),
         (['a.pth', '--workdir=x', '--config.nothing=1'], "unknown config field 'nothing'"),
-        (['a.pth', '--workdir=x', '--config.seed=one'], 'invalid literal'),
+        (['a.pth', '--workdir=x', '--config.seed=one'], 'must be a whole number'),
         (['a.pth', '--workdir=x', '--modle=conv_large'], 'modle'),
         (['a.pth', '--workdir=x'], 'a.pth: there is no such file'),
     ],

@@ -152,7 +152,7 @@ def test_other_weights_and_a_seed(mine, tmp_path, capsys):
         assert run(mine, *flags, f'--seed={seed}', f'--output={tmp_path / folder}') is None
     text = text_of(tmp_path / 'one' / 'report.html')
     assert 'Confusion matrix of the labeled images' in text
-    assert '(ema weights)' in text
+    assert '(EMA weights)' in text
     one, again, other = (contents(tmp_path / folder) for folder in ('one', 'again', 'other'))
     named = [
         {path.name: re.sub(rb'Drawn on [^<]*', b'', content) for path, content in files.items()}

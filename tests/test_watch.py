@@ -66,7 +66,7 @@ def test_one_odd_evaluation_says_nothing():
     [
         ('flattening', {'entropy': 1.4, 'confidence': 0.6}, 'model.dropout_rate'),
         ('collapse', {'classes': 1.4, 'entropy': 0.1, 'confidence': 0.97}, '1.4 of 10'),
-        ('collapse', {'classes': 4.7}, '4.7 of 10 share them, after 9.8'),
+        ('collapse', {'classes': 4.7}, '4.7 of 10 classes share them, at most 9.8 before'),
         (
             'rising_labeled_loss',
             {'labeled_loss': 0.9, 'batch_statistics_loss': 0.9, 'train_loss': 0.1},

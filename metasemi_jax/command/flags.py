@@ -32,7 +32,7 @@ def required_workdir(value: str | None, what: str = 'the folder of a run') -> st
       UserError: it was not given; the message asks for `what`.
     """
     if not value:
-        raise UserError(f'--workdir is missing; name {what}')
+        raise UserError(f'--workdir is missing; name {what}: --workdir=FOLDER')
     return value
 
 

@@ -88,6 +88,10 @@ def _check_classes(dataset: Dataset, labeled: Sequence[str]) -> None:
         )
 
 
+def _fewer(most: int) -> str:
+    return f'use at most data.num_validation={most}' if most else 'label more images'
+
+
 def _hold_out(labels: np.ndarray, ids: np.ndarray, count: int, *, seed: int) -> list[str]:
     """Sorted ids of `count` of these images, of each class in proportion, leaving one of each at least."""
     sizes = np.bincount(labels)
@@ -95,7 +99,7 @@ def _hold_out(labels: np.ndarray, ids: np.ndarray, count: int, *, seed: int) -> 
     if count > spare.sum():
         raise UserError(
             f'{count} validation images cannot be held out of {len(labels)} labeled ones, since one of each '
-            f'class must be left to train on; use at most data.num_validation={spare.sum()} or a test set'
+            f'class must be left to train on; {_fewer(int(spare.sum()))}, or give test images'
         )
     wanted = count * sizes / len(labels)
     taken = np.minimum(np.floor(wanted).astype(int), spare)

@@ -27,7 +27,10 @@ def encode_labels(y: np.ndarray, unlabeled_label: Any) -> tuple[np.ndarray, np.n
         )
     if labels.dtype == object:
         if len({isinstance(label, str) for label in labels}) > 1:
-            raise ValueError('y mixes numbers and texts; let its labels be all numbers or all texts')
+            raise ValueError(
+                'y mixes numbers and texts; let its labels be all numbers or all texts, and name the one '
+                "that means 'not labeled', as unlabeled_label='?'"
+            )
         # NumPy's own type for them: scikit-learn takes numbers that are objects for an unknown type.
         labels = np.array(labels.tolist())
     check_classification_targets(labels)

@@ -59,7 +59,7 @@ def create_method(name: str, network: Any, **options: Any) -> Method:
 
 
 def method_options(name: str) -> dict[str, Any]:
-    """The options of a method and what they are where they are not given.
+    """The options of a method, with their defaults.
 
     Raises:
       UserError: an unknown name, or a file that cannot be used.

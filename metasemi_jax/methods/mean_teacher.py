@@ -19,8 +19,9 @@ def mean_teacher(
 ) -> Method:
     """The EMA weights' predictions on one weak view are the targets of another.
 
-    The teacher is that before the step, in training mode: it normalises by the batch's statistics. USB trains
-    the *teacher's* logits here, which have no gradient; its published error is that of labels alone.
+    The teacher has the averages before the step, and runs in training mode: it normalises by the batch's
+    statistics. USB takes the *teacher's* logits for the student's, which then have no gradient; its published
+    error is that of labels alone.
 
     Args:
       network: the student.

@@ -27,8 +27,8 @@ def mixmatch(
 ) -> Method:
     """The sharpened mean of two views' predictions, labeled and unlabeled images mixed with one another.
 
-    The program's interleaving of the batches serves its BatchNorm alone: here the running statistics move by
-    the mixed labeled batch.
+    The program interleaves the batches for its BatchNorm alone. Here nothing is interleaved: the mixed
+    labeled batch moves the running statistics.
 
     Args:
       network: the student.

@@ -28,7 +28,7 @@ def as_network(model: Any, *, undropped_statistics: bool = False, frozen: Collec
       model: a Flax model, or a `Network`.
       undropped_statistics: take the new running statistics from a pass without dropout. Dropout of whole
         feature maps doubles the variances that the next BatchNorm sees, and evaluation mode does not drop:
-        with the usual statistics its predictions are flatter. One forward pass more for each pass.
+        with the usual statistics its predictions are flatter. Each training pass costs one forward pass more.
       frozen: names of the layers whose parameters get no gradient, and cost no backward pass.
     """
     if isinstance(model, Network):

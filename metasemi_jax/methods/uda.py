@@ -24,7 +24,7 @@ def uda(
 ) -> Method:
     """Sharpened predictions on the weak view are the targets of the strong one, where the network is sure.
 
-    USB never applies its temperature; this does.
+    The temperature is applied here; USB's program never applies it.
 
     Args:
       network: the student.

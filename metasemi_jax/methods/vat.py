@@ -28,8 +28,8 @@ def vat(
 ) -> Method:
     """The prediction on an image is the target of the image moved where the prediction changes most.
 
-    One power iteration finds the direction. All passes share their dropout masks, so that it is the images
-    alone that differ. The loss is KL(P(w) ‖ P(w + r)), as Miyato et al. define it; Google's program takes the
+    One power iteration finds the direction. All passes share their dropout masks, so that only the images
+    differ. The loss is KL(P(w) ‖ P(w + r)), as Miyato et al. define it; Google's program takes the
     two distributions in the other order.
 
     Args:

@@ -75,7 +75,7 @@ def create_model(name: str, num_classes: int, *, dtype=jnp.float32, **kwargs) ->
     unknown = sorted(set(kwargs) - options)
     if unknown:
         known = ', '.join(sorted(options)) or 'none'
-        raise UserError(f"model '{name}' has no option '{unknown[0]}'; its options: {known}")
+        raise UserError(f"model '{name}' has no option '{unknown[0]}'; set it to None; its options: {known}")
     return module(num_classes=num_classes, dtype=dtype, **kwargs)
 
 

@@ -126,7 +126,7 @@ def lines(plan: Plan) -> Iterator[str]:
         f'{config.batch_size} + {config.unlabeled_ratio * config.batch_size} images a step, {plan.dtype}, on '
         f'{topology.name}: {topology.size} × {topology.chip.title}, {each} images each'
     )
-    yield 'compiled, not run: no such device was asked\n'
+    yield 'compiled, not run: this needs no such device\n'
     yield _verdict(plan)
     if found is None:
         yield f'compiling took {plan.compile_s:.0f} s'

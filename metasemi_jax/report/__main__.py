@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
 
 def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
     if not folders:
-        raise UserError('name the folders of runs, or of a sweep: ... metasemi_jax.report runs/ablation')
+        raise UserError('name the folders of runs, or of a sweep: metasemi report runs/ablation')
     paths, swept = find_runs([Path(folder) for folder in folders])
     by = swept if values['by'].value is None else [name.strip() for name in values['by'].value]
     for name in by:

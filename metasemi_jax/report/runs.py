@@ -67,7 +67,9 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
         elif (folder / 'config.json').exists():
             runs.append(folder)
         else:
-            raise UserError(f'{folder} holds neither a run (config.json) nor a sweep (sweep.json)')
+            kinds = 'holds neither a run (config.json) nor a sweep (sweep.json)'
+            what = kinds if folder.is_dir() else 'does not exist'
+            raise UserError(f'{folder} {what}; name the folders of runs or of sweeps')
     return runs, fields
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from metasemi_jax.command.advice import did_you_mean
 from metasemi_jax.config import FIELDS, Field
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import METHODS
@@ -39,7 +40,8 @@ def parse_grid(text: str) -> dict[str, list[Any]]:
         if name == 'seed':
             raise UserError('--grid: seeds are given as --seeds=0,1,2')
         if name not in FIELDS:
-            raise UserError(f"--grid: unknown config field '{name}'; configs/default.py lists them all")
+            near = did_you_mean(name, FIELDS, '{}')
+            raise UserError(f"--grid: unknown config field '{name}'; configs/default.py lists them all{near}")
         if name in grid:
             raise UserError(f'--grid: {name} is named twice')
         grid[name] = [_parse(name, value.strip(), FIELDS[name]) for value in _COMMA.split(values)]

@@ -73,7 +73,7 @@ def closing_checkpoints(manager: ocp.CheckpointManager) -> Iterator[ocp.Checkpoi
     try:
         yield manager
     except BaseException:
-        # A save that failed would be reported again, in the place of what ended the block.
+        # A save that failed would be raised again, and hide the error that ended the block.
         with contextlib.suppress(Exception):
             manager.close()
         raise
@@ -98,7 +98,7 @@ def _unwritten(manager: ocp.CheckpointManager) -> Iterator[None]:
 
 
 def check_readable(folder: Path) -> None:
-    """Refuse checkpoints that this process may not read; they are as good as before.
+    """Refuse checkpoints that this process has no permission to read; they may be whole.
 
     Args:
       folder: the checkpoints folder. What a run is about to write or to delete there is left out.
@@ -281,8 +281,8 @@ def _best(errors: Mapping[int, float]) -> int | None:
 def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -> Restored:
     """The checkpoint of `step`, in the structure, dtypes and placement of `state`.
 
-    The method's own state is what was saved, whatever `state` says of it: who looks at a network needs no
-    method.
+    The method's own state is the saved one, whatever `state` holds: a caller that needs only the network has
+    no method.
 
     Raises:
       UserError: it cannot be read.
@@ -324,7 +324,7 @@ def _raise_lost_peer(error: Exception) -> None:
 
 
 def _raise_passing(manager: ocp.CheckpointManager, step: int, error: Exception) -> None:
-    """Refuse to call damaged what another process, or this one later, can read."""
+    """Raise if the cause may pass, so that nobody calls a whole checkpoint damaged."""
     if isinstance(error, MemoryError) or (found := re.search(_PASSING, str(error), re.IGNORECASE)):
         reason = 'out of memory' if isinstance(error, MemoryError) else found[0]
         raise UserError(

@@ -54,7 +54,7 @@ def with_choices(config: Any, dataset: Dataset, *, platform: str | None = None) 
         return config, {}
     chosen = choose(find_facts(dataset, platform), flatten(config))
     config = _with_fields(config, chosen | {'recipe': 'chosen'})
-    # What was given may not fit what was chosen: an option of another method.
+    # A given option may not fit the chosen method.
     check_config(config)
     return config, chosen
 

@@ -188,8 +188,8 @@ def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | Non
     method = build_method(config, model)
     if method.unlabeled and not len(unlabeled):
         raise UserError(
-            f'data.num_labels={config.data.num_labels} leaves no unlabeled image; use fewer labels, or '
-            'method.name=supervised to train on labels alone'
+            f'data.num_labels={config.data.num_labels} leaves no unlabeled image; give images without '
+            'labels, use fewer labels, or train on labels alone with method.name=supervised'
         )
     _check_strong_view(config, method, dataset.image_shape)
     drawn = unlabeled if method.unlabeled else unlabeled[:0]

@@ -28,7 +28,7 @@ def first_rows(host_batch: Any) -> Any:
 
 
 def view_sheets(to_batch: Callable, device_data: Any, rows: Any, spec: InputSpec, key: Any) -> dict:
-    """{tag: uint8 [H, W, 3]}: the views that a step is shown of `first_rows`, one sheet for each kind."""
+    """{tag: uint8 [H, W, 3]}: the views of `first_rows` that a step sees, one sheet for each kind."""
     batch: Batch = jax.jit(to_batch)(device_data, rows, key)
     views = {
         'views/labeled': batch.labeled_images,

@@ -77,7 +77,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
         finished = earlier is not None and files.is_described() and not longer
     check_same('workdir', str(finished))
     if finished:
-        say(f'{files.path}: this run is finished\n{table(earlier)}')
+        say(f'{files.path}: this run is finished{_on_other_images(config, files)}\n{table(earlier)}')
         return earlier
     with failing_together():
         mesh = make_mesh()
@@ -108,6 +108,14 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
             write_json(files.results, results)
     say(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
     return results
+
+
+def _on_other_images(config: Any, files: Workdir) -> str:
+    """The images of the finished run, for a user who has named others; '' if they are the same."""
+    trained, named = files.read_config()['data'].get('path', ''), config.data.path
+    if trained == named:
+        return ''
+    return f', on the images of {trained}; to train on those of {named}, name another --workdir'
 
 
 def _settings_of_run(config: Any, files: Workdir) -> tuple[Any, bool]:
@@ -181,7 +189,7 @@ def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: 
 def _run(
     config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float, log_images: bool
 ) -> dict[str, Any]:
-    """Train to the end; where the numbers diverge, from the last checkpoint again, if the config says so."""
+    """Train to the end; if the loss diverges and the config says so, go back to the last checkpoint."""
     rollbacks = 0
     with stop_on_signals() as stop:
         while True:

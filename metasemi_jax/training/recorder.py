@@ -90,11 +90,12 @@ class Recorder:
         self._pace.restart(step)
 
     def first_call_done(self, step: int, sums: Metrics) -> None:
-        """Say how long the start and the first call took, and what that promises; waits for the device."""
+        """Say how long the start and the first call took, and the time to go; waits for the device."""
         jax.block_until_ready(sums)
         self.say(
             f'first step after {time.perf_counter() - self._started:.1f} s, {self._compiling:.1f} s of them '
-            f'for compiling; at its pace {duration(self._pace.seconds_to_go(step))} to go'
+            f'for compiling; at its pace {duration(self._pace.seconds_to_go(step))} to go, but the next '
+            'steps are faster'
         )
         # The first call is slower than the others.
         self._pace.restart(step)

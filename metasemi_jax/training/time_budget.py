@@ -86,8 +86,8 @@ def recipe_of(config: Any) -> dict[str, Any]:
 def begun_plan(files: Workdir, config: Any) -> dict[str, Any] | None:
     """The fields `BUDGETED` that the run in `files` began with.
 
-    None in a new run and in one without a budget. None too in one that has trained nothing: it may have other
-    settings now, of other costs, and is measured again.
+    None in a new run and in one without a budget. None too in a run that has trained nothing: its settings,
+    and so its costs, may be other ones now.
 
     Raises:
       UserError: the run began with another budget or recipe, or its file is damaged.

@@ -64,7 +64,7 @@ def rising_labeled_loss(looks: Sequence[Look], num_classes: int) -> str | None:
     return (
         f'the loss on labeled images in evaluation mode rose from {then:.2f} to {now:.2f} while the training '
         'loss fell: the network learns the targets of the unlabeled images against the labels; lower '
-        'optimizer.lr or model.dropout_rate, or use the best checkpoint'
+        'optimizer.lr, or model.dropout_rate if it is not 0, or use the best checkpoint'
     )
 
 
@@ -80,7 +80,8 @@ def flattening(looks: Sequence[Look], num_classes: int) -> str | None:
     return (
         f'the predictions on unlabeled images flatten: their mean entropy rose from {entropy[surest]:.2f} to '
         f'{entropy[-1]:.2f} nats, their confidence fell from {confidence[surest]:.2f} to '
-        f'{confidence[-1]:.2f}; lower model.dropout_rate or optimizer.lr, or use the best checkpoint'
+        f'{confidence[-1]:.2f}; lower optimizer.lr, or model.dropout_rate if it is not 0, or use the best '
+        'checkpoint'
     )
 
 
@@ -92,8 +93,8 @@ def collapse(looks: Sequence[Look], num_classes: int) -> str | None:
         return None
     return (
         f'the predictions on unlabeled images fall into few classes: {classes[-1]:.1f} of {num_classes} '
-        f'share them, after {max(classes):.1f}; unless your images are so uneven, lower optimizer.lr or '
-        'method.consistency_weight, or give more labels'
+        f'classes share them, at most {max(classes):.1f} before; unless your classes are so uneven, lower '
+        'optimizer.lr or method.consistency_weight, or label more images'
     )
 
 
@@ -105,7 +106,8 @@ def unfit_statistics(looks: Sequence[Look], num_classes: int) -> str | None:
         return None
     return (
         f"BatchNorm's running statistics do not fit: the loss on labeled images is {running:.2f} with them, "
-        f'{own:.2f} with the statistics of the images; lower model.dropout_rate, or optimizer.lr'
+        f'{own:.2f} with the statistics of the images; lower optimizer.lr, or model.dropout_rate if it is '
+        'not 0'
     )
 
 

@@ -93,7 +93,7 @@ def _visualize(
     data_dir: str,
 ) -> None:
     if not folders:
-        raise UserError('name the folders of runs: ... metasemi_jax.visualize runs/digits')
+        raise UserError('name the folders of runs: metasemi visualize runs/digits')
     started = time.perf_counter()
     enable_compilation_cache()
     classifiers = [load_classifier(folder, weights=weights) for folder in folders]

@@ -87,7 +87,7 @@ def draw_reliability(
     """
     figure = new_figure(5.6, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.plot([0, 100], [0, 100], color='0.6', linestyle=':', label='as it should be')
+    upper.plot([0, 100], [0, 100], color='0.6', linestyle=':', label='calibrated')
     bins = find_bins(confidence)
     _draw_line(upper, bins, BLUE, '-', 'as predicted')
     if rescaled:

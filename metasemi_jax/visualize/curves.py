@@ -35,7 +35,7 @@ LOSSES = {
     'train/loss': ('total', BLACK, '-'),
     'train/classification_loss': ('classification', BLUE, '--'),
     'train/consistency_loss': ('consistency', RED, '-.'),
-    'train/label_loss': ('labeled images', GREEN, ':'),
+    'train/label_loss': ('labeled, in evaluation mode', GREEN, ':'),
     'train/extra_loss': ("the method's own", PURPLE, (0, (1, 1))),
 }
 ERRORS = {

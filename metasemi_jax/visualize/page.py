@@ -189,7 +189,8 @@ def _result_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _moment(run: Run) -> str:
-    kind = '' if run.classifier.weights == 'last' else f' ({run.classifier.weights} weights)'
+    weights = run.classifier.weights.replace('_', ' ').replace('ema', 'EMA')
+    kind = '' if weights == 'last' else f' ({weights} weights)'
     unfinished = '' if run.results else f' of {run.fields["total_steps"]:,}, not finished'
     return f'step {run.classifier.step:,}{unfinished}{kind}'
 

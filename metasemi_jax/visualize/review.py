@@ -120,5 +120,5 @@ def _caption(review: Review, class_names: Sequence[str], name: str) -> str:
     elif absent:
         sentences.append(f'{absent} of the {len(class_names)} classes were given to none.')
     if (review.shown.labels >= 0).any():
-        sentences.append('A red frame: the true class, which the network never sees, is another.')
+        sentences.append('An orange frame: the true class, which the network never sees, is another.')
     return ' '.join(sentences)

@@ -21,7 +21,7 @@ class Cell(NamedTuple):
     above: Sequence[str]  # lines
     below: str
     name: str  # of the image, in small letters on two lines below all else
-    wrong: bool = False  # in a red frame
+    wrong: bool = False  # in an orange frame
 
 
 def new_sheet(width: float, height: float) -> Any:

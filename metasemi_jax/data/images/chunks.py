@@ -195,4 +195,5 @@ def _read_rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dt
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f'{path} cannot be read as an .npz file ({" ".join(str(error).split())})')
+    why = ' '.join(str(error).split())
+    return UserError(f'{path} cannot be read as an .npz file ({why}); write it again with numpy.savez')

@@ -126,7 +126,10 @@ def _readable(path: Path, read: Callable[[Path], dict]) -> dict:
         return read(path)
     # A damaged file makes zipfile, zlib and NumPy fail in many ways; Python objects are a ValueError.
     except Exception as error:
-        raise UserError(f'{path} cannot be read as an .npz file ({" ".join(str(error).split())})') from error
+        why = ' '.join(str(error).split())
+        raise UserError(
+            f'{path} cannot be read as an .npz file ({why}); write it again with numpy.savez'
+        ) from error
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -258,5 +261,8 @@ def _class_names(path: Path, given: np.ndarray | None, labels: dict[str, np.ndar
             f'of 0 to {len(names) - 1} needs one'
         )
     if len(names) < 2:
-        raise UserError(f'{path}: training needs labeled images of two classes or more, not {len(names)}')
+        raise UserError(
+            f'{path}: training needs labeled images of two classes or more, not {len(names)}; '
+            'label some of each class in y'
+        )
     return tuple(names)

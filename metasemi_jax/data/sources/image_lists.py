@@ -108,7 +108,8 @@ def list_csv(path: Path) -> Listing:
     missing = [file.id for file in files if not (path.parent / file.id).is_file()]
     if missing:
         raise UserError(
-            f'{path} names {len(missing):,} files that do not exist in {path.parent}: {first_ten(missing)}'
+            f'{path} names {len(missing):,} files that do not exist in {path.parent}: {first_ten(missing)}; '
+            "give paths that are relative to the list's folder"
         )
     check_ids(str(path), [file.id for file in files])
     _check_links(path, files)

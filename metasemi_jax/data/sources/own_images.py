@@ -47,7 +47,7 @@ def load_own_images(
         raise UserError('name your images with data.path=: a folder, a .csv or an .npz file')
     source = user_path(path)
     if not source.exists():
-        raise UserError(f'{path}: there is no such folder or file')
+        raise UserError(f'{path}: there is no such folder or file (seen from {Path.cwd()})')
     if not source.is_dir() and not source.is_file():
         raise UserError(f'{path} is neither a folder nor a file; save the images as files')
     is_csv = source.suffix.lower() == '.csv'
@@ -73,7 +73,9 @@ def load_own_images(
             return load_npz(source, image_size=image_size, memory_budget=memory_budget)
     except OSError as error:
         raise UserError(f'{error.filename or source} cannot be read ({error.strerror or error})') from error
-    raise UserError(f'{path} is neither a folder nor a .csv or .npz file')
+    raise UserError(
+        f'{path} is neither a folder nor a .csv or .npz file; docs/own_images.md describes the three'
+    )
 
 
 def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
@@ -156,11 +158,14 @@ def _content(files: ImageFiles, listed: list[ImageFile], splits: Sequence[str]) 
 def _class_names(source: Path, files: list[ImageFile]) -> tuple[str, ...]:
     names = sorted({file.label for file in files if file.split == 'train' and file.label})
     if len(names) < 2:
-        raise UserError(f'{source}: training needs labeled images of two classes or more, not {len(names)}')
+        raise UserError(
+            f'{source}: training needs labeled images of two classes or more, not {len(names)}; '
+            'label some of each class'
+        )
     outside = sorted({file.label for file in files if file.label} - {*names})
     if outside:
         raise UserError(
             f'{source}: no labeled training image is of the class {first_ten(outside)}, which test or '
-            f'validation images have; the classes are {first_ten(names)}'
+            f'validation images have; label one, or rename the class to one of {first_ten(names)}'
         )
     return tuple(names)
