@@ -161,7 +161,6 @@ def predict_batches(
     keeps both busy.
 
     Args:
-      classifier: as `load_classifier` returns it.
       batches: uint8 [n, H, W, C], 1 ≤ n ≤ `batch_size`; not to be changed once they are handed over.
       batch_size: each batch is filled up to it with black images, whose predictions are dropped.
       with_features: whether the features are copied to the host.

@@ -151,8 +151,6 @@ def parse_config_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
         ) from error
     except flags.UnrecognizedFlagError as error:
         raise UserError(_one_line(error) + did_you_mean(error.flagname, _fields())) from error
-    except flags.IllegalFlagValueError as error:
-        raise UserError(_one_line(error)) from error
     # Whatever ml_collections makes of a value.
     except Exception as error:
         raise UserError(_one_line(error)) from error

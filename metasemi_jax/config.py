@@ -298,9 +298,6 @@ def check_config(config: Any) -> None:
     """Refuse settings that no run can have; what depends on the data is checked where it is loaded.
 
     With `recipe='auto'` the fields of `OPEN` may be None.
-
-    Raises:
-      UserError: naming the first bad field, its value and what it may be.
     """
     _check_plain(config)
     fields = flatten(config)
@@ -333,9 +330,6 @@ def check_saved(config: dict[str, Any], *, may_be_open: bool = False) -> None:
     Args:
       config: nested, as in the file.
       may_be_open: whether with `recipe='auto'` the fields of `OPEN` may be None: a run has chosen them.
-
-    Raises:
-      UserError: naming the field, its value and what it may be.
     """
     fields = flatten(config)
     for group in {name.split('.')[0] for name in FIELDS if '.' in name}:
@@ -350,11 +344,7 @@ def check_saved(config: dict[str, Any], *, may_be_open: bool = False) -> None:
 
 
 def check_fields(fields: dict[str, Any]) -> None:
-    """Refuse the flat `fields`, some of `FIELDS`, where one holds what it cannot.
-
-    Raises:
-      UserError: naming the field, its value and what it may be.
-    """
+    """Refuse the flat `fields`, some of `FIELDS`, where one holds what it cannot."""
     for name, value in fields.items():
         _check_field(name, value, FIELDS[name])
 

@@ -96,11 +96,7 @@ def _export(*, workdir: str | None, weights: str, output: str | None) -> None:
 
 
 def _check_output(path: Path, names: Path) -> None:
-    """Refuse, before the work, to write over what is not an older export.
-
-    Raises:
-      UserError: naming what lies there.
-    """
+    """Refuse, before the work, to write over what is not an older export."""
     if path.is_dir() or path == names:
         raise UserError(f'output={path} is a folder or a .json file; name another file')
     for each in (path, names):

@@ -50,7 +50,10 @@ KEPT = {
 
 
 class Workdir:
-    """Paths and small files of one run. Making the object writes nothing; `create` does."""
+    """Paths and small files of one run. Making the object writes nothing; `create` does.
+
+    Every `read_...` raises a UserError where its file is damaged, or holds what no run writes.
+    """
 
     def __init__(self, path: str | os.PathLike):
         # Absolute: Orbax refuses a relative path, and only when it first saves.
@@ -232,30 +235,18 @@ class Workdir:
         return self.labeled_ids.exists()
 
     def read_config(self) -> dict[str, Any]:
-        """The settings, nested as in the file, of whatever version.
-
-        Raises:
-          UserError: the file is damaged, or a field holds what it cannot.
-        """
+        """The settings, nested as in the file, of whatever version."""
         config = read_json(self.config, RESTORE)
         with naming(self.config, RESTORE):
             check_saved(config)
         return config
 
     def read_labeled_ids(self) -> list[str] | None:
-        """The labeled images that this run began with, or None in a new run.
-
-        Raises:
-          UserError: the file is damaged.
-        """
+        """The labeled images that this run began with, or None in a new run."""
         return _read_ids(self.labeled_ids) if self.labeled_ids.exists() else None
 
     def read_validation_ids(self) -> list[str]:
-        """The images that this run held out, none in a new run.
-
-        Raises:
-          UserError: the file is damaged.
-        """
+        """The images that this run held out, none in a new run."""
         return _read_ids(self.validation_ids) if self.validation_ids.exists() else []
 
     def read_split(self, sha256: str | None = None) -> Split | None:
@@ -291,11 +282,7 @@ class Workdir:
         return self.read_split()
 
     def read_class_names(self) -> tuple[str, ...]:
-        """The classes in the order of the outputs.
-
-        Raises:
-          UserError: the file is missing or damaged.
-        """
+        """The classes in the order of the outputs."""
         names = self._read_described(self.class_names, list)
         with naming(self.class_names, REWRITE):
             for name in names:
@@ -306,11 +293,7 @@ class Workdir:
         return tuple(names)
 
     def read_input_spec(self) -> InputSpec:
-        """What images the run's network takes.
-
-        Raises:
-          UserError: the file is missing or damaged.
-        """
+        """What images the run's network takes."""
         value = self._read_described(self.input_spec, dict)
         with naming(self.input_spec, REWRITE):
             shape = _numbers(
@@ -328,11 +311,7 @@ class Workdir:
         return InputSpec(shape, mean, std)
 
     def read_results(self) -> dict[str, Any] | None:
-        """The metrics of a finished run, or None.
-
-        Raises:
-          UserError: the file is damaged, or a field holds what it cannot.
-        """
+        """The metrics of a finished run, or None."""
         if not self.results.exists():
             return None
         remedy = f'delete it, and {REWRITE}'
@@ -381,11 +360,7 @@ def naming(path: Path, remedy: str) -> Iterator[None]:
 
 
 def check_no_run_file(output: str | os.PathLike) -> None:
-    """Refuse an `output` in the place of a file that a run or a sweep keeps of itself, there or not yet.
-
-    Raises:
-      UserError: naming the file.
-    """
+    """Refuse an `output` in the place of a file that a run or a sweep keeps of itself, there or not yet."""
     path = Path(os.path.realpath(output))
     for folder in path.parents:
         first = path.relative_to(folder).parts[0]

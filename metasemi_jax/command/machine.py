@@ -19,11 +19,7 @@ ASCII = {'×': 'x', '±': '+-', '…': '...', '–': '-', '→': '->', 'μ': 'u'
 
 
 def check_machine() -> None:
-    """Refuse a machine on which JAX would fail later, silently or with pages of output.
-
-    Raises:
-      UserError: naming the limit or the variable, and what to do.
-    """
+    """Refuse a machine on which JAX would fail later, silently or with pages of output."""
     _check_environment()
     _check_files()
     _check_address_space()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import as_user_error
 
 
 def user_path(text: str) -> Path:
@@ -11,7 +11,5 @@ def user_path(text: str) -> Path:
     Raises:
       UserError: there is no such home folder.
     """
-    try:
+    with as_user_error(RuntimeError, f'{text}: there is no such home folder; write the whole path'):
         return Path(text).expanduser()
-    except RuntimeError as error:
-        raise UserError(f'{text}: there is no such home folder; write the whole path') from error

@@ -8,7 +8,7 @@ from metasemi_jax.errors import UserError, first_ten
 
 
 def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
-    """The labeled ids that a file names.
+    """The labeled ids that a file names, sorted.
 
     It is either one id a line, as in the `labeled_ids.txt` of a run, or the official program's
     `label_indices.txt`: positions in the original training file, integers between any white space. Positions
@@ -18,11 +18,7 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
     a label after a name or path is left out.
 
     Args:
-      path: the file to read.
       ids: unique ids of the training images.
-
-    Returns:
-      Sorted ids.
 
     Raises:
       UserError: no such file, or one that is empty, names an image twice, or one that `ids` does not hold.

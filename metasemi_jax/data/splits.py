@@ -117,9 +117,6 @@ def class_balanced_split(
     Args:
       labels: int [N].
       ids: N unique strings.
-      num_labels: number of images that keep their label.
-      num_classes: K.
-      seed: seeds the draw.
 
     Raises:
       UserError: a number that the classes cannot share evenly, or more than a class holds.

@@ -35,8 +35,6 @@ def save_run(
       folder: a folder that is empty or does not exist yet.
       config: the nested fields of the fit.
       variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
-      form: form of the images that the network takes.
-      class_names: names of the K classes.
       images: uint8 [N, H, W, C], the images of the fit, to keep beside the network; None keeps none.
       labels: int32 [N], -1 where there is no label.
 

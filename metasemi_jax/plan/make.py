@@ -36,7 +36,6 @@ def make_plan(config: Any, topology: Topology, *, say: Callable[[str], None]) ->
     Args:
       config: settings as the user gave them.
       topology: a machine whose compiler is installed.
-      say: shows a line of progress.
 
     Raises:
       UserError: settings that do not fit each other, the data or the machine.

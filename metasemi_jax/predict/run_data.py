@@ -43,7 +43,6 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
     then the splits hold those that are left, and `changes` says so.
 
     Args:
-      classifier: as `load_classifier` returns it.
       data_path, data_dir: folders of the images today, in the place of the run's `data.path` and
         `data.data_dir`.
 

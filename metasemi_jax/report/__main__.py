@@ -84,11 +84,7 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
 
 
 def _check_output(folder: Path) -> None:
-    """Refuse, before the work, a folder that cannot be written, or holds somebody's own report.md.
-
-    Raises:
-      UserError: naming it.
-    """
+    """Refuse, before the work, a folder that cannot be written, or holds somebody's own report.md."""
     with naming_output(folder, 'folder'):
         check_writable(folder)
         there = [path for end in SUFFIXES if (path := folder / f'report.{end}').exists()]

@@ -68,8 +68,6 @@ def plan(
     Args:
       config: settings that all runs share.
       grid: the fields that differ between them, with their values.
-      seeds: seeds with which each setting is trained.
-      folder: folder of the sweep.
       recipe: method name -> the config in the place of `config` for runs of a grid over methods.
 
     Raises:

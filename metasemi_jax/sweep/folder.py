@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from metasemi_jax import files
 from metasemi_jax.config import FIELDS, check_saved, differing_fields, flatten
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.workdir import LOG, naming, read_json
 
 RECORD = 'sweep.json'
@@ -93,14 +93,10 @@ def sweep_lock(folder: Path) -> Iterator[None]:
     Raises:
       UserError: another sweep is at work in it.
     """
+    busy = f'--workdir={folder}: another sweep is at work in it; wait for its end, or name another folder'
     with contextlib.ExitStack() as stack:
-        try:
+        with as_user_error(BlockingIOError, busy):
             stack.enter_context(files.lock(folder / '.lock'))
-        except BlockingIOError as error:
-            raise UserError(
-                f'--workdir={folder}: another sweep is at work in it; wait for its end, or name '
-                'another folder'
-            ) from error
         yield
 
 

@@ -24,7 +24,7 @@ from metasemi_jax.command.flags import define_config, define_workdir, required_w
 from metasemi_jax.config import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import folder_atomically, write_json
 from metasemi_jax.models import MODELS
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint
@@ -122,11 +122,10 @@ def _check_width(config: Any, sizes: Sizes) -> None:
 
 
 def _step(value: Any, total_steps: int) -> int:
-    try:
-        step = int(value)
     # OverflowError: an infinite step.
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the checkpoint's 'step' is no number: {str(value)[:40]}") from error
+    unlike = (TypeError, ValueError, OverflowError)
+    with as_user_error(unlike, f"the checkpoint's 'step' is no number: {str(value)[:40]}"):
+        step = int(value)
     if not 0 <= step <= total_steps:
         raise UserError(
             f"the checkpoint's step {step} is not within total_steps={total_steps}; name its experiment with "
@@ -179,24 +178,24 @@ def _write(
     step: int,
 ) -> None:
     """Write the whole run or nothing: a run without its checkpoint would start anew."""
-    try:
-        with folder_atomically(path) as beside:
-            files = Workdir(beside)
-            if dataset:
-                pools = split_positions(dataset.train_ids, split.labeled, split.validation)
-                files.create(
-                    config,
-                    split.labeled,
-                    validation_ids=split.validation,
-                    class_names=dataset.class_names,
-                    input_spec=input_spec(config, dataset, np.concatenate(pools)),
-                )
-            else:
-                write_json(files.config, config.to_dict())
-            with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
-                save_checkpoint(manager, state, record, step=step, error=None)
-    except OSError as error:
-        raise UserError(f'--workdir={path} cannot be written ({error.strerror or error})') from error
+    with (
+        as_user_error(OSError, lambda error: f'--workdir={path} cannot be written ({reason_of(error)})'),
+        folder_atomically(path) as beside,
+    ):
+        files = Workdir(beside)
+        if dataset:
+            pools = split_positions(dataset.train_ids, split.labeled, split.validation)
+            files.create(
+                config,
+                split.labeled,
+                validation_ids=split.validation,
+                class_names=dataset.class_names,
+                input_spec=input_spec(config, dataset, np.concatenate(pools)),
+            )
+        else:
+            write_json(files.config, config.to_dict())
+        with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
+            save_checkpoint(manager, state, record, step=step, error=None)
 
 
 def _best_accuracy(checkpoint: Mapping[str, Any]) -> str:

@@ -102,9 +102,6 @@ def check_readable(folder: Path) -> None:
 
     Args:
       folder: the checkpoints folder. What a run is about to write or to delete there is left out.
-
-    Raises:
-      UserError: naming the first file, or the folder.
     """
     if not folder.exists():
         return
@@ -175,7 +172,6 @@ def save_checkpoint(
     """Start a save of `step` in the background, once the one before it is done.
 
     Args:
-      manager: as `open_checkpoints` returns it.
       state: copied to the host before this returns, so that its buffers may be donated.
       record: JSON to keep beside it.
       step: names the checkpoint; saving a step twice writes it once.
@@ -231,7 +227,6 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
     """The newest checkpoint that can be read, or None where there is none at all.
 
     Args:
-      manager: as `open_checkpoints` returns it.
       state: gives structure, dtypes and placement; its values are not used. The checkpoint may come from
         another number of devices or processes.
 

@@ -27,7 +27,6 @@ def with_image_size(
     """`config` with a value for `data.image_size` if that is open, and the choice; 0 keeps the images' size.
 
     Args:
-      config: settings of the run.
       sides: height and width of images in memory, all of one size; None: look at the files of `data.path`.
       published: whether the run starts from published weights, of the network `model.name`.
       platform: 'cpu', 'gpu' or 'tpu', on which the run will train; None: this machine's.

@@ -97,7 +97,6 @@ def build_experiment(
 
     Args:
       config: a ConfigDict that `check_config` has passed.
-      mesh: mesh over all devices.
       split: split of the run that goes on; None: draw it, or read `data.split_file`.
       dataset: dataset in memory; None: load the one that the config names.
 
@@ -176,8 +175,6 @@ def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | Non
 
     Args:
       config: settings of the run, completed by the recipe.
-      dataset: the data of the run.
-      split: the labeled and held-out images of `dataset`.
       platform: 'cpu', 'gpu' or 'tpu', where the step will run; None: this machine's.
 
     Raises:

@@ -54,11 +54,7 @@ def load_data(config: Any) -> Dataset:
 
 
 def check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
-    """Refuse images of which this machine cannot hold a batch.
-
-    Raises:
-      UserError: naming what a batch takes, and what there is.
-    """
+    """Refuse images of which this machine cannot hold a batch."""
     batch_size = config.batch_size or BATCH_SIZE  # None: the recipe is about to choose it
     count = (1 + config.unlabeled_ratio) * batch_size
     needed, there = FLOAT_BYTES * count * math.prod(image_shape), machine_memory()

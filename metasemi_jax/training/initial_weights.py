@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.models.trained_parts import HEAD
 from metasemi_jax.models.vision_transformer import VisionTransformer, resized_positions
 from metasemi_jax.pretrained.weights_file import is_weights_file
@@ -39,10 +39,8 @@ def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
         state, note = begin_from_file(experiment.state, experiment.model, spec, source, name)
         return experiment._replace(state=state), note
     folder, weights = _parse(source)
-    try:
+    with as_user_error(UserError, lambda error: f'model.init_from={source}: {error}'):
         trained = load_classifier(folder, weights=weights)
-    except UserError as error:
-        raise UserError(f'model.init_from={source}: {error}') from error
     _check_fit(source, trained, experiment)
     same_classes = trained.class_names == experiment.class_names
     state = experiment.state

@@ -41,10 +41,7 @@ def place_probe_data(
 
     Args:
       images: training images, an array or `StoredImages`.
-      labels: int [N], their labels.
       labeled, unlabeled: positions of the two pools in `images`. Every process draws the same.
-      statistics: as `normalize_by` takes them.
-      mesh: mesh over all devices.
     """
     most = min(PROBED_IMAGES, max(1, PROBED_BYTES // int(np.prod(images.shape[1:]))))
     rng = np.random.default_rng(0)

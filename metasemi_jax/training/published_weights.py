@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metasemi_jax.data.dataset import InputSpec
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.models.trained_parts import HEAD
 from metasemi_jax.models.vision_transformer import resized_positions
 from metasemi_jax.pretrained.networks import Published, as_published
@@ -29,14 +29,10 @@ def load_published(source: str) -> Published:
     Raises:
       UserError: the file cannot be used.
     """
-    try:
+    with as_user_error(UserError, lambda error: f'model.init_from={error}'):
         weights = read_weights(source)
-    except UserError as error:
-        raise UserError(f'model.init_from={error}') from error
-    try:
+    with as_user_error(UserError, lambda error: f'model.init_from={source} {error}'):
         return as_published(weights)
-    except UserError as error:
-        raise UserError(f'model.init_from={source} {error}') from error
 
 
 def with_published_network(config: Any) -> tuple[Any, Published | None]:
@@ -99,8 +95,6 @@ def begin_from_file(
     """`state` before its first step with the weights of a file, but for the last linear layer.
 
     Args:
-      state: drawn weights.
-      model: the network that they are of.
       spec: shape and normalisation of the run's images.
       source, name: `model.init_from` and `model.name`.
 

@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import write_atomically
 
 
@@ -36,7 +36,9 @@ class RunLog:
         self._writes = metrics_file is not None
         if not self._writes:
             return
-        try:
+        advice = 'nothing was lost: make room there, and the same command goes on'
+        unwritten = f'{metrics_file} cannot be written'
+        with as_user_error(OSError, lambda error: f'{unwritten} ({reason_of(error)}); {advice}'):
             _drop_after(metrics_file, start_step)
             self._file = metrics_file.open('a')
             # `SummaryWriter` writes in a thread, where a full disk would end in a traceback of its own.
@@ -44,11 +46,6 @@ class RunLog:
             suffix = f'.{os.getpid()}.{time.monotonic_ns()}'
             self._events = EventsWriter(str(metrics_file.with_name('events')), suffix)
             self._add_event(start_step + 1, session_log=SessionLog(status=SessionLog.START))
-        except OSError as error:
-            raise UserError(
-                f'{metrics_file} cannot be written ({error.strerror or error}); nothing was lost: make room '
-                'there, and the same command goes on'
-            ) from error
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One line of JSON and one event, handed to the system at once, so that a kill loses none.

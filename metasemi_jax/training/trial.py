@@ -28,11 +28,8 @@ def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path | None
     """Time the compiled step, an evaluation and a checkpoint; nothing that is trained here is kept.
 
     Args:
-      config: settings of the recipe.
       experiment: data, step and state; the state is copied.
-      mesh: mesh over all devices.
       folder: folder of the run, where a checkpoint is written for a moment; None: the run writes none.
-      seconds: length of the budget.
 
     Returns:
       The costs, the same in every process.

@@ -69,11 +69,9 @@ def look(
     """Run the network over the run's images and keep what is drawn.
 
     Args:
-      classifier: as `load_classifier` returns it.
       split: images to judge by; None for the test images, or without any the validation images.
       num_points: largest number of images in t-SNE.
       seed: seeds the choice of those images, and t-SNE.
-      say: takes lines for people.
       data_path, data_dir: see `load_run_data`.
 
     Raises:

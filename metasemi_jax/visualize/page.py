@@ -37,13 +37,7 @@ UNFOLDED = 20  # classes of a table that is shown at once
 
 
 def draw_files(runs: Sequence[Run], seed: int, *, now: datetime) -> dict[str, bytes]:
-    """Every file by its path in the output folder.
-
-    Args:
-      runs: runs of the same classes.
-      seed: seed of t-SNE, for the captions.
-      now: the date of the page.
-    """
+    """Every file of `runs`, of the same classes, by its path in the output folder; `now`: the page's date."""
     with drawing_fonts(_texts(runs)):
         return _draw_files(runs, seed, now)
 

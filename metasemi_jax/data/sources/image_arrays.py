@@ -27,7 +27,6 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     unlabeled. Without `class_names` the classes are called '0' to the largest label of `y`.
 
     Args:
-      path: the .npz file.
       image_size: images of another size are resized as files are, see `read_images`; 0 keeps their size.
       memory_budget: bytes that the images may take.
 

@@ -33,7 +33,6 @@ def load_own_images(
     those of the labeled training images, in the order of their names.
 
     Args:
-      path: the folder, .csv or .npz file.
       image_size: side of the images, in pixels; 0 keeps the size of an .npz file's.
       memory_budget: bytes that the images may take, counted in colour. Files that take more stay on disk;
         their test and validation images are in memory even so, where these take at most a 32nd of it.

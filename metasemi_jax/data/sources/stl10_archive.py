@@ -43,11 +43,7 @@ class UnlabeledImages:
 
 
 def read_stl10(path: Path) -> Stl10:
-    """Read all but the unlabeled images, of which there may be more than fit into memory.
-
-    Raises:
-      UserError: it is not such a file.
-    """
+    """Read all but the unlabeled images, of which there may be more than fit into memory."""
     with unreadable(path), tarfile.open(path, 'r:gz') as archive:
         contents, sizes = {}, {}
         # In one pass: to go back in a gzip stream is to unpack it again from the start.
@@ -73,11 +69,7 @@ def read_stl10(path: Path) -> Stl10:
 
 
 def keep_folds(root: Path, folds: Sequence[Sequence[int]]) -> None:
-    """Write a file for each fold.
-
-    Raises:
-      OSError: they cannot be written.
-    """
+    """Write a file for each fold."""
     folder = folds_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     for name, positions in zip(FOLDS, folds, strict=True):

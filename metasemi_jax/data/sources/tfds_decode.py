@@ -20,7 +20,6 @@ def from_archives(
 
     Args:
       splits: contents of the archives of `recipe`, by TFDS's names of the splits.
-      recipe: entry of `RECIPES`.
       count: called for each image, with their number.
 
     Returns:
@@ -56,7 +55,6 @@ def decode(
 
     Args:
       builder: as `stock_builder` returns it.
-      recipe: entry of `RECIPES` for the same dataset.
       count: called for each image, with their number.
       pixels: False returns the numbers of the records that hold the images, in the place of the images.
 

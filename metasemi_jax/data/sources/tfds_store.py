@@ -21,11 +21,7 @@ def data_root(data_dir: str) -> Path:
 
 
 def check_writable(name: str, folder: Path) -> None:
-    """Refuse a `folder` that could not be made, before anything is written.
-
-    Raises:
-      UserError: naming the folder above it that cannot be written.
-    """
+    """Refuse a `folder` that could not be made, before anything is written."""
     try:
         files.check_writable(folder)
     except OSError as error:

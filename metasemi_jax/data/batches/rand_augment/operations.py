@@ -22,8 +22,8 @@ OPERATIONS = (
     'rotate',  # `Image.rotate`, counterclockwise, at most 45 degrees either way and to 1/4096 of one
     'shear_x',  # `Image.transform` with (1, shear, 0, 0, 1, 0)
     'shear_y',
-    'translate_x',  # `Image.transform` with (1, 0, pixels, 0, 1, 0): more than 0 moves the picture to the left
-    'translate_y',  # more than 0 moves it up
+    'translate_x',  # `Image.transform` with (1, 0, pixels, 0, 1, 0): a positive value moves to the left
+    'translate_y',  # a positive value moves up
 )
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
 
