@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.data.batches.resident import Pipeline, resident_pipeline
 from metasemi_jax.data.batches.views import make_views
 from metasemi_jax.data.dataset import Dataset

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from metasemi_jax.config import completed, flatten
+from metasemi_jax.config.form import completed, flatten
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.errors import UserError

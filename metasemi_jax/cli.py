@@ -198,7 +198,7 @@ def _field_of(arg: str) -> str:
 
 def _fields() -> Mapping[str, Any]:
     # Imported here: it imports JAX.
-    from metasemi_jax.config import FIELDS
+    from metasemi_jax.config.fields import FIELDS
 
     return FIELDS
 

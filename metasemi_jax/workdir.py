@@ -5,7 +5,6 @@ is wrong is named by file and field, with the way to get the file back.
 """
 
 import contextlib
-import copy
 import json
 import os
 import time
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from metasemi_jax import files
-from metasemi_jax.config import OF_WEIGHTS, check_saved, completed, differing_fields, flatten, only_longer
+from metasemi_jax.config.checks import check_saved
+from metasemi_jax.config.fields import OF_WEIGHTS
+from metasemi_jax.config.form import completed, differing_fields, flatten, only_longer, with_fields
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.splits import Split, split_sha256, split_text
 from metasemi_jax.errors import UserError
@@ -117,9 +118,7 @@ class Workdir:
             chosen['recipe'] = there['recipe']
         if by_weights and there['model.init_from'] == fields['model.init_from']:
             chosen |= {name: there.get(name) for name in OF_WEIGHTS if fields.get(name) in (None, [])}
-        config = copy.deepcopy(config)
-        config.update_from_flattened_dict(chosen)
-        return config
+        return with_fields(config, chosen)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.config import FIELDS
+from metasemi_jax.config.fields import FIELDS
 from small_runs import ROOT, contents, main_of, make_run, tiny_config
 
 CONFIG_FILES = {

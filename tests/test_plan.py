@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.command import config_file
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.plan import __main__ as command

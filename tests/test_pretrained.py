@@ -7,7 +7,7 @@ import pytest
 
 from configs import folder
 from metasemi_jax.classifier import load_classifier, predict_images
-from metasemi_jax.config import flatten
+from metasemi_jax.config.form import flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import create_model, variable_shapes
 from metasemi_jax.models.trained_parts import HEAD, frozen_layers, trained_parts

@@ -5,7 +5,9 @@ import pytest
 
 from benchmarks.forward_passes import forward_passes
 from configs import digits, folder
-from metasemi_jax.config import OPEN, check_config, flatten
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.fields import OPEN
+from metasemi_jax.config.form import flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
 from metasemi_jax.methods import method_options

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from metasemi_jax.config import BUDGETED, check_config, differing_fields
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.fields import BUDGETED
+from metasemi_jax.config.form import differing_fields
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import parse_duration

@@ -24,7 +24,7 @@ def config_help(name: str) -> str:
       UserError: a config file that is missing or fails.
     """
     # These import JAX, which takes a second.
-    from metasemi_jax.config import flatten
+    from metasemi_jax.config.form import flatten
     from metasemi_jax.methods import METHODS
     from metasemi_jax.models import MODELS
 

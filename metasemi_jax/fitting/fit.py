@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
-from metasemi_jax.config import LOCATIONS, flatten
+from metasemi_jax.config.fields import LOCATIONS
+from metasemi_jax.config.form import flatten
 from metasemi_jax.data.dataset import Dataset, InputSpec
 from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated

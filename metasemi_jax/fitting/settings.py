@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from metasemi_jax.command.advice import did_you_mean
-from metasemi_jax.config import FIELDS, check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.configs import folder
 from metasemi_jax.errors import UserError
 

@@ -1,12 +1,12 @@
 """From a config and a machine to a plan."""
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.plan.devices import absent_devices
 from metasemi_jax.plan.estimate import Estimate, estimate, needed_bytes
@@ -60,7 +60,7 @@ def make_plan(config: Any, topology: Topology, *, say: Callable[[str], None]) ->
     if not first.fits:
         wanted = first.estimate.memory.total if first.estimate else first.wanted
         room = largest_batch(
-            lambda size: attempt(_with_batch_size(first.program.config, size)).fits,
+            lambda size: attempt(with_fields(first.program.config, {'batch_size': size})).fits,
             first.program.config.batch_size,
             topology.size,
             share=topology.chip.memory / wanted if wanted else None,
@@ -90,9 +90,3 @@ def _attempt(program: StepProgram, topology: Topology) -> _Attempt:
         compiled, topology, state=program.state_bytes, evaluation=program.eval_bytes, dtype=program.dtype
     )
     return _Attempt(program, seconds, found, None)
-
-
-def _with_batch_size(config: Any, batch_size: int) -> Any:
-    config = copy.deepcopy(config)
-    config.batch_size = batch_size
-    return config

@@ -1,6 +1,5 @@
 """The step of a config as training calls it, lowered for devices that are not here."""
 
-import copy
 import math
 import time
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.sharding import check_batch_size
@@ -88,12 +88,11 @@ def compile_step(program: StepProgram, platform: str) -> tuple[Any, float]:
 
 def _in_this_process(config: Any, dataset: Dataset) -> Any:
     """`config` for the one batch that is made for its shapes: no workers, and no pixels looked at on disk."""
-    config = copy.deepcopy(config)
-    config.data.num_workers = 0
+    fields = {'data.num_workers': 0}
     if not config.data.mean and on_disk(dataset.train_images):
         channels = dataset.image_shape[-1]
-        config.data.mean, config.data.std = (0.5,) * channels, (0.25,) * channels
-    return config
+        fields |= {'data.mean': (0.5,) * channels, 'data.std': (0.25,) * channels}
+    return with_fields(config, fields)
 
 
 def _state(config: Any, parts: Parts, dataset: Dataset) -> TrainState:

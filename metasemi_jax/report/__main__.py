@@ -18,7 +18,7 @@ from absl import flags
 
 from metasemi_jax.cli import run_command
 from metasemi_jax.command.flags import naming_output
-from metasemi_jax.config import FIELDS
+from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable, write_atomically
 from metasemi_jax.report.figure import FORMATS

@@ -19,7 +19,6 @@ SIGTERM stop the runs, which save; if the sweep is killed, they save and stop to
 """
 
 import contextlib
-import copy
 import json
 import shlex
 import signal
@@ -35,7 +34,8 @@ from absl import flags
 
 from metasemi_jax.cli import config_first, parse_config_flags, run_command
 from metasemi_jax.command.flags import define_config, define_workdir, required_workdir
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
 from metasemi_jax.sweep.folder import check_record, run_name, sweep_lock, write_record
@@ -81,7 +81,7 @@ def plan(
         name = run_name(setting, seed)
         run = PlannedRun(
             f'[{number}/{len(pairs)}] {name}',
-            _with_fields(base, setting | {'seed': seed}),
+            with_fields(base, setting | {'seed': seed}),
             Workdir(folder / name),
         )
         check_config(run.config)
@@ -89,14 +89,6 @@ def plan(
         runs.append(run)
     check_record(folder, list(grid), config)
     return runs
-
-
-def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
-    config = copy.deepcopy(config)
-    # A file may say lr = 1, an int; `check_config` checks the types.
-    with config.ignore_type():
-        config.update_from_flattened_dict(fields)
-    return config
 
 
 class _Process:

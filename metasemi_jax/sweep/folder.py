@@ -7,7 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from metasemi_jax import files
-from metasemi_jax.config import FIELDS, check_saved, differing_fields, flatten
+from metasemi_jax.config.checks import check_saved
+from metasemi_jax.config.fields import FIELDS
+from metasemi_jax.config.form import differing_fields, flatten
 from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.workdir import LOG, naming, read_json
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from metasemi_jax.config import FIELDS, Field
+from metasemi_jax.config.fields import FIELDS, Field
 from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.methods import METHODS
 

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
 from metasemi_jax.command.flags import define_config, define_workdir, required_workdir
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
 from metasemi_jax.errors import UserError, as_user_error, reason_of

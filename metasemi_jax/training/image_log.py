@@ -43,7 +43,7 @@ def view_sheets(to_batch: Callable, device_data: Any, rows: Any, spec: InputSpec
 
 
 def example_images(dataset: Any, split: Split, unlabeled: np.ndarray) -> Callable[[], dict[str, Examples]]:
-    """() -> at most `LOOKED_AT` unlabeled and test (without them validation) images, the same in every run."""
+    """() -> at most `LOOKED_AT` unlabeled and test (or validation) images, the same in every run."""
     held_out, _ = split_positions(dataset.train_ids, split.validation)
 
     def pick(images: Any, labels: np.ndarray, positions: np.ndarray) -> Examples:

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
-from metasemi_jax.config import agreed_settings, check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import agreed_settings
 from metasemi_jax.distributed.multi_host import (
     check_same,
     failing_together,

@@ -21,7 +21,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: Any, experiment: Experiment, mesh: Mesh, *, lr_factor: float = 1.0) -> Prepared:
-    """Place the data of `experiment` on the devices, and make the function that does up to `max_steps` steps."""
+    """Place the data of `experiment` on the devices; make the function that does up to `max_steps` steps."""
     pipeline = experiment.pipeline
     streaming = not jax.tree.leaves(pipeline.device_data)
     max_steps = steps_per_call(config, streaming=streaming)

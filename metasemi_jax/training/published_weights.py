@@ -4,13 +4,13 @@ The network and the normalisation are those of the weights. config.json keeps wh
 neither a resumed run nor a user of its network needs the file.
 """
 
-import copy
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.models.trained_parts import HEAD
@@ -51,12 +51,8 @@ def with_published_network(config: Any) -> tuple[Any, Published | None]:
     published = load_published(source)
     name = config.model.name or published.name
     check_network(source, published, name)
-    config = copy.deepcopy(config)
-    config.model.name = name
-    for size, number in published.sizes.items():
-        if config.model[size] is None:
-            config.model[size] = number
-    return config, published
+    sizes = {f'model.{size}': n for size, n in published.sizes.items() if config.model[size] is None}
+    return with_fields(config, sizes | {'model.name': name}), published
 
 
 def check_network(source: str, published: Published, name: str) -> None:
@@ -75,9 +71,8 @@ def with_normalisation(config: Any, published: Published, channels: int) -> Any:
     """
     if len(config.data.mean):
         return config
-    config = copy.deepcopy(config)
-    config.data.mean, config.data.std = _normalisation(published, channels)
-    return config
+    mean, std = _normalisation(published, channels)
+    return with_fields(config, {'data.mean': mean, 'data.std': std})
 
 
 def _normalisation(published: Published, channels: int) -> tuple[tuple[float, ...], ...]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import BUDGETED
+from metasemi_jax.config.fields import BUDGETED
 from metasemi_jax.methods import method_options
 from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.mlp import MLP

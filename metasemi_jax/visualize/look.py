@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metasemi_jax.classifier import Classifier
-from metasemi_jax.config import flatten
+from metasemi_jax.config.form import flatten
 from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.predict.run_data import RunData, SplitImages, find_split, load_run_data
 from metasemi_jax.progress import ProgressLine

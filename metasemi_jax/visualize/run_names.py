@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metasemi_jax.config import LOCATIONS, settled
+from metasemi_jax.config.fields import LOCATIONS
+from metasemi_jax.config.form import settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import method_options
 
