@@ -15,16 +15,12 @@ from metasemi_jax.config.form import completed, flatten
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.errors import UserError
-from metasemi_jax.training.checkpoint import (
-    Restored,
-    best_step,
-    check_readable,
-    open_checkpoints,
-    restore_step,
-    saved_shapes,
-)
+from metasemi_jax.training.checkpoint import open_checkpoints
+from metasemi_jax.training.damaged import check_readable
 from metasemi_jax.training.experiment import build_model, state_shapes
-from metasemi_jax.workdir import RESTORE, REWRITE, Workdir
+from metasemi_jax.training.restore import Restored, best_step, restore_step, saved_shapes
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.reading import RESTORE, REWRITE
 
 Array = jax.Array
 # Fields that the config must have. Configs of older versions may lack others.

@@ -19,7 +19,9 @@ from metasemi_jax.cli import run_command
 from metasemi_jax.command.flags import define_weights, define_workdir, naming_output, required_workdir
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import is_replaceable, write_atomically, write_json
-from metasemi_jax.workdir import Workdir, check_no_run_file, read_json
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.outputs import check_no_run_file
+from metasemi_jax.workdir.reading import read_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 

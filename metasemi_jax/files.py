@@ -1,7 +1,6 @@
 """Files and folders: written all or nothing, probed before the work begins, locked by one process."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from metasemi_jax.command.signals import removed_at_end
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 
 _LONGEST_NAME = 50  # characters of a file's name that its temporary neighbour repeats
 
@@ -106,21 +106,20 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, called: str, advice: str = 'name another folder') -> None:
     """Refuse a folder that cannot be made, or takes no files; writes nothing that stays.
 
-    Raises:
-      OSError: the folder takes no files. `filename` is the nearest path that exists: a file
-        (NotADirectoryError) or a folder.
+    Args:
+      called: the beginning of the message, 'workdir=runs/a'.
+      advice: its end.
     """
     # A link that leads nowhere exists too, as something in the way.
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists() or p.is_symlink())
     if not nearest.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
-    try:
+        raise UserError(f'{called}: {nearest} is a file; {advice}')
+    unwritten = f'{called}: {nearest} cannot be written'
+    with as_user_error(OSError, lambda error: f'{unwritten} ({reason_of(error)}); {advice}'):
         tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(nearest)) from error
 
 
 @contextlib.contextmanager

@@ -373,7 +373,10 @@ def test_two_runs_at_once(folders, tmp_path):
 def test_a_data_dir_that_is_a_file(folders, no_network):
     _, manual_dir = folders
     manual_dir.write_text('mine')
-    assert f'cifar10: {manual_dir} cannot be written (Not a directory)' in fails('cifar10', manual_dir)[0]
+    assert (
+        f'cifar10: {manual_dir} is a file; use another folder with data.data_dir='
+        in fails('cifar10', manual_dir)[0]
+    )
     assert manual_dir.read_text() == 'mine'
 
 

@@ -19,7 +19,7 @@ from metasemi_jax.training import published_weights
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recipe import Facts, choose
 from metasemi_jax.training.run_log import RunLog
-from metasemi_jax.workdir import read_json
+from metasemi_jax.workdir.reading import read_json
 from own_images import own_config, write_folder
 from small_runs import ROOT, assert_same_state, contents, main_of, read_state
 from torch_files import tiny_state_dict, write_pth, write_safetensors

@@ -18,7 +18,8 @@ from metasemi_jax.training import recipe
 from metasemi_jax.training.choices import has_black_border, with_image_size
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recipe import Facts, choose, image_size, sentence
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.reading import read_json
 from own_images import write_folder
 from small_runs import read_log
 

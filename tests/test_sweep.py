@@ -26,7 +26,7 @@ from metasemi_jax.sweep.folder import (
 )
 from metasemi_jax.sweep.grid import parse_grid
 from metasemi_jax.training.preemption import StopRequest
-from metasemi_jax.workdir import read_json
+from metasemi_jax.workdir.reading import read_json
 from processes import wait_until
 from small_runs import ROOT, contents, tiny_config, tiny_flags
 

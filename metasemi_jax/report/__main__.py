@@ -85,8 +85,8 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
 
 def _check_output(folder: Path) -> None:
     """Refuse, before the work, a folder that cannot be written, or holds somebody's own report.md."""
+    check_writable(folder, f'--output={folder}')
     with naming_output(folder, 'folder'):
-        check_writable(folder)
         there = [path for end in SUFFIXES if (path := folder / f'report.{end}').exists()]
         text = folder / 'report.md'
         # The table identifies the other files as ours.

@@ -41,7 +41,8 @@ from metasemi_jax.progress import duration
 from metasemi_jax.sweep.folder import check_record, run_name, sweep_lock, write_record
 from metasemi_jax.sweep.grid import GRIDS, parse_grid, parse_seeds, settings
 from metasemi_jax.training.preemption import StopRequest, stop_on_signals
-from metasemi_jax.workdir import LOG, Workdir
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.outputs import LOG
 
 DEFAULT_CONFIG = Path('configs/digits.py')
 RUN = 'metasemi_jax.sweep.run'  # the module of a run's process

@@ -11,7 +11,8 @@ from metasemi_jax.config.checks import check_saved
 from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.config.form import differing_fields, flatten
 from metasemi_jax.errors import UserError, as_user_error
-from metasemi_jax.workdir import LOG, naming, read_json
+from metasemi_jax.workdir.outputs import LOG
+from metasemi_jax.workdir.reading import naming, read_json
 
 RECORD = 'sweep.json'
 REWRITE = (

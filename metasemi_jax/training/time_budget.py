@@ -10,7 +10,8 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
 from metasemi_jax.methods import method_options
 from metasemi_jax.progress import duration, parse_duration
-from metasemi_jax.workdir import RESTORE, Workdir, naming, read_json
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.reading import RESTORE, naming, read_json
 
 LEAST_STEPS = 10
 FOR_EVALUATIONS, FOR_CHECKPOINTS = 0.2, 0.1  # shares of the time that they may take

@@ -134,15 +134,8 @@ def _output_folder(output: str | None, classifiers: Sequence[Classifier]) -> Pat
 
 
 def _check_output(target: Path, folders: Sequence[str]) -> None:
-    """Refuse a folder that cannot be written, or holds somebody's own pictures in the `folders` below it.
-
-    Raises:
-      UserError, OSError: naming what is in the way.
-    """
-    try:
-        check_writable(target)
-    except NotADirectoryError as error:
-        raise UserError(f'--output={target}: {error.filename} is a file; name a folder') from error
+    """Refuse a folder that cannot be written, or holds somebody's own pictures in the `folders` below it."""
+    check_writable(target, f'--output={target}')
     names = [f'{name}.{suffix}' for name in NAMES for suffix in FORMATS]
     paths = [target / PAGE, *(target / folder / name for folder in folders for name in names)]
     there = [path for path in paths if path.exists()]

@@ -19,13 +19,13 @@ from metasemi_jax.data.sources.image_records import ImageRecords, index_records
 from metasemi_jax.data.sources.imagenet_archives import ARCHIVES, check_archives, imagenet_splits
 from metasemi_jax.data.sources.tfds_prepare import prepare
 from metasemi_jax.data.sources.tfds_store import (
-    check_writable,
     data_root,
     is_prepared,
     made_once,
     readable_errors,
 )
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import check_writable
 from metasemi_jax.progress import ProgressLine, duration
 
 NAME = 'imagenet2012'
@@ -97,7 +97,7 @@ def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | 
 def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
     folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
     # Before the lock, which is the first thing to be written.
-    check_writable(NAME, cache)
+    check_writable(cache, NAME, 'use another folder with data.data_dir=')
     if not is_prepared(_builder(root)):
         check_archives(folder)
     return made_once(

@@ -34,13 +34,13 @@ from metasemi_jax.data.sources.tfds_prepare import (
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
 from metasemi_jax.data.sources.tfds_store import (
-    check_writable,
     data_root,
     is_prepared,
     made_once,
     readable_errors,
 )
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import check_writable
 from metasemi_jax.progress import ProgressLine, duration
 
 TFDS_DATASETS = tuple(RECIPES)
@@ -135,7 +135,7 @@ def _find_cache(name: str, root: Path, budget: int) -> Cache | None:
 def _make_cache(name: str, root: Path, budget: int, manual_dir: str) -> Cache:
     folder, originals = _cache_folder(name, root, pixels=True), originals_folder(name, root, manual_dir)
     # Before the lock, which is the first thing to be written.
-    check_writable(name, folder)
+    check_writable(folder, name, 'use another folder with data.data_dir=')
     if not is_prepared(stock_builder(name, root)):
         check_sources(name, root, originals, required=bool(manual_dir))
     return made_once(

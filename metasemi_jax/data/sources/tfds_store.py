@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from metasemi_jax import files
 from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.array_cache import lock
 from metasemi_jax.data.sources.tfds_workarounds import DISK_FULL
@@ -18,17 +17,6 @@ def data_root(data_dir: str) -> Path:
     """`data_dir`, or where TFDS keeps its data by default, absolute and without importing TFDS."""
     folder = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
     return user_path(folder).absolute()
-
-
-def check_writable(name: str, folder: Path) -> None:
-    """Refuse a `folder` that could not be made, before anything is written."""
-    try:
-        files.check_writable(folder)
-    except OSError as error:
-        raise UserError(
-            f'{name}: {error.filename} cannot be written ({error.strerror}); '
-            'use another folder with data.data_dir='
-        ) from error
 
 
 def is_prepared(builder: Any) -> bool:
