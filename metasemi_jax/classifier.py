@@ -18,7 +18,7 @@ from metasemi_jax.errors import UserError
 from metasemi_jax.training.checkpoint import open_checkpoints
 from metasemi_jax.training.damaged import check_readable
 from metasemi_jax.training.experiment import build_model, state_shapes
-from metasemi_jax.training.restore import Restored, best_step, restore_step, saved_shapes
+from metasemi_jax.training.restore import best_step, restore_step, saved_shapes
 from metasemi_jax.workdir import Workdir
 from metasemi_jax.workdir.reading import RESTORE, REWRITE
 
@@ -124,7 +124,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
         )
         _check_shapes(files, target.params, saved_shapes(manager, step))
         restored = restore_step(manager, target, step)
-    variables = _variables(restored, weights)
+    variables = restored.state.ema if 'ema' in weights else restored.state.variables
     return Classifier(
         model, variables, class_names, form, dtype, weights, step, config, restored.record, files
     )
@@ -245,10 +245,3 @@ def _no_checkpoint(files: Workdir, kind: str) -> UserError:
         f'{files.path} holds {kind} checkpoint yet; a run writes them in the background while it trains: '
         'wait, or start its command again to go on'
     )
-
-
-def _variables(restored: Restored, weights: str) -> dict:
-    state = restored.state
-    if 'ema' in weights:
-        return state.ema
-    return {'params': state.params, 'batch_stats': state.batch_stats}

@@ -213,7 +213,7 @@ def test_the_program_is_the_one_that_training_calls():
     check_config(config)
     planned = lower_step(config, dataset, split, mesh)
     experiment = build_experiment(config, mesh)
-    run, device_data, key, max_steps = prepare(config, experiment, mesh)
+    run, device_data, key, max_steps = prepare(experiment, mesh)
     batches, count = place_host_batches(experiment.pipeline.host_batches(0), 1, max_steps, mesh)
     training = run.lower(experiment.state, device_data, batches, count, key)
     functions = functions_of(planned.lowered.as_text())

@@ -197,7 +197,7 @@ def test_the_trial_measures_and_leaves_nothing(tmp_path):
     experiment = build_experiment(config, mesh)
     before = jax.tree.map(np.copy, experiment.state)
     cached = jax.config.jax_enable_compilation_cache
-    costs = measure(config, experiment, mesh, tmp_path, seconds=5)
+    costs = measure(experiment, mesh, tmp_path, seconds=5)
     assert min(costs) > 0
     assert costs.step < costs.compilation
     assert list(tmp_path.iterdir()) == []

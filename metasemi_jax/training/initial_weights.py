@@ -44,13 +44,12 @@ def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
     _check_fit(source, trained, experiment)
     same_classes = trained.class_names == experiment.class_names
     state = experiment.state
-    drawn = {'params': state.params, 'batch_stats': state.batch_stats}
     variables = jax.device_get(trained.variables)
     if isinstance(experiment.model, VisionTransformer) and not experiment.model.rotary:
         variables = _for_image_size(variables, trained, experiment)
     taken = jax.tree.map_with_path(
         lambda path, old, new: old if _is_head(path) and not same_classes else new,
-        drawn,
+        state.variables,
         variables,
     )
     # A copy each: the step donates both.

@@ -20,9 +20,9 @@ class Prepared(NamedTuple):
     max_steps: int  # of one call
 
 
-def prepare(config: Any, experiment: Experiment, mesh: Mesh, *, lr_factor: float = 1.0) -> Prepared:
+def prepare(experiment: Experiment, mesh: Mesh, *, lr_factor: float = 1.0) -> Prepared:
     """Place the data of `experiment` on the devices; make the function that does up to `max_steps` steps."""
-    pipeline = experiment.pipeline
+    config, pipeline = experiment.config, experiment.pipeline
     streaming = not jax.tree.leaves(pipeline.device_data)
     max_steps = steps_per_call(config, streaming=streaming)
     run = make_run_steps(

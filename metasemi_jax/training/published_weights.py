@@ -113,11 +113,10 @@ def begin_from_file(
         grid = height // model.patch, width // model.patch
         old = published.grid, published.grid
         params['pos_embed'] = np.asarray(resized_positions(params['pos_embed'], old, grid))
-    drawn = {'params': state.params, 'batch_stats': state.batch_stats}
     new = {'params': params, 'batch_stats': body['batch_stats']}
     new['params'][HEAD] = state.params[HEAD]
-    _check_sizes(source, drawn, new)
-    new = jax.tree.map(lambda old, leaf: np.asarray(leaf, old.dtype), drawn, new)
+    _check_sizes(source, state.variables, new)
+    new = jax.tree.map(lambda old, leaf: np.asarray(leaf, old.dtype), state.variables, new)
     ema = jax.tree.map(np.copy, new) if state.ema else state.ema
     return state.replace(**new, ema=ema), (
         f'model.init_from: {name} of {source}, but for the last layer, of {published.head_classes or "no"} '

@@ -153,7 +153,7 @@ class Recorder:
         An equal error counts as lower: among equal steps the latest is the best.
         """
         scalars, errors = {}, {}
-        weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
+        weights = {'': state.variables}
         if state.ema:
             weights['ema_'] = state.ema
         for prefix, variables in weights.items():
