@@ -108,7 +108,7 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
                 if longer:
                     # These metrics are of fewer steps than config.json is about to name.
                     files.results.rename(files.path / f'results_{earlier["steps"]}.json')
-                describe_run(session.experiment.config, files, experiment)
+                describe_run(files, session.experiment)
         with failing_together():
             files.check_shared()
         say(experiment.description)
@@ -144,10 +144,10 @@ def _build_experiment(config: Any, files: Workdir, mesh: Mesh) -> Experiment:
     return experiment
 
 
-def describe_run(config: Any, files: Workdir, experiment: Experiment) -> None:
+def describe_run(files: Workdir, experiment: Experiment) -> None:
     """Write what `predict` and a later start need to know of the run, before its first step."""
     files.create(
-        config,
+        experiment.config,
         experiment.split.labeled,
         validation_ids=experiment.split.validation,
         class_names=experiment.class_names,

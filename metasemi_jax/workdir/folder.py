@@ -140,15 +140,14 @@ class Workdir(RunFiles):
             self.checkpoints: 'the latest two and the best',
             self.config: 'the settings',
             self.labeled_ids: 'which images kept their label',
+        }
+        sometimes = {
             self.validation_ids: 'which labeled images were held out',
             self.class_names: 'the classes, in the order of the outputs',
             self.input_spec: 'shape, mean and deviation of the images',
         }
-        lines = [
-            f'  {path.name + "/" * path.is_dir():<18} {what}'
-            for path, what in described.items()
-            if path.exists()
-        ]
+        described |= {path: what for path, what in sometimes.items() if path.exists()}
+        lines = [f'  {path.name + "/" * path.is_dir():<18} {what}' for path, what in described.items()]
         return '\n'.join([f'written to {self.path}', *lines])
 
     def begun_split(self, config: Any) -> Split | None:

@@ -4,6 +4,7 @@ original tar files -> array_record, by TFDS's builder -> an index of file names 
 in the array_record files and are decoded when they are needed.
 """
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,8 @@ def load_imagenet(*, data_dir: str = '', manual_dir: str = '', image_size: int, 
         arrays, class_names = _read_index(cache, root) or _build_index(root, cache, manual_dir)
         builder = _builder(root)
         train, test = (
-            StoredImages(
-                ImageRecords(builder, split),
-                len(arrays[f'{split}_labels']),
-                image_size,
-                colour=True,
-                resize=resize,
-            )
-            for split in TFDS_SPLITS
+            StoredImages(records, len(records), image_size, colour=True, resize=resize)
+            for records in (ImageRecords(builder, split) for split in TFDS_SPLITS)
         )
     return Dataset(
         train,
@@ -100,13 +95,8 @@ def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np
     check_writable(cache, NAME, 'use another folder with data.data_dir=')
     if not is_prepared(_builder(root)):
         check_archives(folder)
-    return made_once(
-        NAME,
-        root,
-        cache,
-        lambda: _read_index(cache, root),
-        lambda line: _prepare_and_index(root, cache, folder, line),
-    )
+    find = functools.partial(_read_index, cache, root)
+    return made_once(NAME, root, cache, find, functools.partial(_prepare_and_index, root, cache, folder))
 
 
 def _prepare_and_index(

@@ -1,6 +1,5 @@
 """`stl10_binary.tar.gz`: its images, a few at a time, and its ten predefined folds."""
 
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metasemi_jax.data.sources.archives import ArchiveSplit, unreadable
+from metasemi_jax.files import write_atomically
 
 ARCHIVE = 'stl10_binary.tar.gz'
 SIDE, CHANNELS = 96, 3
@@ -73,12 +73,7 @@ def keep_folds(root: Path, folds: Sequence[Sequence[int]]) -> None:
     folder = folds_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     for name, positions in zip(FOLDS, folds, strict=True):
-        beside = folder / f'{name}.{os.getpid()}.tmp'
-        try:
-            beside.write_text(' '.join(map(str, positions)) + '\n')
-            beside.replace(folder / name)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(folder / name, ' '.join(map(str, positions)) + '\n')
 
 
 def folds_folder(root: Path) -> Path:

@@ -5,6 +5,7 @@ done once: a later start reads the arrays alone, without importing TFDS. Images 
 stay in array_record files, which TFDS's builder writes if they are missing, and an index replaces the arrays.
 """
 
+import functools
 import shutil
 import time
 from pathlib import Path
@@ -80,8 +81,7 @@ def load_tfds(
     # An index serves where the decoded images may not be held.
     budget = 0 if on_disk else memory_budget
     with readable_errors(name, root, needed=RECIPES[name].room):
-        cache = _find_cache(name, root, budget) or _make_cache(name, root, budget, manual_dir)
-        arrays, class_names = cache
+        arrays, class_names = _find_cache(name, root, budget) or _make_cache(name, root, budget, manual_dir)
         if 'train_images' in arrays:
             train, test = arrays['train_images'], arrays['test_images']
         else:
@@ -138,13 +138,8 @@ def _make_cache(name: str, root: Path, budget: int, manual_dir: str) -> Cache:
     check_writable(folder, name, 'use another folder with data.data_dir=')
     if not is_prepared(stock_builder(name, root)):
         check_sources(name, root, originals, required=bool(manual_dir))
-    return made_once(
-        name,
-        root,
-        folder,
-        lambda: _find_cache(name, root, budget),
-        lambda line: _prepare(name, root, budget, originals, line),
-    )
+    find = functools.partial(_find_cache, name, root, budget)
+    return made_once(name, root, folder, find, functools.partial(_prepare, name, root, budget, originals))
 
 
 def _prepare(name: str, root: Path, budget: int, originals: Path, line: ProgressLine) -> Cache:

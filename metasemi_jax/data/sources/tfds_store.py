@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.data.sources.array_cache import lock
 from metasemi_jax.data.sources.tfds_workarounds import DISK_FULL
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, reason_of
+from metasemi_jax.files import lock
 from metasemi_jax.progress import ProgressLine
 
 
@@ -39,7 +39,7 @@ def readable_errors(name: str, root: Path, *, needed: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or ' '.join(str(error).split())
+        reason = reason_of(error)
         if error.errno in DISK_FULL:
             raise UserError(
                 f'{name}: {root} has no room ({reason}); it needs {needed} while it is prepared: '
@@ -60,5 +60,5 @@ def made_once(
         def waiting() -> None:
             line.say(f'{name}: another run is preparing it in {root}; waiting for that one')
 
-        with lock(folder, waiting=waiting):
+        with lock(folder.with_name(f'{folder.name}.lock'), waiting=waiting):
             return find() or make(line)
