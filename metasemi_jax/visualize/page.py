@@ -58,7 +58,7 @@ def _texts(runs: Sequence[Run]) -> list[str]:
     texts = [*runs[0].classifier.class_names]
     for run in runs:
         texts += [run.classifier.files.path.name]
-        texts += [] if run.mistakes is None else run.mistakes.ids.tolist()
+        texts += [] if run.mistakes is None else run.mistakes.shown.ids.tolist()
         texts += [] if run.review is None else run.review.shown.ids.tolist()
     return texts
 
@@ -102,7 +102,7 @@ def _drawings(run: Run, name: str, class_names: Sequence[str]) -> dict[str, Draw
         counts = run.classes.counts
         found['confusion'] = draw_confusion(counts, class_names, **where)
         found['class_errors'] = draw_class_errors(counts, run.classes.labeled, class_names, **where)
-        found['reliability'] = draw_reliability(*run.reliability, **where)
+        found['reliability'] = draw_reliability(run.reliability, **where)
         found['mistakes'] = run.mistakes and draw_mistakes(run.mistakes, class_names, **where)
     sheets = draw_review(run.review, class_names, name=name) if run.review else []
     found |= {'unlabeled' if i == 0 else f'unlabeled_{i + 1}': sheet for i, sheet in enumerate(sheets)}
