@@ -109,7 +109,7 @@ def test_a_bad_csv(tmp_path, text):
 
 
 def test_a_bad_folder(tmp_path):
-    refused(tmp_path / 'no', 'there is no such folder or file')
+    refused(tmp_path / 'no', 'there is no such file or folder')
     refused('', 'name your images with data.path=')
     refused(tmp_path, r'holds no folder labeled/; the layout is labeled/<class>/\*')
     (tmp_path / 'labeled').mkdir()
