@@ -12,8 +12,7 @@ from absl import flags, logging
 
 from metasemi_jax.command import signals
 from metasemi_jax.command.advice import advice_on_argument, did_you_mean, with_flags
-from metasemi_jax.command.config_file import expand_home, load_config
-from metasemi_jax.command.installed_configs import find_config
+from metasemi_jax.command.config_file import expand_home, find_config, load_config
 from metasemi_jax.command.machine import blame, missing_device, speak_any_encoding
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import replace_closed_streams

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metasemi_jax.command.installed_configs import CONFIGS, find_config
+from metasemi_jax.command.config_file import CONFIGS, find_config
 from metasemi_jax.errors import UserError
 from metasemi_jax.report import __main__ as report
 from metasemi_jax.sweep import __main__ as sweep

@@ -16,7 +16,7 @@ from configs import folder as folder_config
 from configs import imagenet, svhn
 from metasemi_jax.classifier import load_classifier
 from metasemi_jax.cli import parse_config_flags
-from metasemi_jax.command.installed_configs import find_config
+from metasemi_jax.command.config_file import find_config
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.sources import registry as sources
 from metasemi_jax.distributed.sharding import make_mesh

@@ -149,9 +149,5 @@ def _check_field(name: str, value: Any, field: Field) -> None:
         raise UserError(f'{name}={value} must {field.must}')
     if field.kind is int and not field.wide and any(abs(entry) > INT32_MAX for entry in entries):
         raise UserError(f'{name}={value} must be less than 2**31')
-    if field.kind is float and not all(_in_float32(entry) for entry in entries):
+    if field.kind is float and not all(x == 0 or FLOAT32_MIN <= abs(x) < FLOAT32_MAX for x in entries):
         raise UserError(f'{name}={value} must be a number that float32 holds, from 1.2e-38 to 3.4e38, or 0')
-
-
-def _in_float32(value: float) -> bool:
-    return value == 0 or FLOAT32_MIN <= abs(value) < FLOAT32_MAX

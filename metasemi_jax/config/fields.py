@@ -92,10 +92,6 @@ def _not_negative(kind: type, **options: Any) -> Field:
     return Field(kind, lambda value: 0 <= value < math.inf, 'not be negative', **options)
 
 
-def _is_method(value: str) -> bool:
-    return value in METHODS or '.py:' in value
-
-
 def _share(**options: Any) -> Field:
     return Field(float, lambda value: 0 <= value < 1, 'be at least 0 and less than 1', **options)
 
@@ -149,7 +145,10 @@ FIELDS = {
     'model.dropout_rate': _share(optional=True),
     'model.trained_blocks': _not_negative(int, optional=True),
     'method.name': Field(
-        str, _is_method, f'be one of {", ".join(METHODS)}, or FILE.py:FUNCTION', absent='metasemi'
+        str,
+        lambda value: value in METHODS or '.py:' in value,
+        f'be one of {", ".join(METHODS)}, or FILE.py:FUNCTION',
+        absent='metasemi',
     ),
     'method.meta': Field(bool, optional=True),
     'method.meta_moves': _one_of(META_MOVES, optional=True),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, as_user_error, first_ten, reason_of
 
 
 def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
@@ -24,10 +24,9 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
       UserError: no such file, or one that is empty, names an image twice, or one that `ids` does not hold.
     """
     source = f'data.split_file={path}'
-    try:
+    unlike = (OSError, UnicodeDecodeError)
+    with as_user_error(unlike, lambda error: f'{source} cannot be read ({reason_of(error)})'):
         text = user_path(path).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{source} cannot be read ({getattr(error, "strerror", None) or error})') from error
     names = [line for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f'{source} is empty; name one labeled image a line')

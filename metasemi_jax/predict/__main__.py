@@ -31,11 +31,10 @@ from metasemi_jax.command.flags import (
 )
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.data.images.chunks import Chunk, ImageSource, array_source, open_images
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.errors import UserError, first_ten, printable
 from metasemi_jax.predict.output import FIRST_COLUMNS, STDOUT, check_output, open_output
 from metasemi_jax.predict.run_data import RUN_SPLITS, load_run_data, split_images
-from metasemi_jax.progress import ProgressLine
+from metasemi_jax.progress import ImageCounter, ProgressLine
 from metasemi_jax.training.experiment_data import evaluation_resize
 from metasemi_jax.workdir import Workdir
 

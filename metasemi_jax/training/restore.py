@@ -1,4 +1,4 @@
-"""Reads checkpoints back: the newest that is whole, or one of a given step."""
+"""Reads checkpoints back, the newest whole one or that of a step; a UserError names what is damaged."""
 
 import re
 from contextlib import AbstractContextManager
@@ -64,11 +64,7 @@ def restore_newest(manager: ocp.CheckpointManager, state: TrainState) -> Restore
 
 
 def best_step(manager: ocp.CheckpointManager) -> int | None:
-    """The checkpoint with the lowest error, the latest of equals; None where none was evaluated.
-
-    Raises:
-      UserError: their errors cannot be read.
-    """
+    """The checkpoint with the lowest error, the latest of equals; None where none was evaluated."""
     unread = f'the errors beside {manager.directory} cannot be read'
     with as_user_error(Exception, lambda error: f'{unread} ({orbax_reason(error)})'):
         return best_of({step: manager.metrics(step)['error'] for step in manager.all_steps()})
@@ -79,9 +75,6 @@ def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -
 
     The method's own state is what was saved, whatever `state` says of it: who looks at a network needs no
     method.
-
-    Raises:
-      UserError: it cannot be read.
     """
     target = as_tree(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
     with _naming(manager, step):
@@ -90,11 +83,7 @@ def restore_step(manager: ocp.CheckpointManager, state: TrainState, step: int) -
 
 
 def saved_shapes(manager: ocp.CheckpointManager, step: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the parameters in the checkpoint of `step`: {'block1/conv/kernel': (3, 3, 1, 64), ...}.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """Shapes of the parameters in the checkpoint of `step`: {'block1/conv/kernel': (3, 3, 1, 64), ...}."""
     with _naming(manager, step):
         saved = saved_tree(Path(manager.directory) / str(step) / 'state')['params']
     return {name: tuple(leaf.shape) for name, leaf in flatten_dict(saved, sep='/').items()}

@@ -10,9 +10,8 @@ import numpy as np
 
 from metasemi_jax.classifier import Classifier
 from metasemi_jax.config.form import flatten
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.predict.run_data import RunData, find_split, load_run_data
-from metasemi_jax.progress import ProgressLine
+from metasemi_jax.progress import ImageCounter, ProgressLine
 from metasemi_jax.visualize.calibration import (
     FEWEST,
     Confidence,

@@ -61,9 +61,7 @@ class Job:
         ratio = 2 if method.second_view == 'strong' else 1
         self.pipeline = resident_pipeline(
             dataset,
-            Sampling(
-                np.arange(16), np.arange(16, 64), batch_size, 0, 2 if method.second_view == 'strong' else 1
-            ),
+            Sampling(np.arange(16), np.arange(16, 64), batch_size, seed=0, unlabeled_ratio=ratio),
             make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3, second=method.second_view),
         )
         tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)

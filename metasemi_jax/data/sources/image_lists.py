@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from metasemi_jax.data.images.files import SUFFIXES
 from metasemi_jax.data.sources.image_walk import ImageWalk, is_image_name, is_workdir
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, as_user_error, first_ten
 
 LAYOUT = 'labeled/<class>/*, unlabeled/** and, if you have one, test/<class>/* and val/<class>/*'
 LISTED_SPLITS = ('train', 'val', 'test')
@@ -95,14 +95,15 @@ def list_csv(path: Path) -> Listing:
       UserError: columns, rows or splits of another form, files that do not exist or are named twice, by
         whatever path.
     """
-    try:
+    unlike = (csv.Error, UnicodeDecodeError)
+    with (
+        as_user_error(unlike, lambda error: f'{path} is not a CSV file in UTF-8 ({error})'),
         # Excel writes a byte order mark.
-        with path.open(newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(path, reader.fieldnames or [])
-            files = [_csv_row(path, reader.line_num, row) for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is not a CSV file in UTF-8 ({error})') from error
+        path.open(newline='', encoding='utf-8-sig') as file,
+    ):
+        reader = csv.DictReader(file, strict=True)
+        _check_columns(path, reader.fieldnames or [])
+        files = [_csv_row(path, reader.line_num, row) for row in reader]
     if not files:
         raise UserError(f'{path} names no image; a row is path,label')
     missing = [file.id for file in files if not (path.parent / file.id).is_file()]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.array_cache import read_cache, write_cache
@@ -27,7 +26,7 @@ from metasemi_jax.data.sources.tfds_store import (
 )
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable
-from metasemi_jax.progress import ProgressLine, duration
+from metasemi_jax.progress import ImageCounter, ProgressLine, duration
 
 NAME = 'imagenet2012'
 VERSION = '5.1.0'

@@ -27,7 +27,7 @@ from metasemi_jax.data.sources.original_files import (
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
 from metasemi_jax.data.sources.tfds_workarounds import network_patience, quiet_tfds, written_error
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import as_user_error, reason_of
 
 SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
 
@@ -139,21 +139,18 @@ def _tfds_at_work(builder: Any) -> Iterator[None]:
     import requests
     import tensorflow_datasets as tfds
 
+    name = builder.name
+    broken = (requests.RequestException, tfds.download.DownloadError)
+    damaged = tfds.core.download.download_manager.NonMatchingChecksumError
     with (
-        watch_downloads(builder.name, _downloads(builder) / builder.name),
+        watch_downloads(name, _downloads(builder) / name),
         network_patience(),
         quiet_tfds(),
+        as_user_error(broken, lambda e: f'{name}: the download broke off ({innermost(e)}); start again'),
+        as_user_error(damaged, lambda e: f'{name}: a download has the wrong checksum ({reason_of(e)})'),
     ):
         try:
             yield
-        except (requests.RequestException, tfds.download.DownloadError) as error:
-            raise UserError(
-                f'{builder.name}: the download broke off ({innermost(error)}); start again'
-            ) from error
-        except tfds.core.download.download_manager.NonMatchingChecksumError as error:
-            raise UserError(
-                f'{builder.name}: a download has the wrong checksum ({" ".join(str(error).split())})'
-            ) from error
         except RuntimeError as error:
             raise written_error(error) from error
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords
@@ -42,7 +41,7 @@ from metasemi_jax.data.sources.tfds_store import (
 )
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable
-from metasemi_jax.progress import ProgressLine, duration
+from metasemi_jax.progress import ImageCounter, ProgressLine, duration
 
 TFDS_DATASETS = tuple(RECIPES)
 EVALUATION_SHARE = 32  # of the memory budget
