@@ -16,7 +16,13 @@ from jax import export as jax_export
 
 from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier, make_predict
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_weights, define_workdir, naming_output, required_workdir
+from metasemi_jax.command.flags import (
+    define_output,
+    define_weights,
+    define_workdir,
+    naming_output,
+    required_workdir,
+)
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import is_replaceable, write_atomically, write_json
 from metasemi_jax.workdir import Workdir
@@ -74,12 +80,10 @@ def main(argv: list[str]) -> None:
     values = flags.FlagValues()
     define_workdir(values)
     define_weights(values)
-    flags.DEFINE_string(
-        'output',
-        None,
+    define_output(
+        values,
         'The file, by default classifier.jax_export in the workdir; the class names go into a .json file of '
         'that name.',
-        flag_values=values,
     )
     run_command(lambda: _export(**values.flag_values_dict()), argv, values=values)
 

@@ -36,9 +36,6 @@ def open_atomically(path: Path, mode: str = 'w', **options: Any) -> Iterator[IO]
     A block that fails leaves the old file as it was and nothing beside it. A link stays: the file it leads
     to is replaced. A device, a pipe or an open descriptor (/dev/stdout) cannot be replaced: the block writes
     into it directly.
-
-    Raises:
-      OSError: it cannot be written.
     """
     if 'b' not in mode:
         options = {'encoding': 'utf-8'} | options
@@ -90,9 +87,6 @@ def folder_atomically(path: Path) -> Iterator[Path]:
 
     Args:
       path: does not exist, or is an empty folder. A link stays.
-
-    Raises:
-      OSError: it cannot be made.
     """
     path = Path(os.path.realpath(path))
     beside = path.with_name(f'.{path.name[:_LONGEST_NAME]}.incomplete')

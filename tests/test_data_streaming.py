@@ -43,11 +43,9 @@ def dataset(folder):
     return Dataset(images, labels, ids, None, None, ('a', 'b', 'c', 'd', 'e'))
 
 
-def make(dataset, **options):
-    sampling = Sampling(
-        LABELED, UNLABELED, 8, 3, **{k: options.pop(k) for k in Sampling._fields if k in options}
-    )
-    return streaming_pipeline(dataset, sampling, options.pop('views', VIEWS), **options)
+def make(dataset, views=VIEWS, crop=None, num_workers=0, **options):
+    sampling = Sampling(LABELED, UNLABELED, batch_size=8, seed=3)._replace(**options)
+    return streaming_pipeline(dataset, sampling, views, crop=crop, num_workers=num_workers)
 
 
 def sent(pipeline, count, start=0):

@@ -56,6 +56,11 @@ def define_data_location(values: flags.FlagValues) -> None:
     flags.DEFINE_string('data_dir', '', "Where a run's TFDS datasets have moved to.", flag_values=values)
 
 
+def define_output(values: flags.FlagValues, text: str) -> None:
+    """`--output`; its errors are named by `naming_output`."""
+    flags.DEFINE_string('output', None, text, flag_values=values)
+
+
 @contextlib.contextmanager
 def naming_output(output: str | os.PathLike, kind: str = 'file') -> Iterator[None]:
     """Make an OSError of writing what `--output` names (a `kind`: 'file' or 'folder') a UserError.

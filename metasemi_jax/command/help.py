@@ -19,9 +19,6 @@ def config_help(name: str) -> str:
 
     Args:
       name: 'FILE.py' or 'FILE.py:ARGUMENT', whose values are shown; default.py lies beside it.
-
-    Raises:
-      UserError: a config file that is missing or fails.
     """
     # These import JAX, which takes a second.
     from metasemi_jax.config.form import flatten

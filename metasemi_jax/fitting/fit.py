@@ -144,14 +144,12 @@ def _with_rounded_pools(experiment: Experiment) -> Experiment:
 
     The step is compiled for their number, and the folds of a cross-validation differ in it by one.
     """
+
+    def rounded(array: np.ndarray) -> np.ndarray:
+        unit = max(LEAST_ROWS, 1 << max(0, len(array).bit_length() - 4))
+        more = -len(array) % unit
+        return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1)) if more else array
+
     pipeline = experiment.pipeline
     *arrays, statistics = pipeline.device_data
-    data = (*map(_rounded, arrays), statistics)
-    return experiment._replace(pipeline=pipeline._replace(device_data=data))
-
-
-def _rounded(array: np.ndarray) -> np.ndarray:
-    count = len(array)
-    unit = max(LEAST_ROWS, 1 << max(0, count.bit_length() - 4))
-    more = -count % unit
-    return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1)) if more else array
+    return experiment._replace(pipeline=pipeline._replace(device_data=(*map(rounded, arrays), statistics)))

@@ -25,6 +25,7 @@ from metasemi_jax.classifier import Classifier, Predictions, load_classifier, pr
 from metasemi_jax.cli import run_command
 from metasemi_jax.command.flags import (
     define_data_location,
+    define_output,
     define_weights,
     define_workdir,
     required_workdir,
@@ -130,12 +131,10 @@ def _define_flags(values: flags.FlagValues) -> None:
     )
     define_weights(values)
     flags.DEFINE_boolean('all', False, 'Write the probability of every class.', flag_values=values)
-    flags.DEFINE_string(
-        'output',
-        None,
+    define_output(
+        values,
         'The CSV file, or - for standard output; by default predictions.csv or predictions_SPLIT.csv in the '
         'workdir.',
-        flag_values=values,
     )
     flags.DEFINE_integer(
         'batch_size',

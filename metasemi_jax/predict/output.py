@@ -52,9 +52,6 @@ def open_output(output: str, workdir: Path) -> Iterator[IO[str]]:
     Args:
       output: as `check_output` has accepted it.
       workdir: folder of the run; it remembers what was written.
-
-    Raises:
-      UserError: it cannot be written.
     """
     # A file name may hold bytes that are not UTF-8; they are written as they are.
     options = {'newline': '', 'errors': 'surrogateescape'}

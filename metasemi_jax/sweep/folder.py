@@ -42,11 +42,7 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def swept_fields(folder: Path) -> list[str]:
-    """The fields that a sweep's runs differ in, the seed aside.
-
-    Raises:
-      UserError: the sweep's record is damaged.
-    """
+    """The fields that a sweep's runs differ in, the seed aside."""
     return _read_record(folder)['fields']
 
 

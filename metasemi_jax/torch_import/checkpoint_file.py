@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metasemi_jax.errors import UserError, as_user_error, reason_of
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.pretrained.torch_file import read_torch
+from metasemi_jax.pretrained.weights_file import naming_file
 from metasemi_jax.torch_import.state_dict import convert_state_dict, parameter_keys
 
 IMAGENET_KEYS = {'epoch': 'step', 'state_dict': 'model', 'best_acc1': 'best_acc'}
@@ -25,12 +26,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
       UserError: no such file, or one with other contents.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f'{path}: there is no such file')
-    with (
-        as_user_error(OSError, lambda error: f'{path} cannot be read ({reason_of(error)})'),
-        as_user_error(ValueError, lambda error: f'{path} {error}'),
-    ):
+    with naming_file(path):
         checkpoint = read_torch(path)
     if isinstance(checkpoint, Mapping) and {'epoch', 'state_dict'} <= checkpoint.keys():
         checkpoint = rename_imagenet(checkpoint)

@@ -1,4 +1,7 @@
-"""Orbax checkpoints: the latest two and the best, written in the background."""
+"""Orbax checkpoints: the latest two and the best, written in the background.
+
+A UserError says what could not be written, and which checkpoint is the last whole one.
+"""
 
 import contextlib
 import hashlib
@@ -46,11 +49,7 @@ def open_checkpoints(folder: Path, *, read_only: bool = False) -> ocp.Checkpoint
 
 @contextlib.contextmanager
 def closing_checkpoints(manager: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
-    """Wait for the last save at the end of the block.
-
-    Raises:
-      UserError: it could not be written.
-    """
+    """Wait for the last save at the end of the block."""
     try:
         yield manager
     except BaseException:
@@ -143,9 +142,6 @@ def amend_checkpoint(
 
     A stop saves a step before its evaluation; an undisturbed run evaluates first. The arguments are those of
     `save_checkpoint`.
-
-    Raises:
-      UserError: it could not be written.
     """
     folder = Path(manager.directory) / str(step)
     with failing_together(), _unwritten(manager):

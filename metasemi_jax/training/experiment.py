@@ -176,9 +176,6 @@ def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | Non
     Args:
       config: settings of the run, completed by the recipe.
       platform: 'cpu', 'gpu' or 'tpu', where the step will run; None: this machine's.
-
-    Raises:
-      UserError: settings that do not fit the data.
     """
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes, platform)

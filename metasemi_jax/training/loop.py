@@ -170,11 +170,7 @@ def _results(experiment: Experiment, run_metrics: dict[str, Any]) -> dict[str, A
 
 
 def _with_planned_steps(session: Session) -> Session:
-    """`session` with as many steps as its time budget has room for, which the workdir keeps.
-
-    Raises:
-      UserError: the budget is too short.
-    """
+    """`session` with as many steps as its time budget has room for, which the workdir keeps."""
     files, config = session.files, session.experiment.config
     budget = seconds_of(config)
     say(f'time_budget={config.time_budget}: compiling, and timing some steps ...')

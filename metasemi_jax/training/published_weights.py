@@ -24,11 +24,7 @@ FIRST = ('conv1', 'conv_stem', 'patch_embed')
 
 
 def load_published(source: str) -> Published:
-    """The weights of the file that `model.init_from` names.
-
-    Raises:
-      UserError: the file cannot be used.
-    """
+    """The weights of the file that `model.init_from` names."""
     with as_user_error(UserError, lambda error: f'model.init_from={error}'):
         weights = read_weights(source)
     with as_user_error(UserError, lambda error: f'model.init_from={source} {error}'):
@@ -95,9 +91,6 @@ def begin_from_file(
 
     Returns:
       The state, and one line for people.
-
-    Raises:
-      UserError: a file that cannot be used, or does not fit.
     """
     published = load_published(source)
     check_network(source, published, name)

@@ -25,7 +25,7 @@ from absl import flags
 
 from metasemi_jax.classifier import Classifier, load_classifier
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_data_location, define_weights, naming_output
+from metasemi_jax.command.flags import define_data_location, define_output, define_weights, naming_output
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable, write_atomically
@@ -62,12 +62,10 @@ def _define_flags(values: flags.FlagValues) -> None:
         upper_bound=2**32 - 1,
         flag_values=values,
     )
-    flags.DEFINE_string(
-        'output',
-        None,
+    define_output(
+        values,
         'Folder for the pictures and report.html, made if missing; by default figures in the workdir, for '
         'several runs runs/figures.',
-        flag_values=values,
     )
     flags.DEFINE_enum(
         'split',

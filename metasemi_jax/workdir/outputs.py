@@ -4,25 +4,12 @@ import os
 from pathlib import Path
 
 from metasemi_jax.errors import UserError
+from metasemi_jax.workdir.run_files import RunFiles
 
 LOG = 'log.txt'  # what a run of a sweep has printed
 PREDICTED = '.predictions.json'  # which files `predict` has written, and their contents' hashes
-KEPT = {
-    '.lock',
-    LOG,
-    PREDICTED,
-    'config.json',
-    'time_budget.json',
-    'labeled_ids.txt',
-    'validation_ids.txt',
-    'class_names.json',
-    'input.json',
-    'images.npz',
-    'metrics.jsonl',
-    'results.json',
-    'checkpoints',
-    'damaged_checkpoints',
-}
+# Names of a run's own files.
+KEPT = {'.lock', LOG, PREDICTED} | {path.name for name, path in vars(RunFiles('.')).items() if name != 'path'}
 
 
 def check_no_run_file(output: str | os.PathLike) -> None:

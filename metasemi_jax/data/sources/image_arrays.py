@@ -70,11 +70,7 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
 
 
 def npz_image_shape(path: Path) -> tuple[int, ...]:
-    """[H, W] or [H, W, C] of the images `x`, by the header alone.
-
-    Raises:
-      UserError: as `load_npz`.
-    """
+    """[H, W] or [H, W, C] of the images `x`, by the header alone."""
     with reading_npz(path):
         shapes = _shapes(path)
     _check_pairs(path, shapes)

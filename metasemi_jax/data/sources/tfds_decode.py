@@ -17,14 +17,11 @@ READ_TOGETHER = 500  # records
 def from_archives(
     splits: Mapping[str, ArchiveSplit], recipe: TfdsRecipe, count: Callable[[int], None]
 ) -> dict[str, np.ndarray]:
-    """Copy the splits of an archive into arrays.
+    """Copy the splits of an archive into the arrays that `decode` returns.
 
     Args:
       splits: contents of the archives of `recipe`, by TFDS's names of the splits.
       count: called for each image, with their number.
-
-    Returns:
-      The arrays that `decode` returns for the dataset that TFDS would prepare of these archives.
     """
 
     def read(split: str) -> Iterator[_Example]:

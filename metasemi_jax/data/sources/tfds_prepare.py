@@ -95,9 +95,6 @@ def read_originals(builder: Any, manual_dir: Path) -> dict[str, ArchiveSplit]:
     Args:
       builder: a TFDS builder of a dataset of `RECIPES`.
       manual_dir: original files in it are used, the others are downloaded.
-
-    Raises:
-      UserError: a download that fails, or an archive that cannot be read.
     """
     import tensorflow_datasets as tfds
 
