@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
 from metasemi_jax.config.form import completed, flatten
 from metasemi_jax.data.batches.augment import normalize
@@ -209,8 +210,7 @@ def _check_shapes(files: Workdir, params: Any, saved: dict[str, tuple[int, ...]]
 
     Orbax would say that the checkpoint cannot be read, which is in order.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator='/')
+    for name, leaf in flatten_dict(params, sep='/').items():
         here, there = leaf.shape, saved.get(name)
         if here == there:
             continue

@@ -25,7 +25,6 @@ LOCATIONS = (
 )
 # Fields that may change when a run is resumed.
 MAY_DIFFER = (*LOCATIONS, 'on_nonfinite')
-ON_NONFINITE = ('stop', 'rollback')
 # Fields that time_budget sets: shares of total_steps in the recipe, numbers of steps in the run.
 BUDGETED = (
     'total_steps',
@@ -36,8 +35,6 @@ BUDGETED = (
     'eval_every',
     'checkpoint_every',
 )
-# 'auto': the recipe (training/recipe.py) chooses a value for each None when the run starts; then 'chosen'.
-RECIPE_STATES = ('', 'auto', 'chosen')
 # Fields that a recipe may leave open. The options of networks and methods may always be None.
 OPEN = (
     'total_steps',
@@ -58,7 +55,6 @@ OPEN = (
 OF_WEIGHTS = ('data.mean', 'data.std', 'model.width', 'model.depth')
 
 COSINES = ('cosine', 'cosine_7_16')  # schedules that end at total_steps
-DTYPES = ('auto', 'float32', 'bfloat16')
 # Fields of the data that only some data use: their values where they are not given, and those data.
 MEMORY_BUDGET = 8_000_000_000
 FILES, PREPARED = ('own_images', 'imagenet2012'), (*TFDS_DATASETS, 'imagenet2012')
@@ -102,7 +98,8 @@ def _one_of(choices: Iterable[str], **options: Any) -> Field:
 
 
 FIELDS = {
-    'recipe': _one_of(RECIPE_STATES, absent=''),
+    # 'auto': training/recipe.py chooses a value for each None when the run starts; then 'chosen'.
+    'recipe': _one_of(('', 'auto', 'chosen'), absent=''),
     # NumPy takes larger seeds, but JAX keeps 32 bits of them.
     'seed': Field(int, lambda value: 0 <= value < 2**32, 'be at least 0 and less than 2**32', wide=True),
     'total_steps': _more_than_0(int),
@@ -114,7 +111,7 @@ FIELDS = {
     ),
     'batch_size': _more_than_0(int),
     'unlabeled_ratio': _more_than_0(int, absent=1),
-    'dtype': _one_of(DTYPES),
+    'dtype': _one_of(('auto', 'float32', 'bfloat16')),
     'ema_decay': _share(),
     'ema_convention': _one_of(EMA_CONVENTIONS, absent='mean_teacher'),
     'undropped_statistics': Field(bool, absent=False),
@@ -188,7 +185,7 @@ FIELDS = {
     'eval_batch_size': _more_than_0(int),
     'checkpoint_every': _more_than_0(int),
     'steps_per_call': _not_negative(int),
-    'on_nonfinite': _one_of(ON_NONFINITE),
+    'on_nonfinite': _one_of(('stop', 'rollback')),
 }
 # Names before the point: 'data', 'model', ...
 GROUPS = {name.partition('.')[0] for name in FIELDS if '.' in name}

@@ -21,12 +21,13 @@ from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.fitting.listener import Listener
 from metasemi_jax.metrics import all_finite
+from metasemi_jax.progress import parse_duration
 from metasemi_jax.results import reported_weights
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.experiment import Experiment, build_experiment, rescheduled
 from metasemi_jax.training.multi_step import call_ends, place_host_batches
 from metasemi_jax.training.prepared import prepare
-from metasemi_jax.training.time_budget import plan, recipe_of, seconds_of, with_plan
+from metasemi_jax.training.time_budget import plan, recipe_of, with_plan
 from metasemi_jax.training.trial import measure
 from metasemi_jax.training.watch import Look, Warned, new_warnings
 
@@ -69,8 +70,8 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     listener.say(experiment.description)
     listener.say(experiment.chosen.rpartition(';')[0])
     if config.time_budget:
-        costs = measure(experiment, mesh, None, seconds_of(config))
-        left = seconds_of(config) - (time.perf_counter() - started)
+        costs = measure(experiment, mesh, None, parse_duration(config.time_budget))
+        left = parse_duration(config.time_budget) - (time.perf_counter() - started)
         config = with_plan(config, plan(recipe_of(config), costs, left))
         experiment = rescheduled(experiment, config)
         listener.say(f'time_budget={config.time_budget}: {config.total_steps:,} steps')

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,10 +150,13 @@ def run_all(runs: list[PlannedRun], jobs: int, stop: StopRequest) -> dict[str, s
     waiting, failed = deque(run for run in runs if run.files.read_results() is None), {}
     if len(waiting) < len(runs):
         print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished already', flush=True)
-    with _stopped_at_end() as at_work:
+    at_work: list[_Process] = []
+    try:
         while at_work or (waiting and not stop):
             while waiting and len(at_work) < jobs and not stop:
-                at_work.append(_start(waiting.popleft()))
+                run = waiting.popleft()
+                print(f'{run.label}: {"continues" if run.files.config.exists() else "starts"}', flush=True)
+                at_work.append(_Process(run))
             time.sleep(POLL_S)
             if stop:
                 for process in at_work:
@@ -163,23 +166,11 @@ def run_all(runs: list[PlannedRun], jobs: int, stop: StopRequest) -> dict[str, s
                 process.stop()  # close the pipe
                 if failure := _report_end(process, stopped=bool(stop)):
                     failed[process.run.label] = failure
-    return failed
-
-
-@contextlib.contextmanager
-def _stopped_at_end() -> Iterator[list[_Process]]:
-    """A list of processes; those that it still holds at the end, after an error, are asked to stop."""
-    processes = []
-    try:
-        yield processes
     finally:
-        for process in processes:
+        # After an error those that are still at work.
+        for process in at_work:
             process.stop()
-
-
-def _start(run: PlannedRun) -> _Process:
-    print(f'{run.label}: {"continues" if run.files.config.exists() else "starts"}', flush=True)
-    return _Process(run)
+    return failed
 
 
 def _report_end(process: _Process, *, stopped: bool) -> str | None:

@@ -61,16 +61,12 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     _check_finite(variables)
     sizes = infer_sizes(name, checkpoint['model'])
     _check_width(config, sizes)
-    if config.optimizer.name != 'sgd':
-        raise UserError(
-            f'the checkpoint is of SGD, not of optimizer.name={config.optimizer.name}; '
-            'add --config.optimizer.name=sgd'
-        )
-    if config.method.name != 'metasemi':
-        raise UserError(
-            f'the checkpoint is of MetaSemi, not of method.name={config.method.name}; '
-            'add --config.method.name=metasemi'
-        )
+    for group, its, title in (('optimizer', 'sgd', 'SGD'), ('method', 'metasemi', 'MetaSemi')):
+        if config[group].name != its:
+            raise UserError(
+                f'the checkpoint is of {title}, not of {group}.name={config[group].name}; '
+                f'add --config.{group}.name={its}'
+            )
     step = _step(checkpoint['step'], config.total_steps)
     optimizer = checkpoint.get('optimizer')
     momentum = convert_momentum(name, checkpoint['model'], optimizer) if optimizer else None

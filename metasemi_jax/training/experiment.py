@@ -30,7 +30,7 @@ from metasemi_jax.optimizer import (
 )
 from metasemi_jax.train_step import TrainState, make_train_step
 from metasemi_jax.training.choices import with_choices, with_image_size
-from metasemi_jax.training.evaluate import make_evaluate
+from metasemi_jax.training.evaluate import make_evaluate, place_eval_data, stream_eval_data
 from metasemi_jax.training.experiment_data import (
     build_pipeline,
     check_batch_bytes,
@@ -39,7 +39,6 @@ from metasemi_jax.training.experiment_data import (
     input_spec,
     load_data,
     on_disk,
-    place_eval_images,
     training_pools,
 )
 from metasemi_jax.training.image_log import Examples, example_images
@@ -153,10 +152,10 @@ def _make_evaluate(
     config: Any, model: nn.Module, to_input: Callable, held_out: dict[str, tuple[Any, np.ndarray]], mesh: Mesh
 ) -> Callable[[dict], dict[str, dict[str, float]]]:
     """`Experiment.evaluate`, with the images of `held_out` on the devices unless they are lazy."""
-    data = {
-        name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
-        for name, pair in held_out.items()
-    }
+    data = {}
+    for name, (images, labels) in held_out.items():
+        place = stream_eval_data if on_disk(images) else place_eval_data
+        data[name] = place(images, labels, batch_size=config.eval_batch_size, mesh=mesh)
     evaluate = make_evaluate(model, to_input, mesh)
     return lambda variables: {name: evaluate(variables, images) for name, images in data.items()}
 
@@ -235,12 +234,13 @@ def build_model(config: Any, num_classes: int, platform: str | None = None) -> t
     return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
 
 
-def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int]) -> TrainState:
+def state_shapes(
+    config: Any, model: nn.Module, image_shape: tuple[int, ...], method_state: Any = None
+) -> TrainState:
     """Shapes and dtypes of the state of a run of `config`, into which its checkpoints are restored."""
+    tx, with_ema = build_optimizer(config, model), config.ema_decay > 0
     return jax.eval_shape(
-        lambda variables: TrainState.create(
-            variables, build_optimizer(config, model), with_ema=config.ema_decay > 0
-        ),
+        lambda variables: TrainState.create(variables, tx, with_ema=with_ema, method_state=method_state),
         variable_shapes(model, image_shape),
     )
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from metasemi_jax.data.batches.resident import Pipeline, channel_statistics, resident_pipeline
 from metasemi_jax.data.batches.streamed_rows import HostCrop
@@ -26,7 +25,6 @@ from metasemi_jax.data.sources.stl10_folds import NAME as STL10
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, check_labels, draw_split, split_positions
 from metasemi_jax.errors import UserError
-from metasemi_jax.training.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
 from metasemi_jax.training.recipe import BATCH_SIZE
 
 # As usual for ImageNet: resize the shorter side to 256 pixels, crop the centre 224.
@@ -209,14 +207,6 @@ def eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[Any, np.ndarr
         images['validation'] = (dataset.train_images[held_out], dataset.train_labels[held_out])
     images['test'] = (dataset.test_images, dataset.test_labels)
     return {name: pair for name, pair in images.items() if pair[0] is not None}
-
-
-def place_eval_images(
-    images: Any, labels: np.ndarray, *, batch_size: int, mesh: Mesh
-) -> EvalData | StreamedEvalData:
-    """Place the images on the devices; lazy images are read anew for each evaluation."""
-    place = stream_eval_data if on_disk(images) else place_eval_data
-    return place(images, labels, batch_size=batch_size, mesh=mesh)
 
 
 def on_disk(images: Any) -> bool:

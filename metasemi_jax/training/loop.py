@@ -25,7 +25,7 @@ from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.files import write_json
 from metasemi_jax.metrics import Metrics
-from metasemi_jax.progress import Pace, ProgressLine, duration, say
+from metasemi_jax.progress import Pace, ProgressLine, duration, parse_duration, say
 from metasemi_jax.results import reported_weights, summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
@@ -38,7 +38,7 @@ from metasemi_jax.training.prepared import prepare
 from metasemi_jax.training.recorder import NEW_RUN, Recorder
 from metasemi_jax.training.resume import open_and_restore
 from metasemi_jax.training.run_log import RunLog
-from metasemi_jax.training.time_budget import begun_plan, keep_plan, plan, recipe_of, seconds_of, with_plan
+from metasemi_jax.training.time_budget import begun_plan, keep_plan, plan, recipe_of, with_plan
 from metasemi_jax.training.trial import measure
 from metasemi_jax.workdir import Workdir
 
@@ -172,7 +172,7 @@ def _results(experiment: Experiment, run_metrics: dict[str, Any]) -> dict[str, A
 def _with_planned_steps(session: Session) -> Session:
     """`session` with as many steps as its time budget has room for, which the workdir keeps."""
     files, config = session.files, session.experiment.config
-    budget = seconds_of(config)
+    budget = parse_duration(config.time_budget)
     say(f'time_budget={config.time_budget}: compiling, and timing some steps ...')
     costs = measure(session.experiment, session.mesh, files.path, budget)
     left = float(of_primary(np.asarray(budget - (time.perf_counter() - session.started))))

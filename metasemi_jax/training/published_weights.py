@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from metasemi_jax.config.form import with_fields
 from metasemi_jax.data.dataset import InputSpec
@@ -72,12 +73,11 @@ def with_normalisation(config: Any, published: Published, channels: int) -> Any:
 
 
 def _normalisation(published: Published, channels: int) -> tuple[tuple[float, ...], ...]:
-    return _of_channels(published.mean, channels), _of_channels(published.std, channels)
+    def of_channels(values: tuple[float, ...]) -> tuple[float, ...]:
+        values = values if channels == len(values) else (sum(values) / len(values),) * channels
+        return tuple(round(value, 6) for value in values)
 
-
-def _of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    values = values if channels == len(values) else (sum(values) / len(values),) * channels
-    return tuple(round(value, 6) for value in values)
+    return of_channels(published.mean), of_channels(published.std)
 
 
 def begin_from_file(
@@ -133,10 +133,7 @@ def _for_grey(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_sizes(source: str, drawn: Any, new: Any) -> None:
-    here, there = (
-        {jax.tree_util.keystr(path, simple=True, separator='/'): jnp.shape(leaf) for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (drawn, new))
-    )
+    here, there = (jax.tree.map(jnp.shape, flatten_dict(tree, sep='/')) for tree in (drawn, new))
     for name in sorted(here.keys() | there.keys()):
         if here.get(name) != there.get(name):
             raise UserError(

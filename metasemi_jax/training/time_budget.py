@@ -9,7 +9,7 @@ from metasemi_jax.config.form import flatten, with_fields
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
 from metasemi_jax.methods import method_options
-from metasemi_jax.progress import duration, parse_duration
+from metasemi_jax.progress import duration
 from metasemi_jax.workdir import Workdir
 from metasemi_jax.workdir.reading import RESTORE, naming, read_json
 
@@ -124,11 +124,6 @@ def with_plan(config: Any, run: dict[str, Any]) -> Any:
     """A copy of `config` with the fields of `run` in their place."""
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in run.items()}
     return with_fields(config, values)
-
-
-def seconds_of(config: Any) -> float:
-    """The budget of `config` in seconds."""
-    return parse_duration(config.time_budget)
 
 
 def _read(files: Workdir) -> dict[str, Any]:

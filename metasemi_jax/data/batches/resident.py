@@ -48,47 +48,34 @@ def resident_pipeline(dataset: Dataset, sampling: Sampling, views: Views) -> Pip
         labeled_index, unlabeled_index = (
             position[index] for position, index in zip(positions, drawn, strict=True)
         )
-        return make_batch(
-            views._replace(statistics=statistics),
+        raw = Batch(
             images[labeled_index],
             labels[labeled_index],
             images[unlabeled_index],
             labels[unlabeled_index],
-            drawn[1],
-            key,
+            unlabeled_ids=drawn[1],
         )
+        return make_batch(views._replace(statistics=statistics), raw, key)
 
     data = (dataset.train_images, dataset.train_labels, labeled, unlabeled, views.statistics)
     return Pipeline(data, host_batches, to_batch)
 
 
-def make_batch(
-    views: Views,
-    labeled: Array,
-    labels: Array,
-    unlabeled: Array,
-    unlabeled_labels: Array,
-    unlabeled_ids: Array,
-    key: Array,
-    second: Array | None = None,
-) -> Batch:
+def make_batch(views: Views, raw: Batch, key: Array) -> Batch:
     """A step's batch from its decoded images, uint8, or from features.
 
-    `second` holds the images of the second view; None takes those of the weak view.
+    The strong images of `raw` are those of the second view; None takes those of the weak view.
     """
     labeled_key, unlabeled_key = jax.random.split(key)
     normalize = functools.partial(normalize_by, views.statistics)
     strong = None
     if views.second is not None:
-        second = unlabeled if second is None else second
+        second = raw.unlabeled_images if raw.strong_images is None else raw.strong_images
         strong = normalize(views.second(second, jax.random.fold_in(unlabeled_key, 1)))
-    return Batch(
-        labeled_images=normalize(views.weak(labeled, labeled_key)),
-        labels=labels,
-        unlabeled_images=normalize(views.weak(unlabeled, unlabeled_key)),
-        unlabeled_labels=unlabeled_labels,
+    return raw._replace(
+        labeled_images=normalize(views.weak(raw.labeled_images, labeled_key)),
+        unlabeled_images=normalize(views.weak(raw.unlabeled_images, unlabeled_key)),
         strong_images=strong,
-        unlabeled_ids=unlabeled_ids,
     )
 
 

@@ -65,8 +65,9 @@ def streaming_pipeline(
 
     def to_batch(device_data: PyTree, sent: PyTree, key: Array) -> Batch:
         del device_data
-        images, labels, ids = sent
-        return make_batch(views, images[0], labels[0], images[1], labels[1], ids, key, *images[2:])
+        (labeled, unlabeled, *second), labels, ids = sent
+        raw = Batch(labeled, labels[0], unlabeled, labels[1], second[0] if second else None, ids)
+        return make_batch(views, raw, key)
 
     return Pipeline((), host_batches, to_batch)
 

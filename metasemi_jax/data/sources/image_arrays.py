@@ -37,8 +37,7 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     Raises:
       UserError: arrays that are missing, unknown or of another form, pixels or labels out of range, NaN.
     """
-    with reading_npz(path):
-        shapes, checksums = _shapes(path), _checksums(path)
+    shapes, checksums = _headers(path)
     _check_names(path, shapes)
     _check_pairs(path, shapes)
     _check_memory(path, shapes, image_size, memory_budget)
@@ -71,8 +70,7 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
 
 def npz_image_shape(path: Path) -> tuple[int, ...]:
     """[H, W] or [H, W, C] of the images `x`, by the header alone."""
-    with reading_npz(path):
-        shapes = _shapes(path)
+    shapes, _ = _headers(path)
     _check_pairs(path, shapes)
     return shapes['x'][1:]
 
@@ -126,21 +124,17 @@ def reading_npz(path: Path) -> AbstractContextManager[None]:
     return as_user_error(Exception, lambda e: f'{path} cannot be read as an .npz file ({reason_of(e)})')
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by the headers alone: arrays may exceed the memory."""
-    shapes = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as file:
-                shapes[member.removesuffix('.npy')] = open_npy(file)[0]
-    return shapes
-
-
-def _checksums(path: Path) -> dict[str, tuple[int, int]]:
-    """(CRC-32, bytes) of each array of images, which every .npz file holds anyway."""
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
-    return {name: (info.CRC, info.file_size) for name, info in members.items() if name.startswith('x')}
+def _headers(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, int]]]:
+    """Shapes by the headers alone, as arrays may exceed the memory; (CRC-32, bytes) of the images' arrays."""
+    shapes, checksums = {}, {}
+    with reading_npz(path), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix('.npy')
+            with archive.open(info) as file:
+                shapes[name] = open_npy(file)[0]
+            if name.startswith('x'):
+                checksums[name] = info.CRC, info.file_size
+    return shapes, checksums
 
 
 def _sha256(checksums: dict[str, tuple[int, int]], names: Sequence[str]) -> str:
@@ -164,7 +158,7 @@ def channels_first(name: str, shape: Sequence[int]) -> str:
     if len(shape) != 4 or not shape[1] <= 4 < min(shape[2:]):
         return ''
     looks = f'{name} of shape {list(shape)} looks like [N, C, H, W], and images are [N, H, W, C]'
-    return f'{looks}; give {name}.transpose(0, 2, 3, 1)'
+    return f'{looks}; use {name}.transpose(0, 2, 3, 1)'
 
 
 def _check_pairs(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:

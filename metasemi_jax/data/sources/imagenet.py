@@ -13,7 +13,6 @@ import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords, index_records
 from metasemi_jax.data.sources.imagenet_archives import ARCHIVES, check_archives, imagenet_splits
@@ -22,6 +21,7 @@ from metasemi_jax.data.sources.tfds_store import (
     data_root,
     is_prepared,
     made_once,
+    manual_folder,
     readable_errors,
 )
 from metasemi_jax.errors import UserError
@@ -89,7 +89,7 @@ def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | 
 
 
 def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
-    folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
+    folder = manual_folder(root, manual_dir)
     # Before the lock, which is the first thing to be written.
     check_writable(cache, NAME, 'use another folder with data.data_dir=')
     if not is_prepared(_builder(root)):

@@ -3,9 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.original_files import Original, check_network, check_originals, originals_of
-from metasemi_jax.data.sources.tfds_store import data_root
+from metasemi_jax.data.sources.tfds_store import data_root, manual_folder
 from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import write_atomically
 
@@ -21,8 +20,8 @@ def subset_file(name: str, *, data_dir: str = '', manual_dir: str = '') -> Path:
     """
     import tensorflow_datasets as tfds
 
-    downloads = data_root(data_dir) / 'downloads'
-    manual = user_path(manual_dir).absolute() if manual_dir else downloads / 'manual'
+    root = data_root(data_dir)
+    downloads, manual = root / 'downloads', manual_folder(root, manual_dir)
     (original,) = originals_of(tfds.builder_cls('imagenet2012_subset').url_infos, (name,))
     for folder in (manual, downloads):
         if not check_originals('imagenet2012', folder, [original], required=False):

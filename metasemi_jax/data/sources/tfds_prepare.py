@@ -15,7 +15,6 @@ from unittest import mock
 
 import numpy as np
 
-from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.archives import ArchiveSplit
 from metasemi_jax.data.sources.download_watch import watch_downloads
 from metasemi_jax.data.sources.original_files import (
@@ -26,6 +25,7 @@ from metasemi_jax.data.sources.original_files import (
     originals_of,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
+from metasemi_jax.data.sources.tfds_store import manual_folder
 from metasemi_jax.data.sources.tfds_workarounds import network_patience, quiet_tfds, written_error
 from metasemi_jax.errors import as_user_error, reason_of
 
@@ -66,7 +66,7 @@ def originals_folder(name: str, root: Path, manual_dir: str) -> Path:
     `manual_dir`, by default TFDS's own `downloads/manual` in `root`; or the folder `name` in it where there
     is one, since MNIST and Fashion-MNIST call their files alike.
     """
-    folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
+    folder = manual_folder(root, manual_dir)
     return folder / name if (folder / name).is_dir() else folder
 
 

@@ -17,13 +17,7 @@ from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords
-from metasemi_jax.data.sources.tfds_decode import (
-    archive_images,
-    bytes_of,
-    decode,
-    from_archives,
-    num_images,
-)
+from metasemi_jax.data.sources.tfds_decode import archive_images, bytes_of, decode, from_archives, num_images
 from metasemi_jax.data.sources.tfds_prepare import (
     archive_splits,
     check_sources,
@@ -33,12 +27,7 @@ from metasemi_jax.data.sources.tfds_prepare import (
     stock_builder,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
-from metasemi_jax.data.sources.tfds_store import (
-    data_root,
-    is_prepared,
-    made_once,
-    readable_errors,
-)
+from metasemi_jax.data.sources.tfds_store import data_root, is_prepared, made_once, readable_errors
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable
 from metasemi_jax.progress import ImageCounter, ProgressLine, duration

@@ -19,6 +19,11 @@ def data_root(data_dir: str) -> Path:
     return user_path(folder).absolute()
 
 
+def manual_folder(root: Path, manual_dir: str) -> Path:
+    """Folder of files that the user has put there: `manual_dir`, by default TFDS's own below `root`."""
+    return user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
+
+
 def is_prepared(builder: Any) -> bool:
     """Whether the folder of TFDS's `builder` holds array_record files; refuses what it holds otherwise."""
     if not builder.data_path.exists():
