@@ -102,12 +102,9 @@ def _efficientnet(weights: Mapping[str, np.ndarray]) -> str:
 
 def _transformer(weights: Mapping[str, np.ndarray]) -> str:
     patch = weights['patch_embed.proj.weight'].shape[-2:]
-    rotary, scaled, registers = (
-        'pos_embed' not in weights,
-        'blocks.0.ls1.gamma' in weights,
-        'reg_token' in weights,
-    )
-    count = weights['reg_token'].shape[1] if registers and weights['reg_token'].ndim == 3 else 0
+    rotary, scaled = 'pos_embed' not in weights, 'blocks.0.ls1.gamma' in weights
+    registers = weights.get('reg_token')
+    count = registers.shape[1] if registers is not None and registers.ndim == 3 else 0
     fitting = {
         name: kind
         for name, kind in MODELS.items()

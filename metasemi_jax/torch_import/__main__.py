@@ -73,13 +73,7 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     dataset, note = _load_data(config, sizes)
     split = choose_split(config, dataset) if dataset else None
     state = _train_state(config, variables, momentum, step)
-    record = {
-        'history': [],
-        'seconds': 0.0,
-        # None: the first run that can load the images draws the split.
-        'split_sha256': split_sha256(split.labeled) if split else None,
-    }
-    _write(Path(workdir).absolute(), config, dataset, split, state, record, step)
+    _write(Path(workdir).absolute(), config, dataset, split, state)
     return [
         f'{workdir}: {name} of width {sizes.width}, {sizes.num_classes} classes, after {step:,} of '
         f'{config.total_steps:,} steps, '
@@ -164,16 +158,10 @@ def _train_state(config: Any, variables: Any, momentum: Any, step: int) -> Any:
     return state.replace(step=jnp.asarray(step, jnp.int32), opt_state=opt_state)
 
 
-def _write(
-    path: Path,
-    config: Any,
-    dataset: Dataset | None,
-    split: Split | None,
-    state: Any,
-    record: dict[str, Any],
-    step: int,
-) -> None:
+def _write(path: Path, config: Any, dataset: Dataset | None, split: Split | None, state: TrainState) -> None:
     """Write the whole run or nothing: a run without its checkpoint would start anew."""
+    # None: the first run that can load the images draws the split.
+    record = {'split_sha256': split_sha256(split.labeled) if split else None, 'history': [], 'seconds': 0.0}
     with (
         as_user_error(OSError, lambda error: f'--workdir={path} cannot be written ({reason_of(error)})'),
         folder_atomically(path) as beside,
@@ -191,7 +179,7 @@ def _write(
         else:
             write_json(files.config, config.to_dict())
         with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
-            save_checkpoint(manager, state, record, step=step, error=None)
+            save_checkpoint(manager, state, record, step=int(state.step), error=None)
 
 
 def _best_accuracy(checkpoint: Mapping[str, Any]) -> str:

@@ -61,9 +61,8 @@ class Experiment(NamedTuple):
     make_train_step: Callable[[float], StepFn]  # factor on the learning rate -> step
     # variables -> {split: {'error': percent, 'loss': ...}}; splits: 'test' and 'validation', if not empty
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
-    probe: Callable[
-        [dict], dict[str, float]
-    ]  # variables -> metrics of a few training images, see `make_probe`
+    # variables -> metrics of a few training images, see `make_probe`
+    probe: Callable[[dict], dict[str, float]]
     split: Split
     split_sha256: str  # of the labeled ids
     data_sha256: str  # of images, labels and class names
@@ -161,10 +160,7 @@ def _make_evaluate(
 
 
 def _make_probe(dataset: Dataset, parts: Parts, mesh: Mesh) -> Callable[[dict], dict[str, float]]:
-    statistics = statistics_of(parts.spec)
-    data = place_probe_data(
-        dataset.train_images, dataset.train_labels, parts.labeled, parts.drawn, statistics, mesh
-    )
+    data = place_probe_data(dataset, (parts.labeled, parts.drawn), statistics_of(parts.spec), mesh)
     probe = make_probe(parts.model, mesh)
     return lambda variables: probe(variables, data)
 

@@ -47,25 +47,15 @@ def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
     variables = jax.device_get(trained.variables)
     if isinstance(experiment.model, VisionTransformer) and not experiment.model.rotary:
         variables = _for_image_size(variables, trained, experiment)
-    taken = jax.tree.map_with_path(
-        lambda path, old, new: old if _is_head(path) and not same_classes else new,
-        state.variables,
-        variables,
-    )
+    head = 'its last layer included'
+    if not same_classes:
+        variables = variables | {'params': variables['params'] | {HEAD: state.params[HEAD]}}
+        there, here = len(trained.class_names), len(experiment.class_names)
+        head = f'but for the last layer: other classes there ({there}) than here ({here})'
     # A copy each: the step donates both.
-    ema = jax.tree.map(np.copy, taken) if state.ema else state.ema
-    experiment = experiment._replace(state=state.replace(**taken, ema=ema))
-    head = (
-        'its last layer included'
-        if same_classes
-        else (
-            f'but for the last layer: other classes there ({len(trained.class_names)}) than here '
-            f'({len(experiment.class_names)})'
-        )
-    )
-    return experiment, (
-        f'model.init_from: {WEIGHTS[weights]} of {folder}, after step {trained.step:,}, {head}'
-    )
+    ema = jax.tree.map(np.copy, variables) if state.ema else state.ema
+    note = f'model.init_from: {WEIGHTS[weights]} of {folder}, after step {trained.step:,}, {head}'
+    return experiment._replace(state=state.replace(**variables, ema=ema)), note
 
 
 def _parse(source: str) -> tuple[str, str]:
@@ -92,14 +82,7 @@ def _check_fit(source: str, trained: Classifier, experiment: Experiment) -> None
 
 def _for_image_size(variables: Any, trained: Classifier, experiment: Experiment) -> Any:
     """A vision transformer's variables with the positions of this run's patches."""
-    patch, shapes = (
-        experiment.model.patch,
-        (trained.input_spec.image_shape, experiment.input_spec.image_shape),
-    )
+    patch, shapes = experiment.model.patch, [e.input_spec.image_shape for e in (trained, experiment)]
     old, new = ((height // patch, width // patch) for height, width, _ in shapes)
     positions = resized_positions(variables['params']['pos_embed'], old, new)
     return variables | {'params': variables['params'] | {'pos_embed': np.asarray(positions)}}
-
-
-def _is_head(path: Any) -> bool:
-    return any(getattr(key, 'key', None) == HEAD for key in path)
