@@ -29,7 +29,7 @@ from benchmarks.forward_passes import forward_passes
 from configs import default
 from metasemi_jax.cli import run_command
 from metasemi_jax.compilation_cache import enable_compilation_cache
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.errors import DivergedError, UserError
 from metasemi_jax.methods import METHODS, method_options
 from metasemi_jax.models import create_model

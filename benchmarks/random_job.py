@@ -7,10 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.data.batches.resident import Pipeline, resident_pipeline
 from metasemi_jax.data.batches.views import make_views
 from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.sampling import Sampling
 from metasemi_jax.distributed.sharding import check_batch_size, place, replicated
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import init_variables
@@ -97,12 +98,14 @@ def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1, num_classes: int | 
     method = build_method(config, model)
     pipeline = resident_pipeline(
         dataset,
-        np.arange(num_labeled),
-        np.arange(num_labeled, count),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        unlabeled_ratio=config.unlabeled_ratio,
-        views=make_views(
+        Sampling(
+            np.arange(num_labeled),
+            np.arange(num_labeled, count),
+            config.batch_size,
+            config.seed,
+            config.unlabeled_ratio,
+        ),
+        make_views(
             pad=config.data.pad,
             pad_mode=config.data.pad_mode,
             flip=config.data.flip,

@@ -10,21 +10,18 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
-from metasemi_jax.config import completed, flatten
+from metasemi_jax.config.form import completed, flatten
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.errors import UserError
-from metasemi_jax.training.checkpoint import (
-    Restored,
-    best_step,
-    check_readable,
-    open_checkpoints,
-    restore_step,
-    saved_shapes,
-)
+from metasemi_jax.training.checkpoint import open_checkpoints
+from metasemi_jax.training.damaged import check_readable
 from metasemi_jax.training.experiment import build_model, state_shapes
-from metasemi_jax.workdir import RESTORE, REWRITE, Workdir
+from metasemi_jax.training.restore import best_step, restore_step, saved_shapes
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.reading import RESTORE, REWRITE
 
 Array = jax.Array
 # Fields that the config must have. Configs of older versions may lack others.
@@ -132,7 +129,7 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
         )
         _check_shapes(files, target.params, saved_shapes(manager, step))
         restored = restore_step(manager, target, step)
-    variables = _variables(restored, weights)
+    variables = restored.state.ema if 'ema' in weights else restored.state.variables
     return Classifier(
         model, variables, class_names, form, dtype, weights, step, config, restored.record, files
     )
@@ -165,7 +162,6 @@ def predict_batches(
     keeps both busy.
 
     Args:
-      classifier: as `load_classifier` returns it.
       batches: uint8 [n, H, W, C], 1 ≤ n ≤ `batch_size`; not to be changed once they are handed over.
       batch_size: each batch is filled up to it with black images, whose predictions are dropped.
       with_features: whether the features are copied to the host.
@@ -228,8 +224,7 @@ def _check_shapes(files: Workdir, params: Any, saved: dict[str, tuple[int, ...]]
 
     Orbax would blame the checkpoint, which is whole.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator='/')
+    for name, leaf in flatten_dict(params, sep='/').items():
         here, there = leaf.shape, saved.get(name)
         if here == there:
             continue
@@ -264,10 +259,3 @@ def _no_checkpoint(files: Workdir, kind: str) -> UserError:
         f'{files.path} holds {kind} checkpoint yet; a run writes them in the background while it trains: '
         'wait, or start its command again to go on'
     )
-
-
-def _variables(restored: Restored, weights: str) -> dict:
-    state = restored.state
-    if 'ema' in weights:
-        return state.ema
-    return {'params': state.params, 'batch_stats': state.batch_stats}

@@ -12,8 +12,7 @@ from absl import flags, logging
 
 from metasemi_jax.command import signals
 from metasemi_jax.command.advice import advice_on_argument, did_you_mean, with_flags
-from metasemi_jax.command.config_file import expand_home, load_config
-from metasemi_jax.command.installed_configs import find_config
+from metasemi_jax.command.config_file import expand_home, find_config, load_config
 from metasemi_jax.command.machine import blame, missing_device, speak_any_encoding
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import replace_closed_streams
@@ -56,7 +55,7 @@ def run_command(
             _print_help(values, argv, default_config)
             return
         if default_config is None:
-            given = parse_flags(values, argv)
+            given = values(argv)[1:]
         else:
             given = parse_config_flags(values, config_first(argv, default_config))
         arguments = given if many else _one_or_none(given, argument, with_config=default_config is not None)
@@ -65,6 +64,8 @@ def run_command(
     except UserError as error:
         # Without a device for JAX, reading a file fails, and the message blames the file.
         _fail(missing_device(error) or str(error))
+    except flags.Error as error:
+        _fail(_one_line(error))
     except BrokenPipeError:
         # `main.py | head` closed the pipe. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -118,20 +119,8 @@ def _takes_method(config: str) -> bool:
     return any(function.args.args for function in functions)
 
 
-def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parse `argv` into `values`; returns the arguments that are no flags.
-
-    Raises:
-      UserError: an unknown flag, a value of another type.
-    """
-    try:
-        return values(argv)[1:]
-    except flags.Error as error:
-        raise UserError(_one_line(error)) from error
-
-
 def parse_config_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """`parse_flags` with `--config` among them; `argv` as `config_first` orders it.
+    """Parse `argv`, as `config_first` orders it, into `values`; returns the arguments that are no flags.
 
     Raises:
       UserError: an unknown flag or field, a value of another type, a config file that is missing or fails.
@@ -150,13 +139,11 @@ def parse_config_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         # Its own suggestion knows the fields of one group alone.
         field = re.sub(' Did you mean .*', '', _one_line(error))
-        raise UserError(
-            f'unknown config field {field}; configs/default.py lists them all{_similar(argv)}'
-        ) from error
+        unknown = next((name for arg in argv if (name := _field_of(arg)) and name not in _fields()), '')
+        advice = f'configs/default.py lists them all{did_you_mean(unknown, _fields())}'
+        raise UserError(f'unknown config field {field}; {advice}') from error
     except flags.UnrecognizedFlagError as error:
         raise UserError(_one_line(error) + did_you_mean(error.flagname, _fields())) from error
-    except flags.IllegalFlagValueError as error:
-        raise UserError(_one_line(error)) from error
     # Whatever ml_collections makes of a value.
     except Exception as error:
         raise UserError(_one_line(error)) from error
@@ -204,15 +191,9 @@ def _field_of(arg: str) -> str:
 
 def _fields() -> Mapping[str, Any]:
     # Imported here: it imports JAX.
-    from metasemi_jax.config import FIELDS
+    from metasemi_jax.config.fields import FIELDS
 
     return FIELDS
-
-
-def _similar(argv: list[str]) -> str:
-    """'; did you mean ...?' for the first of `argv` that names no field."""
-    unknown = next((field for arg in argv if (field := _field_of(arg)) and field not in _fields()), '')
-    return did_you_mean(unknown, _fields())
 
 
 def _with_home(argv: list[str]) -> list[str]:

@@ -1,12 +1,17 @@
 """The exceptions that users see, and how their messages list many things."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 SHOWN = 10
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what is wrong, and what to do."""
+    """Something the user can mend. The message is one line: what is wrong, and what to do.
+
+    What a function says it will refuse raises it, naming the field, file or limit.
+    """
 
 
 class DivergedError(UserError):
@@ -16,6 +21,22 @@ class DivergedError(UserError):
         super().__init__(f'{what}. {advice}')
         self.what = what
         self.rollbacks = rollbacks
+
+
+@contextlib.contextmanager
+def as_user_error(
+    kinds: type[BaseException] | tuple[type[BaseException], ...], message: str | Callable[[Any], str]
+) -> Iterator[None]:
+    """Make an exception of `kinds` in the block a UserError; `message`: its text, or error -> text."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(message if isinstance(message, str) else message(error)) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception says, on one line; of the system's errors neither the number nor the file."""
+    return getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
 
 
 def printable(name: str) -> str:

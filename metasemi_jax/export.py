@@ -16,10 +16,18 @@ from jax import export as jax_export
 
 from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier, make_predict
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_weights, define_workdir, naming_output, required_workdir
+from metasemi_jax.command.flags import (
+    define_output,
+    define_weights,
+    define_workdir,
+    naming_output,
+    required_workdir,
+)
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import is_replaceable, write_atomically, write_json
-from metasemi_jax.workdir import Workdir, check_no_run_file, read_json
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.outputs import check_no_run_file
+from metasemi_jax.workdir.reading import read_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -72,12 +80,10 @@ def main(argv: list[str]) -> None:
     values = flags.FlagValues()
     define_workdir(values)
     define_weights(values)
-    flags.DEFINE_string(
-        'output',
-        None,
+    define_output(
+        values,
         'The file, by default classifier.jax_export in the workdir; the class names go into a .json file of '
         'that name.',
-        flag_values=values,
     )
     run_command(lambda: _export(**values.flag_values_dict()), argv, values=values)
 
@@ -96,11 +102,7 @@ def _export(*, workdir: str | None, weights: str, output: str | None) -> None:
 
 
 def _check_output(path: Path, names: Path) -> None:
-    """Refuse, before the work, to write over what is not an older export.
-
-    Raises:
-      UserError: naming what lies there.
-    """
+    """Refuse, before the work, to write over what is not an older export."""
     if path.is_dir() or path == names:
         raise UserError(f'output={path} is a folder or a .json file; name another file')
     for each in (path, names):

@@ -1,7 +1,6 @@
 """Files and folders: written all or nothing, probed before the work begins, locked by one process."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from metasemi_jax.command.signals import removed_at_end
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 
 _LONGEST_NAME = 50  # characters of a file's name that its temporary neighbour repeats
 
@@ -36,9 +36,6 @@ def open_atomically(path: Path, mode: str = 'w', **options: Any) -> Iterator[IO]
     A block that fails leaves the old file as it was and nothing beside it. A link stays: the file it leads
     to is replaced. A device, a pipe or an open descriptor (/dev/stdout) cannot be replaced: the block writes
     into it directly.
-
-    Raises:
-      OSError: it cannot be written.
     """
     if 'b' not in mode:
         options = {'encoding': 'utf-8'} | options
@@ -90,9 +87,6 @@ def folder_atomically(path: Path) -> Iterator[Path]:
 
     Args:
       path: does not exist, or is an empty folder. A link stays.
-
-    Raises:
-      OSError: it cannot be made.
     """
     path = Path(os.path.realpath(path))
     beside = path.with_name(f'.{path.name[:_LONGEST_NAME]}.incomplete')
@@ -106,21 +100,20 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, called: str, advice: str = 'name another folder') -> None:
     """Refuse a folder that cannot be made, or takes no files; writes nothing that stays.
 
-    Raises:
-      OSError: the folder takes no files. `filename` is the nearest path that exists: a file
-        (NotADirectoryError) or a folder.
+    Args:
+      called: the beginning of the message, 'workdir=runs/a'.
+      advice: its end.
     """
     # A link that leads nowhere exists too, as something in the way.
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists() or p.is_symlink())
     if not nearest.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
-    try:
+        raise UserError(f'{called}: {nearest} is a file; {advice}')
+    unwritten = f'{called}: {nearest} cannot be written'
+    with as_user_error(OSError, lambda error: f'{unwritten} ({reason_of(error)}); {advice}'):
         tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(nearest)) from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 Array = jax.Array
-Schedule = Callable[[Array], Array]
+Schedule = Callable[[Array], Array]  # step, an integer scalar -> learning rate, scalar, JAX's default float
 OPTIMIZERS = ('adam', 'adamw', 'sgd')
 # 'kernels': of convolutions and linear layers alone; neither biases nor BatchNorm's scales.
 WEIGHT_DECAY_ON = ('all', 'kernels')
@@ -24,13 +24,7 @@ def warmup_piecewise_schedule(
     `step > milestone`, one step later, hence this one.
 
     Args:
-      lr: learning rate between the warm-up and the first milestone.
       warmup_steps: lr·t/warmup_steps for t < warmup_steps; 0 for none.
-      milestones: steps after which the rate falls.
-      decay: factor at each milestone.
-
-    Returns:
-      step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
     """
 
     def schedule(step: Array) -> Array:
@@ -49,9 +43,6 @@ def warmup_cosine_schedule(lr: float, *, warmup_steps: int, total_steps: int) ->
       lr: learning rate at the end of the warm-up.
       warmup_steps: lr·t/warmup_steps for t < warmup_steps; 0 for none.
       total_steps: step at which the rate is 0; more than `warmup_steps`.
-
-    Returns:
-      step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
     """
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps, total_steps)
@@ -66,12 +57,8 @@ def cosine_7_16_schedule(lr: float, *, warmup_steps: int, total_steps: int) -> S
     and T count the steps after it, as in Microsoft's USB.
 
     Args:
-      lr: learning rate at the end of the warm-up.
-      warmup_steps: lr·t/warmup_steps for t < warmup_steps; 0 for none.
+      lr, warmup_steps: as in `warmup_cosine_schedule`.
       total_steps: step at which the fall ends; more than `warmup_steps`. The rate stays there.
-
-    Returns:
-      step (integer scalar) -> learning rate (scalar, JAX's default float dtype).
     """
 
     def schedule(step: Array) -> Array:

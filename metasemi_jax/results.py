@@ -67,11 +67,7 @@ def summarize(history: list[Evaluation]) -> dict[str, Any]:
 
 
 def check_results(results: dict[str, Any]) -> None:
-    """Refuse what is not of the form of `results.json`: the metrics of `summarize` and the number of steps.
-
-    Raises:
-      UserError: naming the field, its value and what it may be.
-    """
+    """Refuse what is not of the form of `results.json`: the metrics of `summarize`, the number of steps."""
     names = [prefix + protocol for prefix in WEIGHT_PREFIXES for protocol in PROTOCOLS]
     for name in names:
         value = results.get(name, 0.0)

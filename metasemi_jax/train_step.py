@@ -32,6 +32,11 @@ class TrainState:
     ema: Params  # {'params': ..., 'batch_stats': ...}
     method: Any = flax.struct.field(default_factory=dict)  # the method's own, see `Method.init`
 
+    @property
+    def variables(self) -> dict[str, Params]:
+        """What the network is applied with."""
+        return {'params': self.params, 'batch_stats': self.batch_stats}
+
     @classmethod
     def create(
         cls,

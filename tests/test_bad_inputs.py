@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasemi_jax.config import FIELDS
+from metasemi_jax.config.fields import FIELDS
 from small_runs import ROOT, contents, main_of, make_run, tiny_config
 
 CONFIG_FILES = {
@@ -107,7 +107,7 @@ ROWS = [
     ('main', '--config.data.mean=0.5', 'data.mean and data.std'),
     ('main', '--config.optimizer.name=adam --config.optimizer.nesterov=True', 'has no Nesterov momentum'),
     ('main', '--config.method.xi=1', "method.name=metasemi has no option 'xi'"),
-    ('main', '--workdir={text}', 'is a file; name a folder'),
+    ('main', '--workdir={text}', 'is a file; name another folder'),
     ('main', '--workdir={run}', 'holds a run with another config'),
     ('main', '--process_id=1', '--coordinator and --num_processes must be given too'),
     ('main', '--num_processes=many', 'must be a whole number'),
@@ -124,7 +124,7 @@ ROWS = [
     ('sweep', '--workdir={new} --seeds=-1', 'seed=-1 must be at least 0'),
     ('sweep', '--workdir={new} --jobs=0', '--jobs=0'),
     ('sweep', '--workdir={run}', 'holds a run; name another folder'),
-    ('sweep', '--workdir={text}', 'is a file; name a folder'),
+    ('sweep', '--workdir={text}', 'is a file; name another folder'),
     ('torch_import', '', 'name one checkpoint'),
     ('torch_import', '{text}', '--workdir is missing'),
     ('torch_import', '{text} {text} --workdir={new}', 'unexpected argument'),

@@ -10,16 +10,10 @@ import pytest
 from metasemi_jax.errors import UserError
 from metasemi_jax.optimizer import sgd_momentum
 from metasemi_jax.train_step import TrainState
-from metasemi_jax.training.checkpoint import (
-    best_step,
-    closing_checkpoints,
-    open_checkpoints,
-    restore_newest,
-    restore_step,
-    save_checkpoint,
-    set_aside,
-)
+from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
+from metasemi_jax.training.damaged import set_aside
 from metasemi_jax.training.orbax_workarounds import steps_without_listing
+from metasemi_jax.training.restore import best_step, restore_newest, restore_step
 
 TX = sgd_momentum(momentum=0.9, weight_decay=1e-4)
 

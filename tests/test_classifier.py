@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.classifier import WEIGHTS, load_classifier, predict_batches, predict_images
-from metasemi_jax.config import flatten
+from metasemi_jax.config.form import flatten
 from metasemi_jax.data.batches.augment import normalize
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks import compare
-from metasemi_jax.config import check_config, flatten
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import flatten
 from metasemi_jax.methods import METHODS
 
 SHARED = compare.Shared('digits', 20, passes=1200)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from configs import default, digits
-from metasemi_jax.config import FIELDS, check_config, differing_fields, flatten
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.fields import FIELDS
+from metasemi_jax.config.form import differing_fields, flatten
 from metasemi_jax.errors import UserError
 
 

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from metasemi_jax.cli import config_first, parse_config_flags, run_command
 from metasemi_jax.command.advice import advice_on_argument, similar_fields
 from metasemi_jax.command.help import config_help, field_comments
-from metasemi_jax.config import FIELDS
+from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.errors import UserError
 from small_runs import ROOT
 

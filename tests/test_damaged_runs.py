@@ -14,8 +14,9 @@ from fuzz_workdir import CONFIG, commands, damages, make_sweep, restore, try_one
 from metasemi_jax.classifier import load_classifier
 from metasemi_jax.errors import UserError
 from metasemi_jax.predict import __main__ as predict
-from metasemi_jax.training.checkpoint import check_readable, restore_newest
+from metasemi_jax.training.damaged import check_readable
 from metasemi_jax.training.loop import train_and_evaluate
+from metasemi_jax.training.restore import restore_newest
 from metasemi_jax.workdir import Workdir
 from small_runs import contents, make_run, tiny_config
 

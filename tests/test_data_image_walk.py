@@ -136,7 +136,7 @@ def test_named_pipes_are_not_waited_for(tmp_path, capsys):
     assert '1 that are no regular files' in capsys.readouterr().out
     for name in ('x.csv', 'x.npz', 'x.jpg'):
         os.mkfifo(tmp_path / name)
-        with pytest.raises(UserError, match=r'is neither a folder nor a file'):
+        with pytest.raises(UserError, match=r'is neither a file nor a folder'):
             load(tmp_path / name)
         with pytest.raises(UserError, match=r'is neither a file nor a folder'):
             open_images([str(tmp_path / name)], (8, 8, 3))

@@ -20,7 +20,7 @@ from archives import (
     write_imagenet,
 )
 from configs import imagenet as imagenet_config
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.data.images.decode import decode_square
 from metasemi_jax.data.sources.imagenet import load_imagenet
 from metasemi_jax.data.sources.imagenet_subsets import subset_file

@@ -109,7 +109,7 @@ def test_a_bad_csv(tmp_path, text):
 
 
 def test_a_bad_folder(tmp_path):
-    refused(tmp_path / 'no', 'there is no such folder or file')
+    refused(tmp_path / 'no', 'there is no such file or folder')
     refused('', 'name your images with data.path=')
     refused(tmp_path, r'holds no folder labeled/; the layout is labeled/<class>/\*')
     (tmp_path / 'labeled').mkdir()
@@ -194,7 +194,7 @@ NPZ_ERRORS = {
     'y holds the label 1000000000000, and the 6 images of x have as many': {'y': np.where(Y == 1, 10**12, Y)},
     'y holds the label 4294967297': {'y': np.where(Y == 1, 2**32 + 1, Y)},
     'y_test holds the label 4294967297': {'x_test': X[:1], 'y_test': np.array([2**32 + 1])},
-    r'x of shape \[6, 3, 8, 8\] looks like \[N, C, H, W\].*save x.transpose\(0, 2, 3, 1\)': {
+    r'x of shape \[6, 3, 8, 8\] looks like \[N, C, H, W\].*use x.transpose\(0, 2, 3, 1\)': {
         'x': X.transpose(0, 3, 1, 2)
     },
     r"holds x_tst, which means nothing here \(did you mean 'x_test'\?\); the arrays are x, y,": {'x_tst': X},
@@ -228,7 +228,7 @@ def test_an_npz_whose_header_lies(tmp_path, shape):
 
 def test_channels_first_in_predict(tmp_path):
     np.savez(tmp_path / 'a.npz', x=X.transpose(0, 3, 1, 2))
-    with pytest.raises(UserError, match=r'looks like \[N, C, H, W\].*save x.transpose'):
+    with pytest.raises(UserError, match=r'looks like \[N, C, H, W\].*use x.transpose'):
         open_images([str(tmp_path / 'a.npz')], (8, 8, 3))
 
 

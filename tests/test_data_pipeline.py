@@ -7,6 +7,7 @@ import pytest
 from metasemi_jax.data.batches import resident as pipeline_module
 from metasemi_jax.data.batches.resident import channel_statistics, resident_pipeline
 from metasemi_jax.data.batches.views import make_views
+from metasemi_jax.data.sampling import Sampling
 from metasemi_jax.data.sources.registry import Dataset, load_dataset
 from metasemi_jax.data.splits import class_balanced_split, split_positions
 
@@ -28,7 +29,7 @@ LABELED, UNLABELED = np.arange(0, 10), np.arange(10, 40)
 
 def make(dataset=None, unlabeled=UNLABELED, views=RAW, seed=0):
     pipeline = resident_pipeline(
-        dataset or numbered_dataset(), LABELED, unlabeled, batch_size=8, seed=seed, views=views
+        dataset or numbered_dataset(), Sampling(LABELED, unlabeled, batch_size=8, seed=seed), views
     )
     return pipeline, jax.jit(pipeline.to_batch)
 
@@ -110,7 +111,7 @@ def test_the_two_batches_are_augmented_independently():
     everything = np.arange(40)
     dataset = numbered_dataset()
     views = make_views(pad=1, flip=False, **PIXELS)
-    pipeline = resident_pipeline(dataset, everything, everything, batch_size=40, seed=0, views=views)
+    pipeline = resident_pipeline(dataset, Sampling(everything, everything, batch_size=40, seed=0), views)
     same = np.arange(40), np.arange(40)
     batch = pipeline.to_batch(pipeline.device_data, same, jax.random.key(0))
     alike = (np.asarray(batch.labeled_images) == np.asarray(batch.unlabeled_images)).all((1, 2, 3))

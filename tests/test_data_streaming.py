@@ -13,6 +13,7 @@ from metasemi_jax.data.batches.views import make_views, normalize_by
 from metasemi_jax.data.images.files import ImageFiles
 from metasemi_jax.data.images.random_resized_crop import CropRange
 from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.sampling import Sampling
 from metasemi_jax.data.sources.registry import Dataset
 from metasemi_jax.errors import UserError
 
@@ -42,9 +43,9 @@ def dataset(folder):
     return Dataset(images, labels, ids, None, None, ('a', 'b', 'c', 'd', 'e'))
 
 
-def make(dataset, **options):
-    options = {'batch_size': 8, 'seed': 3, 'views': VIEWS} | options
-    return streaming_pipeline(dataset, LABELED, UNLABELED, **options)
+def make(dataset, views=VIEWS, crop=None, num_workers=0, **options):
+    sampling = Sampling(LABELED, UNLABELED, batch_size=8, seed=3)._replace(**options)
+    return streaming_pipeline(dataset, sampling, views, crop=crop, num_workers=num_workers)
 
 
 def sent(pipeline, count, start=0):
@@ -84,10 +85,10 @@ def flat(rows):
 def test_the_batches_are_those_of_the_resident_pipeline(dataset, unlabeled, ratio, second, pad_mode):
     """Whatever a method asks of the data, bit for bit, by one process and by two."""
     views = make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3, pad_mode=pad_mode, second=second)
-    options = {'batch_size': 8, 'seed': 3, 'views': views, 'unlabeled_ratio': ratio}
+    sampling = Sampling(LABELED, unlabeled, batch_size=8, seed=3, unlabeled_ratio=ratio)
     in_memory = dataset._replace(train_images=np.asarray(dataset.train_images))
-    resident = resident_pipeline(in_memory, LABELED, unlabeled, **options)
-    streaming = streaming_pipeline(dataset, LABELED, unlabeled, **options)
+    resident = resident_pipeline(in_memory, sampling, views)
+    streaming = streaming_pipeline(dataset, sampling, views)
     assert jax.tree.leaves(streaming.device_data) == []
     drawn = itertools.islice(resident.host_batches(2), 3)
     for step, (indices, rows) in enumerate(zip(drawn, sent(streaming, 3, start=2), strict=True)):
@@ -103,9 +104,9 @@ def test_the_batches_are_those_of_the_resident_pipeline(dataset, unlabeled, rati
         # What a method remembers of an image it finds again by this number.
         np.testing.assert_array_equal(unlabeled[batch.unlabeled_ids] % 5, batch.unlabeled_labels)
     for make_pipeline, data in ((resident_pipeline, in_memory), (streaming_pipeline, dataset)):
-        whole = sent(make_pipeline(data, LABELED, unlabeled, **options), 2)
+        whole = sent(make_pipeline(data, sampling, views), 2)
         shares = [
-            sent(make_pipeline(data, LABELED, unlabeled, **options, process_index=i, process_count=2), 2)
+            sent(make_pipeline(data, sampling._replace(process_index=i, process_count=2), views), 2)
             for i in range(2)
         ]
         together = [
@@ -183,7 +184,7 @@ def test_the_seed_decides(dataset, reference):
 
 def test_no_unlabeled_images(dataset):
     none = np.zeros(0, np.int32)
-    pipeline = streaming_pipeline(dataset, LABELED, none, batch_size=4, seed=0, views=VIEWS)
+    pipeline = streaming_pipeline(dataset, Sampling(LABELED, none, batch_size=4, seed=0), VIEWS)
     (rows,) = sent(pipeline, 1)
     assert [part.shape for part in flat(rows)] == [(4, SIZE, SIZE, 3), (4,), (0, SIZE, SIZE, 3), (0,), (0,)]
     batch = pipeline.to_batch((), rows, jax.random.key(0))

@@ -16,7 +16,7 @@ from PIL import Image
 
 import archives
 from archives import WRITERS, expect_archives, hide_tensorflow
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.data.identity import data_sha256
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.sources import tfds_sources

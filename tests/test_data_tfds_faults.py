@@ -23,12 +23,12 @@ from archives import (
     write_svhn,
     write_tar,
 )
-from metasemi_jax.data.sources.array_cache import lock
 from metasemi_jax.data.sources.download_watch import watch_downloads
 from metasemi_jax.data.sources.original_files import Original, check_network
 from metasemi_jax.data.sources.registry import load_dataset
 from metasemi_jax.data.sources.tfds_workarounds import network_patience
 from metasemi_jax.errors import UserError
+from metasemi_jax.files import lock
 from small_runs import ROOT, contents, run_main
 
 FILES = {
@@ -356,7 +356,7 @@ def test_two_runs_at_once(folders, tmp_path):
     images, _ = write_svhn(manual_dir)['train']
     script = tmp_path / 'load.py'
     script.write_text(LOAD)
-    with lock(data_dir / 'metasemi_jax' / 'svhn_cropped' / '3.1.0', waiting=pytest.fail):
+    with lock(data_dir / 'metasemi_jax' / 'svhn_cropped' / '3.1.0.lock', waiting=pytest.fail):
         runs = [run('svhn_cropped', manual_dir, script, data_dir, manual_dir) for _ in range(2)]
         for process in runs:
             waiting = f'svhn_cropped: another run is preparing it in {data_dir}; waiting for that one\n'
@@ -373,7 +373,10 @@ def test_two_runs_at_once(folders, tmp_path):
 def test_a_data_dir_that_is_a_file(folders, no_network):
     _, manual_dir = folders
     manual_dir.write_text('mine')
-    assert f'cifar10: {manual_dir} cannot be written (Not a directory)' in fails('cifar10', manual_dir)[0]
+    assert (
+        f'cifar10: {manual_dir} is a file; use another folder with data.data_dir='
+        in fails('cifar10', manual_dir)[0]
+    )
     assert manual_dir.read_text() == 'mine'
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from metasemi_jax.visualize import fonts
 from metasemi_jax.visualize.calibration import (
     Confidence,
+    Reliability,
     Rescaled,
     draw_reliability,
     find_bins,
@@ -24,7 +25,8 @@ from metasemi_jax.visualize.embedding import embed, sample_sizes
 from metasemi_jax.visualize.html_report import Section, Table, html_report
 from metasemi_jax.visualize.mistakes import Mistakes, draw_mistakes, most_confident_mistakes
 from metasemi_jax.visualize.page import undrawable
-from metasemi_jax.visualize.review import Review, Reviewed, choose_samples, draw_review
+from metasemi_jax.visualize.review import Review, choose_samples, draw_review
+from metasemi_jax.visualize.sheet import Shown
 from metasemi_jax.visualize.style import (
     COLOURS,
     DISTINCT,
@@ -113,7 +115,8 @@ def test_mistakes_come_by_confidence_and_unknown_labels_are_none():
 
 def test_mistakes_show_the_pixels_as_they_are():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    mistakes = Mistakes(images, np.array(['a.png', 'b.png']), [0, 1], [1, 0], np.array([0.9996, 0.5]), 7)
+    shown = Shown(images, np.array(['a.png', 'b.png']), [0, 1], [1, 0], np.array([0.9996, 0.5]))
+    mistakes = Mistakes(shown, 7)
     drawing = draw_mistakes(mistakes, ['cat', '$d$'], name='run', split='test')
     axes = drawing.figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), images[0])
@@ -135,7 +138,7 @@ def test_words_of_any_length_keep_to_their_image(letters):
     images = np.zeros((count, 8, 8, 1), np.uint8)
     classes = ['W' * letters, 'i' * letters]
     ids = np.array([f'test/{"m" * letters}/{i:04d}.png' for i in range(count)])
-    mistakes = Mistakes(images, ids, [0] * count, [1] * count, np.full(count, 0.9), count)
+    mistakes = Mistakes(Shown(images, ids, [0] * count, [1] * count, np.full(count, 0.9)), count)
     axes = draw_mistakes(mistakes, classes, name='run', split='test').figure.axes[0]
     assert not overlaps(axes)
     # Both ends stay, and tell one from the other.
@@ -165,7 +168,8 @@ def test_sheets_of_unlabeled_images(known):
     samples = choose_samples(np.arange(24) % 12, np.linspace(0.3, 0.9, 24))
     images = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
     labels = np.zeros(24, int) if known else np.full(24, -1)
-    shown = Reviewed(images, np.array([f'{i}.png' for i in range(24)]), labels, np.linspace(0.3, 0.9, 24))
+    ids = np.array([f'{i}.png' for i in range(24)])
+    shown = Shown(images, ids, labels, np.zeros(24, int), np.linspace(0.3, 0.9, 24))
     sheets = draw_review(Review(samples, shown, 24, 30), [f'class{k}' for k in range(13)], name='run')
     assert [sheet.title[-6:] for sheet in sheets] == ['1 of 2', '2 of 2']
     axes = sheets[1].figure.axes[0]
@@ -203,11 +207,13 @@ def test_the_temperature_that_was_put_in_is_found(temperature):
 def test_reliability_says_what_it_is_fitted_on():
     confidence = Confidence(np.array([0.7, 0.7]), np.array([True, True]))
     rescaled = Rescaled(0.5, 40, Confidence(np.array([0.9, 0.9]), np.array([True, True])))
-    caption = draw_reliability(confidence, rescaled, '', name='run', split='test').caption
+    caption = draw_reliability(Reliability(confidence, rescaled, ''), name='run', split='test').caption
     assert 'is 70.0%, 100.0% are correct: the network is underconfident by 30.0 points' in caption
     assert 'temperature 0.50, fitted on the 40 validation images' in caption
     assert 'a mean of 90.0% and an error of 10.0 points' in caption
-    caption = draw_reliability(confidence, None, 'No temperature.', name='run', split='test').caption
+    caption = draw_reliability(
+        Reliability(confidence, None, 'No temperature.'), name='run', split='test'
+    ).caption
     assert caption.endswith('No temperature.')
 
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from metasemi_jax.errors import UserError
 from metasemi_jax.files import (
     check_writable,
     folder_atomically,
@@ -112,13 +113,12 @@ def test_a_lock_is_held_by_one_and_keeps_what_lies_there(tmp_path):
 
 
 def test_what_stands_in_the_way_is_named(tmp_path):
-    check_writable(tmp_path / 'a' / 'b')
+    check_writable(tmp_path / 'a' / 'b', 'here')
     (tmp_path / 'file').touch()
     (tmp_path / 'link').symlink_to('nowhere')
     for name in ('file', 'link'):
-        with pytest.raises(NotADirectoryError) as caught:
-            check_writable(tmp_path / name / 'below')
-        assert caught.value.filename == str(tmp_path / name)
+        with pytest.raises(UserError, match=f'here: {tmp_path / name} is a file; name another folder'):
+            check_writable(tmp_path / name / 'below', 'here')
     assert sorted(os.listdir(tmp_path)) == ['file', 'link']
 
 

@@ -84,7 +84,7 @@ def test_a_damaged_workdir_ends_in_one_line(tmp_path, name):
 
 def test_odd_workdirs(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
-    assert_one_clear_line(run_here(f'--workdir={tmp_path}/link'), 'is a file; name a folder')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/link'), 'is a file; name another folder')
     assert_one_clear_line(run_here(f'--workdir={tmp_path}/{"x" * 300}'), 'File name too long')
 
 
@@ -97,8 +97,8 @@ def test_help():
 
 def test_a_workdir_that_is_a_file(tmp_path):
     (tmp_path / 'run').write_text('mine')
-    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run'), 'is a file; name a folder')
-    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run/below'), 'is a file; name a folder')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run'), 'is a file; name another folder')
+    assert_one_clear_line(run_here(f'--workdir={tmp_path}/run/below'), 'is a file; name another folder')
     assert (tmp_path / 'run').read_text() == 'mine'
 
 

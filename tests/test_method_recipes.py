@@ -11,7 +11,8 @@ from ml_collections import config_flags
 import main
 from configs import cifar10, cifar100, digits, folder, imagenet, svhn
 from metasemi_jax.cli import config_first, parse_config_flags
-from metasemi_jax.config import check_config, flatten, settled
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import flatten, settled
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import METHODS, create_method, method_options

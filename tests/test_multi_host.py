@@ -172,7 +172,7 @@ def test_what_one_process_refuses_ends_both(folder, by_two):
     first, second = by_two['other_folder']
     assert (first['code'], second['code']) == (1, 1)
     assert 'error: process 1 cannot go on; its own message says why' in first['err']
-    assert 'file is a file; name a folder' in second['err']
+    assert 'file is a file; name another folder' in second['err']
     assert not (folder / 'other_folder').exists()
 
 

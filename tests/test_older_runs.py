@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from metasemi_jax.config import completed, differing_fields, settled
+from metasemi_jax.config.form import completed, differing_fields, settled
 from metasemi_jax.training.loop import train_and_evaluate
 from small_runs import read_log, read_state
 

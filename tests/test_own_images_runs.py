@@ -325,7 +325,7 @@ def test_bad_images_end_in_one_line_and_nothing_is_written(tmp_path):
     assert unreadable in process.stderr
     for config, message in (
         (own_config(folder), re.escape(unreadable)),
-        (own_config(tmp_path / 'nowhere'), r'there is no such folder or file'),
+        (own_config(tmp_path / 'nowhere'), r'there is no such file or folder'),
         (own_config(good, data__num_validation=6), r'use at most data.num_validation=5'),
         (own_config(good, data__split_file=f'{tmp_path}/ids.txt'), r'does not hold: labeled/cat/77.png'),
     ):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.command import config_file
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.plan import __main__ as command
@@ -18,9 +18,9 @@ from metasemi_jax.plan.estimate import Estimate, Memory, Time, estimate, memory_
 from metasemi_jax.plan.gpu_targets import target_config
 from metasemi_jax.plan.hlo import Array
 from metasemi_jax.plan.machines import CHIPS, parse_topology
-from metasemi_jax.plan.search import largest_batch
+from metasemi_jax.plan.search import Room, largest_batch
 from metasemi_jax.plan.stand_in import FORMS, data_of
-from metasemi_jax.plan.step_program import lower_step
+from metasemi_jax.plan.step_program import StepProgram, lower_step
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.multi_step import place_host_batches
 from metasemi_jax.training.prepared import prepare
@@ -221,7 +221,7 @@ def test_the_program_is_the_one_that_training_calls():
     check_config(config)
     planned = lower_step(config, dataset, split, mesh)
     experiment = build_experiment(config, mesh)
-    run, device_data, key, max_steps = prepare(config, experiment, mesh)
+    run, device_data, key, max_steps = prepare(experiment, mesh)
     batches, count = place_host_batches(experiment.pipeline.host_batches(0), 1, max_steps, mesh)
     training = run.lower(experiment.state, device_data, batches, count, key)
     functions = functions_of(planned.lowered.as_text())
@@ -291,9 +291,9 @@ ROOMY = Memory(4, 3, 2, 10)
 def plan_of(*, memory=ROOMY, **fields):
     sent = {('all-reduce', Array('bf16', (3, 3))): 2, ('all-reduce', Array('f32', ())): 1}
     found = Estimate(memory, 2e12, 3e9, hlo.Counter(sent), Time(0.01, 0.02, 0.005), 'text')
-    values = {'estimate': found, 'wanted': None, 'largest': None, 'too_large': None} | fields
-    topology = parse_topology('v5e:2x2')
-    return report.Plan(topology, tiny_config(model__name='conv_small'), 'bfloat16', 123, 100, 12.34, **values)
+    program = StepProgram(tiny_config(model__name='conv_small'), None, 'bfloat16', 100, 123, 0, 0)
+    values = {'estimate': found, 'wanted': None} | fields
+    return report.Plan(parse_topology('v5e:2x2'), program, 12.34, **values)
 
 
 def test_json_has_every_figure():
@@ -310,7 +310,7 @@ def test_json_has_every_figure():
         {'operation': 'all-reduce', 'dtype': 'bfloat16', 'shape': [3, 3], 'count': 2},
         {'operation': 'all-reduce', 'dtype': 'float32', 'shape': [], 'count': 1},
     ]
-    refused = report.as_json(plan_of(estimate=None, wanted=99, largest=4, too_large=8))
+    refused = report.as_json(plan_of(estimate=None, wanted=99, room=Room(4, 8)))
     assert refused.keys() == result.keys()
     assert (refused['fits'], refused['memory_wanted'], refused['largest_batch_size']) == (False, 99, 4)
 
@@ -322,9 +322,9 @@ def test_lines_for_people_answer_first():
     assert text[2].startswith('it fits: ')
     assert any('all-reduce of 2 arrays in bfloat16' in line for line in text)
     large = 'it does not fit: it wants 9e+03 GiB'
-    many = plan_of(memory=Memory(9, 0, 0, 8), largest=4, too_large=6)
+    many = plan_of(memory=Memory(9, 0, 0, 8), room=Room(4, 6))
     assert 'the largest batch_size that fits is 4 of those tried; 6 does not' in list(report.lines(many))[2]
-    none = plan_of(estimate=None, wanted=9000 * 2**30, largest=0, too_large=4)
+    none = plan_of(estimate=None, wanted=9000 * 2**30, room=Room(0, 4))
     line = list(report.lines(none))[2]
     assert line.startswith(large)
     assert 'use more devices' in line

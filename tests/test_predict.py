@@ -179,7 +179,7 @@ def test_images_that_have_moved(mine, tmp_path, capsys):
     config['data']['path'] = 'gone'
     (run_copy / 'config.json').write_text(json.dumps(config))
     line = run(f'--workdir={run_copy}', '--split=test')
-    assert 'cannot be had: gone: there is no such folder' in line
+    assert 'cannot be had: gone: there is no such file or folder' in line
     assert '--data_path=' in line
     assert run(f'--workdir={run_copy}', '--split=test', f'--data_path={moved}') is None
     capsys.readouterr()

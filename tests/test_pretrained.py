@@ -7,7 +7,7 @@ import pytest
 
 from configs import folder
 from metasemi_jax.classifier import load_classifier, predict_images
-from metasemi_jax.config import flatten
+from metasemi_jax.config.form import flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import create_model, variable_shapes
 from metasemi_jax.models.trained_parts import HEAD, frozen_layers, trained_parts
@@ -19,7 +19,7 @@ from metasemi_jax.training import published_weights
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recipe import Facts, choose
 from metasemi_jax.training.run_log import RunLog
-from metasemi_jax.workdir import read_json
+from metasemi_jax.workdir.reading import read_json
 from own_images import own_config, write_folder
 from small_runs import ROOT, assert_same_state, contents, main_of, read_state
 from torch_files import tiny_state_dict, write_pth, write_safetensors

@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -57,9 +58,14 @@ def magnitudes(name, variant, seed=1):
     return [i / steps for i in rng.integers(round(low * steps), round(high * steps), COUNT)]
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames='channels')
+def applied(images, code, values, channels):
+    return apply(images, jnp.full(len(images), code), values, channels=channels)
+
+
 def all_operations(images, values):
-    return {name: jax.vmap(operation)(images, values[name]) for name, operation in OPERATIONS.items()}
+    values = {name: np.float32(value) for name, value in values.items()}
+    return {name: applied(images, CODES[name], values[name], images.shape[-1]) for name in OPERATIONS}
 
 
 @pytest.mark.parametrize('shape', [(32, 32, 3), (28, 28, 1), (19, 40, 3), (2, 3, 1)])
@@ -67,7 +73,7 @@ def test_every_operation_equals_pillow(shape):
     images = images_of(shape)
     for variant in ('google', 'usb'):
         values = {name: magnitudes(name, variant) for name in OPERATIONS}
-        ours = all_operations(images, {name: np.float32(value) for name, value in values.items()})
+        ours = all_operations(images, values)
         for name in PILLOW:
             pairs = zip(images, values[name], strict=True)
             expected = np.stack([pillow_operation(name, image, value) for image, value in pairs])
@@ -78,7 +84,7 @@ def test_every_operation_equals_pillow(shape):
 def test_the_operations_do_something():
     # Else the test above could compare two identities.
     images = images_of((32, 32, 3))[1::5]
-    ours = all_operations(images, {name: np.float32(magnitudes(name, 'google')[1::5]) for name in OPERATIONS})
+    ours = all_operations(images, {name: magnitudes(name, 'google')[1::5] for name in OPERATIONS})
     for name, changed in ours.items():
         share = (np.asarray(changed) != images).any((1, 2, 3)).mean()
         assert share == 0 if name == 'identity' else share > 0.5, name
@@ -167,6 +173,6 @@ def test_magnitudes_off_the_grid_and_at_halves(name):
     drawn = np.random.default_rng(2).uniform(-0.9, 0.9, 20)
     scale = {'shear_x': 1, 'translate_x': 10, 'solarize': 100}[name]
     values = np.float32([*(drawn * scale), *(np.arange(-10, 10) / 2)])
-    ours = jax.jit(jax.vmap(OPERATIONS[name]))(images, values)
+    ours = applied(images, CODES[name], values, 3)
     expected = [pillow_operation(name, image, float(v)) for image, v in zip(images, values, strict=True)]
     np.testing.assert_array_equal(ours, np.stack(expected))

@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from metasemi_jax.__main__ import COMMANDS
-from metasemi_jax.config import FIELDS
+from metasemi_jax.config.fields import FIELDS
 from small_runs import ROOT
 
 README = ROOT / 'README.md'

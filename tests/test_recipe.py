@@ -5,7 +5,9 @@ import pytest
 
 from benchmarks.forward_passes import forward_passes
 from configs import digits, folder
-from metasemi_jax.config import OPEN, check_config, flatten
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.fields import OPEN
+from metasemi_jax.config.form import flatten
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
 from metasemi_jax.methods import method_options
@@ -16,7 +18,8 @@ from metasemi_jax.training import recipe
 from metasemi_jax.training.choices import has_black_border, with_image_size
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.recipe import Facts, choose, image_size, sentence
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.reading import read_json
 from own_images import write_folder
 from small_runs import read_log
 

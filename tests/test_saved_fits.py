@@ -9,7 +9,7 @@ import pytest
 
 from metasemi_jax.classifier import load_classifier, predict_images
 from metasemi_jax.command.advice import with_flags
-from metasemi_jax.config import FIELDS
+from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.data.sources.registry import load_dataset
 from metasemi_jax.predict.run_data import find_split, load_run_data
 from metasemi_jax.progress import ProgressLine, say

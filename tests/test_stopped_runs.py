@@ -10,15 +10,11 @@ import pytest
 from metasemi_jax.classifier import load_classifier
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.training import checkpoint, loop
-from metasemi_jax.training.checkpoint import (
-    best_step,
-    closing_checkpoints,
-    open_checkpoints,
-    save_checkpoint,
-)
+from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
 from metasemi_jax.training.preemption import StopRequest
+from metasemi_jax.training.restore import best_step
 from small_runs import assert_same_state, read_log, read_state, tiny_config
 
 # Steps 3, 6, ... are evaluated, 5, 10 saved; 9 is a log, an evaluation and no checkpoint.

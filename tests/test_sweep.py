@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metasemi_jax.command.installed_configs import CONFIGS, find_config
+from metasemi_jax.command.config_file import CONFIGS, find_config
 from metasemi_jax.errors import UserError
 from metasemi_jax.report import __main__ as report
 from metasemi_jax.sweep import __main__ as sweep
@@ -26,7 +26,7 @@ from metasemi_jax.sweep.folder import (
 )
 from metasemi_jax.sweep.grid import parse_grid
 from metasemi_jax.training.preemption import StopRequest
-from metasemi_jax.workdir import read_json
+from metasemi_jax.workdir.reading import read_json
 from processes import wait_until
 from small_runs import ROOT, contents, tiny_config, tiny_flags
 

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from metasemi_jax.config import BUDGETED, check_config, differing_fields
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.fields import BUDGETED
+from metasemi_jax.config.form import differing_fields
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import parse_duration
@@ -195,7 +197,7 @@ def test_the_trial_measures_and_leaves_nothing(tmp_path):
     experiment = build_experiment(config, mesh)
     before = jax.tree.map(np.copy, experiment.state)
     cached = jax.config.jax_enable_compilation_cache
-    costs = measure(config, experiment, mesh, tmp_path, seconds=5)
+    costs = measure(experiment, mesh, tmp_path, seconds=5)
     assert min(costs) > 0
     assert costs.step < costs.compilation
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from configs import folder as folder_config
 from configs import imagenet, svhn
 from metasemi_jax.classifier import load_classifier
 from metasemi_jax.cli import parse_config_flags
-from metasemi_jax.command.installed_configs import find_config
+from metasemi_jax.command.config_file import find_config
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.sources import registry as sources
 from metasemi_jax.distributed.sharding import make_mesh
@@ -25,9 +25,10 @@ from metasemi_jax.torch_import import __main__ as torch_import
 from metasemi_jax.torch_import.__main__ import import_checkpoint, to_state_dict
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint, rename_imagenet
 from metasemi_jax.torch_import.state_dict import parameter_keys
-from metasemi_jax.training.checkpoint import open_checkpoints, restore_newest, restore_step
+from metasemi_jax.training.checkpoint import open_checkpoints
 from metasemi_jax.training.experiment import build_experiment
 from metasemi_jax.training.loop import train_and_evaluate
+from metasemi_jax.training.restore import restore_newest, restore_step
 from state_dicts import random_state_dict
 
 # ml_collections loads a config file by a method that Python is about to remove.

@@ -224,7 +224,7 @@ def test_a_rollback_goes_on_from_the_last_checkpoint_at_half_the_rate(tmp_path, 
 def test_three_rollbacks_are_enough(tmp_path, monkeypatch):
     tried = []
 
-    def diverge(config, files, experiment, mesh, started, rollbacks, stop, log_images):
+    def diverge(session, rollbacks, stop):
         tried.append(rollbacks)
         raise DivergedError('the loss is nan at step 8', 'Advice.', rollbacks=rollbacks)
 
@@ -240,7 +240,7 @@ def test_three_rollbacks_are_enough(tmp_path, monkeypatch):
 
 
 def test_a_signal_is_not_answered_by_a_rollback(tmp_path, monkeypatch):
-    def diverge_after_a_signal(config, files, experiment, mesh, started, rollbacks, stop, log_images):
+    def diverge_after_a_signal(session, rollbacks, stop):
         assert rollbacks == 0
         stop.signal = signal.SIGTERM
         raise DivergedError('the loss is nan at step 8', 'Advice.', rollbacks=rollbacks)

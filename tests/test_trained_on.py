@@ -29,8 +29,8 @@ def began_with(monkeypatch, config, workdir):
 
     states = []
 
-    def look(config, files, experiment, mesh, started, log_images):
-        states.append(experiment.state)
+    def look(session):
+        states.append(session.experiment.state)
         raise BeganError
 
     with monkeypatch.context() as patch:

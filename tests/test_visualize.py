@@ -178,7 +178,7 @@ BAD = {
     'RUN --weights=first': 'value should be one of <last|best|ema|best_ema|reported>',
     'RUN --num_points=3': '--num_points=3: 3 is not integer >= 10',
     'RUN --seed=-1': 'flag --seed=-1: -1 is not an integer in the range',
-    'RUN --output=file': 'file is a file; name a folder',
+    'RUN --output=file': 'file is a file; name another folder',
     'RUN --poinst=3': "Unknown command line flag 'poinst'",
     'NO_CHECKPOINT': 'holds no checkpoint yet',
     'DAMAGED': 'cannot be read',

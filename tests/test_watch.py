@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.methods import Network
 from metasemi_jax.training.probe import PROBED_IMAGES, make_probe, place_probe_data
@@ -121,9 +122,9 @@ def test_the_probe_by_hand():
 
     mesh = make_mesh(jax.devices()[:1])
     images = np.array([0, 0, 255, 0], np.uint8).reshape(4, 1, 1, 1)
-    labels = np.array([0, 1, -1, -1], np.int32)
+    dataset = Dataset(images, np.array([0, 1, -1, -1], np.int32), None, None, None, ())
     scaled = (np.zeros(1, np.float32), np.ones(1, np.float32))
-    data = place_probe_data(images, labels, np.array([0, 1]), np.array([2, 3]), scaled, mesh)
+    data = place_probe_data(dataset, (np.array([0, 1]), np.array([2, 3])), scaled, mesh)
     probe = make_probe(Network(logits, train_logits), mesh)
     figures = probe({}, data)
     expected = {
@@ -136,17 +137,16 @@ def test_the_probe_by_hand():
     assert figures.keys() == expected.keys()
     for name, value in expected.items():
         assert figures[name] == pytest.approx(value, rel=1e-4), name
-    nothing = place_probe_data(images, labels, np.array([0, 1]), np.array([], int), scaled, mesh)
+    nothing = place_probe_data(dataset, (np.array([0, 1]), np.array([], int)), scaled, mesh)
     assert probe({}, nothing).keys() == {'labeled_loss', 'batch_statistics_loss'}
 
 
 def test_the_probe_draws_the_same_few_images_each_time():
     mesh = make_mesh(jax.devices()[:1])
     images = np.arange(2000, dtype=np.uint32).view(np.uint8).reshape(2000, 2, 2, 1)
-    labels = np.arange(2000, dtype=np.int32)
-    one, two = (
-        place_probe_data(images, labels, np.arange(300), np.arange(300, 2000), (), mesh) for _ in range(2)
-    )
+    dataset = Dataset(images, np.arange(2000, dtype=np.int32), None, None, None, ())
+    parts = (np.arange(300), np.arange(300, 2000))
+    one, two = (place_probe_data(dataset, parts, (), mesh) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert len(set(one.labels.tolist())) == len(one.unlabeled_images) == PROBED_IMAGES
     np.testing.assert_array_equal(one.labeled_images, images[np.asarray(one.labels)])

@@ -11,7 +11,8 @@ from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.splits import split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_atomically, write_json
-from metasemi_jax.workdir import Workdir, read_json
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.reading import read_json
 
 IDS = ['0003', '0010']
 

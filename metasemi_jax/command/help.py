@@ -19,12 +19,9 @@ def config_help(name: str) -> str:
 
     Args:
       name: 'FILE.py' or 'FILE.py:ARGUMENT', whose values are shown; default.py lies beside it.
-
-    Raises:
-      UserError: a config file that is missing or fails.
     """
     # These import JAX, which takes a second.
-    from metasemi_jax.config import flatten
+    from metasemi_jax.config.form import flatten
     from metasemi_jax.methods import METHODS
     from metasemi_jax.models import MODELS
 

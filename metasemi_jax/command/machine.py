@@ -6,6 +6,7 @@ import re
 import resource
 import sys
 import threading
+import traceback
 
 from metasemi_jax.errors import UserError
 
@@ -19,11 +20,7 @@ ASCII = {'×': 'x', '±': '+-', '…': '...', '–': '-', '→': '->', 'μ': 'u'
 
 
 def check_machine() -> None:
-    """Refuse a machine on which JAX would fail later, silently or with pages of output.
-
-    Raises:
-      UserError: naming the limit or the variable, and what to do.
-    """
+    """Refuse a machine on which JAX would fail later, silently or with pages of output."""
     _check_environment()
     _check_files()
     _check_address_space()
@@ -124,11 +121,8 @@ def _cores() -> int:
 
 def _in_backends(error: BaseException) -> bool:
     """Whether JAX itself failed while it looked for devices, as it does for CUDA without its plugin."""
-    frames, traceback = [], error.__traceback__
-    while traceback:
-        frames.append(traceback.tb_frame.f_code.co_filename)
-        traceback = traceback.tb_next
-    return isinstance(error, AssertionError) and bool(frames) and frames[-1].endswith('xla_bridge.py')
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, AssertionError) and bool(files) and files[-1].endswith('xla_bridge.py')
 
 
 def _variable(error: BaseException, text: str) -> str:

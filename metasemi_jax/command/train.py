@@ -13,8 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.config_file import CONFIGS
 from metasemi_jax.command.flags import define_config, define_workdir
-from metasemi_jax.command.installed_configs import CONFIGS
 
 DEFAULT_CONFIG = CONFIGS.resolve() / 'digits.py'
 

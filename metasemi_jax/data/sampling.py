@@ -1,8 +1,21 @@
 """Step-indexed shuffling: a batch is a function of (seed, step), so there is no iterator state to save."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Sampling(NamedTuple):
+    """What each step's batch is drawn from, and which rows of it a process sends."""
+
+    labeled: np.ndarray  # int, positions in the training images
+    unlabeled: np.ndarray  # may overlap with `labeled`; none: batches without unlabeled images
+    batch_size: int  # B of the labeled batch
+    seed: int  # seeds the labeled and the unlabeled index stream
+    unlabeled_ratio: int = 1  # μ; the unlabeled batch has μ·B images
+    process_index: int = 0
+    process_count: int = 1
 
 
 def sample_stream(pool_size: int, seed: tuple[int, ...], *, start: int, count: int) -> np.ndarray:

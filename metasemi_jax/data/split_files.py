@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, as_user_error, first_ten, reason_of
 
 
 def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
-    """The labeled ids that a file names.
+    """The labeled ids that a file names, sorted.
 
     It is either one id a line, as in the `labeled_ids.txt` of a run, or the official program's
     `label_indices.txt`: positions in the original training file, integers between any white space. Positions
@@ -18,20 +18,15 @@ def read_split_file(path: str, ids: Sequence[str]) -> list[str]:
     a label after a name or path is left out.
 
     Args:
-      path: the file to read.
       ids: unique ids of the training images.
-
-    Returns:
-      Sorted ids.
 
     Raises:
       UserError: no such file, or one that is empty, names an image twice, or one that `ids` does not hold.
     """
     source = f'data.split_file={path}'
-    try:
+    unlike = (OSError, UnicodeDecodeError)
+    with as_user_error(unlike, lambda error: f'{source} cannot be read ({reason_of(error)})'):
         text = user_path(path).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{source} cannot be read ({getattr(error, "strerror", None) or error})') from error
     names = [line for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f'{source} is empty; name one labeled image a line')

@@ -121,9 +121,6 @@ def class_balanced_split(
     Args:
       labels: int [N].
       ids: N unique strings.
-      num_labels: number of images that keep their label.
-      num_classes: K.
-      seed: seeds the draw.
 
     Raises:
       UserError: a number that the classes cannot share evenly, or more than a class holds.
@@ -142,9 +139,10 @@ def class_balanced_split(
     for label in range(num_classes):
         members = np.sort(ids[labels == label])
         if len(members) < per_class:
+            most = num_classes * np.bincount(labels[labels >= 0], minlength=num_classes).min()
             raise UserError(
                 f'data.num_labels={num_labels} asks for {per_class} labels of class {label}, '
-                f'which has {len(members)} images with one; use at most {_most_labels(labels, num_classes)}'
+                f'which has {len(members)} images with one; use at most {most}'
             )
         chosen.extend(rng.choice(members, per_class, replace=False).tolist())
     return sorted(chosen)
@@ -185,7 +183,3 @@ def split_text(labeled_ids: Sequence[str]) -> str:
 def split_sha256(labeled_ids: Sequence[str]) -> str:
     """SHA-256 of the artifact, in hex."""
     return hashlib.sha256(split_text(labeled_ids).encode()).hexdigest()
-
-
-def _most_labels(labels: np.ndarray, num_classes: int) -> int:
-    return num_classes * int(np.bincount(labels[labels >= 0], minlength=num_classes).min())

@@ -25,7 +25,6 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 
     Args:
       coordinator: 'HOST:PORT' of process 0, reachable by all.
-      num_processes: number of processes.
       process_id: 0 to `num_processes` - 1.
 
     Raises:

@@ -59,11 +59,7 @@ def process_rows(num_rows: int, process_index: int, process_count: int) -> slice
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Refuse a batch that the devices cannot share evenly.
-
-    Raises:
-      UserError: naming the nearest sizes that they can.
-    """
+    """Refuse a batch that the devices cannot share evenly."""
     rest = batch_size % num_devices
     if rest:
         below = batch_size - rest

@@ -63,11 +63,8 @@ def find_form(examples: np.ndarray) -> ImageForm | FeatureForm:
             f'X must be features [N, D] or images [N, H, W] or [N, H, W, C]; its shape is '
             f'{list(examples.shape)}'
         )
-    if channels_first(examples.shape):
-        raise ValueError(
-            f'X of shape {list(examples.shape)} looks like [N, C, H, W], and images are [N, H, W, C]; give '
-            'X.transpose(0, 2, 3, 1)'
-        )
+    if fault := channels_first('X', examples.shape):
+        raise ValueError(fault)
     return ImageForm(examples.shape[1:], *_range(examples))
 
 

@@ -13,19 +13,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
-from metasemi_jax.config import LOCATIONS, flatten
+from metasemi_jax.config.fields import LOCATIONS
+from metasemi_jax.config.form import flatten
 from metasemi_jax.data.dataset import Dataset, InputSpec
 from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.fitting.listener import Listener
 from metasemi_jax.metrics import all_finite
+from metasemi_jax.progress import parse_duration
 from metasemi_jax.results import reported_weights
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.experiment import Experiment, build_experiment, rescheduled
 from metasemi_jax.training.multi_step import call_ends, place_host_batches
 from metasemi_jax.training.prepared import prepare
-from metasemi_jax.training.time_budget import plan, recipe_of, seconds_of, with_plan
+from metasemi_jax.training.time_budget import plan, recipe_of, with_plan
 from metasemi_jax.training.trial import measure
 from metasemi_jax.training.watch import Look, Warned, new_warnings
 
@@ -68,24 +70,22 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     listener.say(experiment.description)
     listener.say(experiment.chosen.rpartition(';')[0])
     if config.time_budget:
-        costs = measure(config, experiment, mesh, None, seconds_of(config))
-        left = seconds_of(config) - (time.perf_counter() - started)
+        costs = measure(experiment, mesh, None, parse_duration(config.time_budget))
+        left = parse_duration(config.time_budget) - (time.perf_counter() - started)
         config = with_plan(config, plan(recipe_of(config), costs, left))
         experiment = rescheduled(experiment, config)
         listener.say(f'time_budget={config.time_budget}: {config.total_steps:,} steps')
-    state, warnings = _train(config, experiment, mesh, listener)
+    state, warnings = _train(experiment, mesh, listener)
     weights = reported_weights({}, ema_decay=config.ema_decay, total_steps=config.total_steps)
-    variables = state.ema if weights == 'ema' else {'params': state.params, 'batch_stats': state.batch_stats}
+    variables = state.ema if weights == 'ema' else state.variables
     variables = jax.tree.map(np.array, jax.device_get(variables))
     return Fitted(config, variables, experiment.input_spec, warnings)
 
 
-def _train(
-    config: Any, experiment: Experiment, mesh: Mesh, listener: Listener
-) -> tuple[TrainState, list[Warned]]:
+def _train(experiment: Experiment, mesh: Mesh, listener: Listener) -> tuple[TrainState, list[Warned]]:
     """The state after the last step, and the warnings."""
-    prepared = prepare(config, experiment, mesh)
-    run = _shared(config, experiment, mesh, prepared.run)
+    config, prepared = experiment.config, prepare(experiment, mesh)
+    run = _shared(experiment, mesh, prepared.run)
     state, sums, step = place(experiment.state, replicated(mesh)), None, 0
     looks, warnings, total = [], [], config.total_steps
     with contextlib.closing(experiment.pipeline.host_batches(0)) as host_batches:
@@ -107,7 +107,7 @@ def _train(
                 raise DivergedError(f'the loss is {loss} at step {step}', ADVICE, rollbacks=0)
             listener.loss(step, total, loss)
             if step == total or step % config.eval_every == 0:
-                seen = experiment.probe({'params': state.params, 'batch_stats': state.batch_stats})
+                seen = experiment.probe(state.variables)
                 looks.append(Look(step, loss, **seen))
                 num_classes = len(experiment.class_names)
                 warnings += new_warnings(looks, known=warnings, total_steps=total, num_classes=num_classes)
@@ -116,14 +116,14 @@ def _train(
     return state, warnings
 
 
-def _shared(config: Any, experiment: Experiment, mesh: Mesh, run: Callable[..., Any]) -> Callable[..., Any]:
+def _shared(experiment: Experiment, mesh: Mesh, run: Callable[..., Any]) -> Callable[..., Any]:
     """The jitted step of an earlier fit where it is the same function as `run`: nothing is compiled again.
 
     All that the step closes over is made from the key's parts; data with their mean, seed and state are its
     arguments.
     """
-    fields = flatten(config)
-    if ':' in config.method.name:
+    fields = flatten(experiment.config)
+    if ':' in fields['method.name']:
         return run  # a file, which may change
     own = {name: value for name, value in fields.items() if name not in ('seed', *LOCATIONS)}
     # Images and features have different views.
@@ -145,14 +145,12 @@ def _with_rounded_pools(experiment: Experiment) -> Experiment:
 
     The step is compiled for their number, and the folds of a cross-validation differ in it by one.
     """
+
+    def rounded(array: np.ndarray) -> np.ndarray:
+        unit = max(LEAST_ROWS, 1 << max(0, len(array).bit_length() - 4))
+        more = -len(array) % unit
+        return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1)) if more else array
+
     pipeline = experiment.pipeline
     *arrays, statistics = pipeline.device_data
-    data = (*map(_rounded, arrays), statistics)
-    return experiment._replace(pipeline=pipeline._replace(device_data=data))
-
-
-def _rounded(array: np.ndarray) -> np.ndarray:
-    count = len(array)
-    unit = max(LEAST_ROWS, 1 << max(0, count.bit_length() - 4))
-    more = -count % unit
-    return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1)) if more else array
+    return experiment._replace(pipeline=pipeline._replace(device_data=(*map(rounded, arrays), statistics)))

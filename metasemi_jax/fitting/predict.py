@@ -22,10 +22,8 @@ def predict_probs(
     """Probabilities, float64 [N, K].
 
     Args:
-      config: the nested fields of the run.
       variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
       form: form of the examples that the network takes.
-      num_classes: K.
       examples: [N, ...] as `form` says.
     """
     model, _ = build_model(ml_collections.ConfigDict(config), num_classes)

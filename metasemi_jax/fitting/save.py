@@ -12,7 +12,7 @@ from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.identity import data_sha256
 from metasemi_jax.data.sources.image_arrays import load_npz
 from metasemi_jax.data.splits import split_sha256
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import folder_atomically
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
@@ -35,8 +35,6 @@ def save_run(
       folder: a folder that is empty or does not exist yet.
       config: the nested fields of the fit.
       variables: {'params': ..., 'batch_stats': ...}, NumPy arrays.
-      form: form of the images that the network takes.
-      class_names: names of the K classes.
       images: uint8 [N, H, W, C], the images of the fit, to keep beside the network; None keeps none.
       labels: int32 [N], -1 where there is no label.
 
@@ -49,28 +47,26 @@ def save_run(
     config = ml_collections.ConfigDict(config)
     record = {'history': [], 'split_sha256': None, 'data_sha256': None}
     labeled: list[str] = []
-    try:
-        with folder_atomically(path) as beside:
-            files = Workdir(beside)
-            if images is not None:
-                np.savez_compressed(files.images, x=images, y=labels, class_names=np.array(class_names))
-                dataset = load_npz(files.images, image_size=0, memory_budget=images.nbytes)
-                labeled = dataset.train_ids[labels >= 0].tolist()
-                record |= {'split_sha256': split_sha256(labeled), 'data_sha256': data_sha256(dataset, [])}
-                config.data.path = str(path / files.images.name)
-            files.create(config, labeled, class_names=class_names, input_spec=form)
-            with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
-                save_checkpoint(
-                    manager,
-                    _state(config, variables, len(class_names)),
-                    record,
-                    step=config.total_steps,
-                    error=None,
-                )
-    except OSError as error:
-        raise UserError(
-            f'{path} cannot be written ({error.strerror or error}); name another folder'
-        ) from error
+    with (
+        as_user_error(OSError, lambda e: f'{path} cannot be written ({reason_of(e)}); name another folder'),
+        folder_atomically(path) as beside,
+    ):
+        files = Workdir(beside)
+        if images is not None:
+            np.savez_compressed(files.images, x=images, y=labels, class_names=np.array(class_names))
+            dataset = load_npz(files.images, image_size=0, memory_budget=images.nbytes)
+            labeled = dataset.train_ids[labels >= 0].tolist()
+            record |= {'split_sha256': split_sha256(labeled), 'data_sha256': data_sha256(dataset, [])}
+            config.data.path = str(path / files.images.name)
+        files.create(config, labeled, class_names=class_names, input_spec=form)
+        with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
+            save_checkpoint(
+                manager,
+                _state(config, variables, len(class_names)),
+                record,
+                step=config.total_steps,
+                error=None,
+            )
 
 
 def _state(config: Any, variables: dict, num_classes: int) -> TrainState:

@@ -4,26 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from metasemi_jax.command.advice import did_you_mean
-from metasemi_jax.config import FIELDS, check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.fields import FIELDS, LOCATIONS
 from metasemi_jax.configs import folder
 from metasemi_jax.errors import UserError
 
 # Fields on the location and split of data and on files: they mean nothing for arrays in memory.
 MEANINGLESS = (
+    *LOCATIONS,
     'checkpoint_every',
     'data.crop',
     'data.crop_area',
     'data.crop_aspect',
-    'data.data_dir',
     'data.include_labeled',
-    'data.manual_dir',
-    'data.memory_budget',
     'data.name',
     'data.num_labels',
     'data.num_validation',
-    'data.num_workers',
-    'data.path',
-    'data.split_file',
     'eval_batch_size',
     'model.init_from',
     'on_nonfinite',

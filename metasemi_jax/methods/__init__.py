@@ -1,7 +1,7 @@
 """The methods, by name. A method is a loss function; `meta` transforms the targets of any of them.
 
 The files of the methods repeat imports, options and the call of `semi_supervised` on purpose: each shows one
-method whole, and its signature is the list of its options.
+method whole, and its signature is the list of its options. `network` is the student everywhere.
 """
 
 from metasemi_jax.methods.create import META_MOVES, create_method, method_options

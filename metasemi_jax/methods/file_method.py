@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.methods.method import Method
 
 
@@ -25,10 +25,9 @@ def load_method(name: str) -> Callable[..., Method]:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up.
     sys.modules[spec.name] = module
-    try:
+    # It is Python, and may fail in any way.
+    with as_user_error(Exception, lambda error: f"method.name '{name}': {path} fails ({error!r})"):
         spec.loader.exec_module(module)
-    except Exception as error:  # it is Python, and may fail in any way
-        raise UserError(f"method.name '{name}': {path} fails ({error!r})") from error
     if not callable(getattr(module, function, None)):
         raise UserError(f"method.name '{name}': {path} has no function '{function}'")
     return getattr(module, function)

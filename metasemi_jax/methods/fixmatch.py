@@ -22,7 +22,6 @@ def fixmatch(
     probabilities of the weak view move before the threshold.
 
     Args:
-      network: the student.
       meta: moves the probabilities before the threshold.
       threshold: least probability of the most probable class.
       consistency_weight: constant.

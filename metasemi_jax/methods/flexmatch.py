@@ -28,7 +28,6 @@ def flexmatch(
     class; here they follow the formula.
 
     Args:
-      network: the student.
       meta: moves the probabilities before the threshold; the state follows the unmoved ones.
       threshold: τ, of a class that is learnt best.
       consistency_weight: constant.

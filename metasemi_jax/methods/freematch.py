@@ -29,7 +29,6 @@ def freematch(
     averages that take this batch before they are used.
 
     Args:
-      network: the student.
       meta: moves the probabilities before the threshold; the state follows the unmoved ones.
       momentum: share of the old average that is kept.
       most: largest threshold t; 0.95 on SVHN.

@@ -28,7 +28,6 @@ def ict(
     the batch, and mixes the labeled images too.
 
     Args:
-      network: the student.
       meta: moves the mixed targets.
       mixup_gamma: γ of λ ~ Beta(γ, γ), one λ for each image; 1.0 on CIFAR-10, 0.1 on SVHN.
       consistency_weight: final weight of the squared error (mean over the classes), reached along a

@@ -1,4 +1,8 @@
-"""Per-example losses, [B] each; the caller reduces them (the paper sums one and averages the others)."""
+"""Per-example losses; the caller reduces them (the paper sums one and averages the others).
+
+`logits`, `probs` (of a softmax) and `targets` (not negative) are [B, K], float32 or wider; a loss is [B], of
+their dtype.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +15,7 @@ def cross_entropy(*, logits: Array, labels: Array) -> Array:
     """-log softmax(logits)[label]: the labeled loss (paper Eq. 1).
 
     Args:
-      logits: [B, K], float32 or wider.
       labels: [B], integers in [0, K).
-
-    Returns:
-      [B], of the dtype of `logits`.
     """
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
@@ -27,46 +27,26 @@ def kl_divergence(*, logits: Array, targets: Array) -> Array:
     loss is then 0 where the model predicts its targets.
 
     Args:
-      logits: [B, K], float32 or wider.
-      targets: [B, K], non-negative; rows need not sum to 1 (an all-zero pseudo-label mixes to less).
-
-    Returns:
-      [B], of the dtype of `logits`.
+      targets: their rows need not sum to 1 (an all-zero pseudo-label mixes to less).
     """
     return optax.losses.kl_divergence(jax.nn.log_softmax(logits), targets)
 
 
 def squared_error(*, probs: Array, targets: Array) -> Array:
-    """‖probs - targets‖² over the classes, without ½: the consistency loss Φ_MSE (paper Eq. 2).
-
-    Args:
-      probs: [B, K], softmax outputs.
-      targets: [B, K].
-
-    Returns:
-      [B], of the dtype of `probs`.
-    """
+    """‖probs - targets‖² over the classes, without ½: the consistency loss Φ_MSE (paper Eq. 2)."""
     return jnp.sum(jnp.square(probs - targets), axis=-1)
 
 
 def soft_cross_entropy(*, logits: Array, targets: Array) -> Array:
-    """-Σ targets·log softmax(logits), for soft or one-hot targets.
-
-    Args:
-      logits: [B, K], float32 or wider.
-      targets: [B, K], non-negative.
-
-    Returns:
-      [B], of the dtype of `logits`.
-    """
+    """-Σ targets·log softmax(logits), for soft or one-hot targets."""
     return optax.losses.softmax_cross_entropy(logits, targets)
 
 
 def brier_score(*, logits: Array, targets: Array) -> Array:
-    """‖softmax(logits) - targets‖², summed over the classes: `squared_error` of logits; [B]."""
+    """‖softmax(logits) - targets‖², summed over the classes: `squared_error` of logits."""
     return squared_error(probs=jax.nn.softmax(logits), targets=targets)
 
 
 def mean_brier_score(*, logits: Array, targets: Array) -> Array:
-    """`brier_score` divided by the number of classes, the "MSE" of Mean Teacher and others; [B]."""
+    """`brier_score` divided by the number of classes, the "MSE" of Mean Teacher and others."""
     return jnp.mean(jnp.square(jax.nn.softmax(logits) - targets), axis=-1)

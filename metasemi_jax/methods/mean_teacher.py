@@ -24,7 +24,6 @@ def mean_teacher(
     error is that of labels alone.
 
     Args:
-      network: the student.
       meta: moves the targets.
       consistency_weight: final weight of the squared error (mean over the classes), reached linearly.
       rampup_share, total_steps: as in `pseudo_label`.

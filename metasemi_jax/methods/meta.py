@@ -63,7 +63,6 @@ def refine(
       targets: soft labels, and weights or None.
       inputs: state before the step: θ, the batch and α.
       meta: estimator and step sizes.
-      network: the student.
       loss: loss of one unlabeled image, from logits and targets.
       labels, weights: which of the two to move.
 

@@ -38,7 +38,6 @@ def metasemi(
         MetaSemi       both
 
     Args:
-      network: the student.
       meta: moves the network's own predictions, made in evaluation mode; None: they stay.
       mixup: whether each labeled image is mixed with an unlabeled one.
       mixup_gamma: γ of λ ~ Beta(γ, γ), one for each pair.

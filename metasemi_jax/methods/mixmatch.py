@@ -31,7 +31,6 @@ def mixmatch(
     labeled batch moves the running statistics.
 
     Args:
-      network: the student.
       meta: moves the mixed targets of the unlabeled part.
       temperature: T of `sharpen`; less than 1 sharpens.
       mixup_gamma: α of λ ~ Beta(α, α), then max(λ, 1 - λ), one for each image.

@@ -20,7 +20,6 @@ def pi_model(
     """The student's predictions on one weak view are the targets of another.
 
     Args:
-      network: the student.
       meta: moves the targets.
       consistency_weight: final weight of the squared error (mean over the classes), reached linearly.
       rampup_share, total_steps: as in `pseudo_label`.

@@ -20,7 +20,6 @@ def pseudo_label(
     """The most probable class of the weak view, where its probability exceeds `threshold`.
 
     Args:
-      network: the student.
       meta: moves the probabilities before the threshold.
       threshold: probability that must be exceeded, strictly, as in the original.
       consistency_weight: final weight of the cross-entropy, reached linearly after `rampup_share` of

@@ -29,7 +29,6 @@ def softmatch(
     batch, and that batch's mean after it.
 
     Args:
-      network: the student.
       meta: moves the probabilities before they are weighed; the state follows the unmoved ones.
       momentum: share of the old average that is kept.
       num_sigma: n of the weight exp(-min(p - μ, 0)²/(2σ²/n²)).

@@ -28,7 +28,6 @@ def temporal_ensembling(
     is the same as after each visit. The state is 'ensemble' Z [N, K] and 'count' [N], the visits so far.
 
     Args:
-      network: the student.
       meta: moves the targets.
       momentum: α.
       consistency_weight: final weight of the squared error (mean over the classes): 30 on CIFAR-10 and SVHN,

@@ -27,7 +27,6 @@ def uda(
     The temperature is applied here; USB's program never applies it.
 
     Args:
-      network: the student.
       meta: moves the targets.
       temperature: the logits are divided by it.
       threshold: least probability, before the sharpening, of the most probable class.

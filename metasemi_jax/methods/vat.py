@@ -33,7 +33,6 @@ def vat(
     two distributions in the other order.
 
     Args:
-      network: the student.
       meta: moves the targets.
       radius: ‖r‖₂ of an image, normalised.
       xi: length of the trial step, 1e-6 in the original. In float32 such a step leaves little but rounding

@@ -4,14 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.models.layers import (
-    ConvBlock,
-    Dtype,
-    PoolDropout,
-    check_image_size,
-    classifier,
-    global_mean,
-)
+from metasemi_jax.models import layers
 
 Array = jax.Array
 MIN_SIZE = 12
@@ -26,22 +19,22 @@ class ConvLarge(nn.Module):
     num_classes: int
     width: int = 128
     dropout_rate: float = 0.5
-    dtype: Dtype = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
-        check_image_size(x, MIN_SIZE, model='conv_large', advice="use model 'conv_small'")
+        layers.check_image_size(x, MIN_SIZE, model='conv_large', advice="use model 'conv_small'")
         w = self.width
         x = x.astype(self.dtype)
         for i in range(1, 4):
-            x = ConvBlock(w, dtype=self.dtype, name=f'block{i}')(x, train=train)
-        x = PoolDropout(self.dropout_rate, name='pool1')(x, train=train)
+            x = layers.ConvBlock(w, dtype=self.dtype, name=f'block{i}')(x, train=train)
+        x = layers.PoolDropout(self.dropout_rate, name='pool1')(x, train=train)
         for i in range(4, 7):
-            x = ConvBlock(2 * w, dtype=self.dtype, name=f'block{i}')(x, train=train)
-        x = PoolDropout(self.dropout_rate, name='pool2')(x, train=train)
-        x = ConvBlock(4 * w, 3, 'VALID', self.dtype, name='block7')(x, train=train)
-        x = ConvBlock(2 * w, 1, dtype=self.dtype, name='block8')(x, train=train)
-        x = ConvBlock(w, 1, dtype=self.dtype, name='block9')(x, train=train)
-        features = global_mean(x)
-        logits = classifier(self.num_classes, self.dtype, w)(features)
+            x = layers.ConvBlock(2 * w, dtype=self.dtype, name=f'block{i}')(x, train=train)
+        x = layers.PoolDropout(self.dropout_rate, name='pool2')(x, train=train)
+        x = layers.ConvBlock(4 * w, 3, 'VALID', self.dtype, name='block7')(x, train=train)
+        x = layers.ConvBlock(2 * w, 1, dtype=self.dtype, name='block8')(x, train=train)
+        x = layers.ConvBlock(w, 1, dtype=self.dtype, name='block9')(x, train=train)
+        features = layers.global_mean(x)
+        logits = layers.classifier(self.num_classes, self.dtype, w)(features)
         return (logits, features) if return_features else logits

@@ -4,14 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.models.layers import (
-    ConvBlock,
-    Dtype,
-    PoolDropout,
-    check_image_size,
-    classifier,
-    global_mean,
-)
+from metasemi_jax.models import layers
 
 Array = jax.Array
 MIN_SIZE = 4
@@ -26,20 +19,20 @@ class ConvSmall(nn.Module):
     num_classes: int
     width: int = 16
     dropout_rate: float = 0.5
-    dtype: Dtype = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
-        check_image_size(x, MIN_SIZE, model='conv_small', advice='use larger ones')
+        layers.check_image_size(x, MIN_SIZE, model='conv_small', advice='use larger ones')
         w = self.width
         x = x.astype(self.dtype)
-        x = ConvBlock(w, dtype=self.dtype, name='block1')(x, train=train)
-        x = ConvBlock(w, dtype=self.dtype, name='block2')(x, train=train)
-        x = PoolDropout(self.dropout_rate, name='pool1')(x, train=train)
-        x = ConvBlock(2 * w, dtype=self.dtype, name='block3')(x, train=train)
-        x = ConvBlock(2 * w, dtype=self.dtype, name='block4')(x, train=train)
-        x = PoolDropout(self.dropout_rate, name='pool2')(x, train=train)
-        x = ConvBlock(4 * w, dtype=self.dtype, name='block5')(x, train=train)
-        features = global_mean(x)
-        logits = classifier(self.num_classes, self.dtype, 4 * w)(features)
+        x = layers.ConvBlock(w, dtype=self.dtype, name='block1')(x, train=train)
+        x = layers.ConvBlock(w, dtype=self.dtype, name='block2')(x, train=train)
+        x = layers.PoolDropout(self.dropout_rate, name='pool1')(x, train=train)
+        x = layers.ConvBlock(2 * w, dtype=self.dtype, name='block3')(x, train=train)
+        x = layers.ConvBlock(2 * w, dtype=self.dtype, name='block4')(x, train=train)
+        x = layers.PoolDropout(self.dropout_rate, name='pool2')(x, train=train)
+        x = layers.ConvBlock(4 * w, dtype=self.dtype, name='block5')(x, train=train)
+        features = layers.global_mean(x)
+        logits = layers.classifier(self.num_classes, self.dtype, 4 * w)(features)
         return (logits, features) if return_features else logits

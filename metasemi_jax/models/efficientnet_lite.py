@@ -4,15 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.models.layers import (
-    Dtype,
-    at_least_float32,
-    batch_norm,
-    classifier,
-    conv,
-    global_mean,
-    normal_fan_out,
-)
+from metasemi_jax.models import layers
 from metasemi_jax.models.trained_parts import trained_parts
 
 Array = jax.Array
@@ -35,12 +27,12 @@ class DepthwiseConv(nn.Module):
 
     kernel_size: int
     stride: int
-    dtype: Dtype = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        size, stride, wide = self.kernel_size, self.stride, at_least_float32(self.dtype)
-        kernel = self.param('kernel', normal_fan_out, (size, size, 1, x.shape[-1]), wide)
+        size, stride, wide = self.kernel_size, self.stride, layers.at_least_float32(self.dtype)
+        kernel = self.param('kernel', layers.normal_fan_out, (size, size, 1, x.shape[-1]), wide)
         kernel = kernel.astype(self.dtype).astype(wide)
         height, width = (-(-side // stride) for side in x.shape[1:3])
         padding = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), 'SAME')
@@ -62,18 +54,18 @@ class InvertedBottleneck(nn.Module):
     kernel_size: int
     stride: int
     expansion: int
-    dtype: Dtype = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         inner, y = x.shape[-1] * self.expansion, x
         if self.expansion > 1:
-            y = conv(inner, 1, dtype=self.dtype, name='expand_conv')(y)
-            y = nn.relu6(batch_norm(train, self.dtype, 'bn0', epsilon=EPSILON)(y))
+            y = layers.conv(inner, 1, dtype=self.dtype, name='expand_conv')(y)
+            y = nn.relu6(layers.batch_norm(train, self.dtype, 'bn0', epsilon=EPSILON)(y))
         y = DepthwiseConv(self.kernel_size, self.stride, self.dtype, name='depthwise_conv')(y)
-        y = nn.relu6(batch_norm(train, self.dtype, 'bn1', epsilon=EPSILON)(y))
-        y = conv(self.width, 1, dtype=self.dtype, name='project_conv')(y)
-        y = batch_norm(train, self.dtype, 'bn2', epsilon=EPSILON)(y)
+        y = nn.relu6(layers.batch_norm(train, self.dtype, 'bn1', epsilon=EPSILON)(y))
+        y = layers.conv(self.width, 1, dtype=self.dtype, name='project_conv')(y)
+        y = layers.batch_norm(train, self.dtype, 'bn2', epsilon=EPSILON)(y)
         return x + y if x.shape == y.shape else y
 
 
@@ -88,7 +80,7 @@ class EfficientNetLite0(nn.Module):
     num_classes: int
     width: int = STEM_WIDTH  # of the stem; those of the stages and of the head are in proportion
     trained_blocks: int | None = None  # the last blocks, the others are frozen; None: everything is trained
-    dtype: Dtype = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     def parts(self) -> list[tuple[str, ...]]:
         """Names of the layers before the blocks, of each block, and after the blocks."""
@@ -106,8 +98,9 @@ class EfficientNetLite0(nn.Module):
         def channels(count: int) -> int:
             return max(1, count * self.width // STEM_WIDTH)
 
-        x = conv(self.width, 3, 2, padding='SAME', dtype=self.dtype, name='conv_stem')(x.astype(self.dtype))
-        x = nn.relu6(batch_norm(next(learns), self.dtype, 'bn_stem', epsilon=EPSILON)(x))
+        stem = layers.conv(self.width, 3, 2, padding='SAME', dtype=self.dtype, name='conv_stem')
+        x = stem(x.astype(self.dtype))
+        x = nn.relu6(layers.batch_norm(next(learns), self.dtype, 'bn_stem', epsilon=EPSILON)(x))
         blocks = [
             (width, kernel_size, stride if i == 0 else 1, expansion)
             for size, kernel_size, stride, expansion, width in STAGES
@@ -116,8 +109,8 @@ class EfficientNetLite0(nn.Module):
         for i, (width, *shape) in enumerate(blocks):
             block = InvertedBottleneck(channels(width), *shape, self.dtype, name=f'block_{i}')
             x = block(x, train=next(learns))
-        x = conv(channels(HEAD_WIDTH), 1, dtype=self.dtype, name='conv_head')(x)
-        x = nn.relu6(batch_norm(next(learns), self.dtype, 'bn_head', epsilon=EPSILON)(x))
-        features = global_mean(x)
-        logits = classifier(self.num_classes, self.dtype, features.shape[-1])(features)
+        x = layers.conv(channels(HEAD_WIDTH), 1, dtype=self.dtype, name='conv_head')(x)
+        x = nn.relu6(layers.batch_norm(next(learns), self.dtype, 'bn_head', epsilon=EPSILON)(x))
+        features = layers.global_mean(x)
+        logits = layers.classifier(self.num_classes, self.dtype, features.shape[-1])(features)
         return (logits, features) if return_features else logits

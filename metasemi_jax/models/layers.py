@@ -168,11 +168,7 @@ def classifier(
 
 
 def check_image_size(x: Array, smallest: int, *, model: str, advice: str) -> None:
-    """Refuse images [B, H, W, C] of which the layers of `model` would leave nothing.
-
-    Raises:
-      UserError: a side is shorter than `smallest`.
-    """
+    """Refuse images [B, H, W, C] of which the layers of `model` would leave nothing."""
     height, width = x.shape[1:3]
     if min(height, width) < smallest:
         raise UserError(

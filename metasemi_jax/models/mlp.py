@@ -6,14 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.models.layers import (
-    Dtype,
-    at_least_float32,
-    batch_norm,
-    classifier,
-    precision,
-    uniform_fan_in,
-)
+from metasemi_jax.models import layers
 
 Array = jax.Array
 
@@ -28,7 +21,7 @@ class MLP(nn.Module):
     width: int = 128
     depth: int = 2
     dropout_rate: float = 0.5
-    dtype: Dtype = jnp.float32
+    dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, return_features: bool = False):
@@ -39,14 +32,14 @@ class MLP(nn.Module):
             x = nn.Dense(
                 self.width,
                 use_bias=False,
-                kernel_init=uniform_fan_in,
+                kernel_init=layers.uniform_fan_in,
                 dtype=self.dtype,
-                param_dtype=at_least_float32(self.dtype),
-                precision=precision(self.dtype),
+                param_dtype=layers.at_least_float32(self.dtype),
+                precision=layers.precision(self.dtype),
                 name=f'linear{i}',
             )(x)
-            x = nn.leaky_relu(batch_norm(train, self.dtype, f'bn{i}')(x), 0.1)
+            x = nn.leaky_relu(layers.batch_norm(train, self.dtype, f'bn{i}')(x), 0.1)
             x = nn.Dropout(self.dropout_rate, deterministic=off)(x)
-        features = x.astype(at_least_float32(self.dtype))
-        logits = classifier(self.num_classes, self.dtype, self.width)(features)
+        features = x.astype(layers.at_least_float32(self.dtype))
+        logits = layers.classifier(self.num_classes, self.dtype, self.width)(features)
         return (logits, features) if return_features else logits

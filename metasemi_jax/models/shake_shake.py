@@ -5,14 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.models.layers import (
-    Dtype,
-    batch_norm,
-    classifier,
-    conv,
-    global_mean,
-    uniform_bias,
-)
+from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean, uniform_bias
 
 Array = jax.Array
 

@@ -15,8 +15,7 @@ HEAD = 'classifier'  # the last linear layer of every network
 def trained_parts(model: Any) -> list[bool]:
     """Whether each of `model.parts()` is trained; with 0 trained blocks the last linear layer alone is.
 
-    Raises:
-      UserError: more blocks than the network has.
+    More blocks than the network has are refused.
     """
     count, trained = len(model.parts()) - 2, model.trained_blocks
     if trained is None:

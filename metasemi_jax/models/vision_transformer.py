@@ -193,11 +193,7 @@ def attend(qkv: Array, angles: Array | None = None) -> Array:
 
 
 def head_width(width: int) -> int:
-    """Numbers of a token that one attention head sees: `HEAD_WIDTH`, all of a narrower network's.
-
-    Raises:
-      UserError: `width` cannot be shared out so.
-    """
+    """Numbers of a token that one attention head sees, at most `HEAD_WIDTH`; refuses other widths."""
     size = min(width, HEAD_WIDTH)
     if width % size or size % 4:
         raise UserError(
@@ -246,11 +242,7 @@ def layer_norm(epsilon: float, dtype: Dtype, name: str) -> nn.LayerNorm:
 
 
 def check_patches(sides: tuple[int, ...], patch: int) -> tuple[int, int]:
-    """Patches along height and width.
-
-    Raises:
-      UserError: a side is no multiple of `patch`.
-    """
+    """Patches along height and width; refuses sides that are no multiple of `patch`."""
     height, width = sides
     if height % patch or width % patch or not min(sides):
         near = max(1, round(min(sides) / patch)) * patch

@@ -14,8 +14,8 @@ import sys
 from absl import flags
 
 from metasemi_jax.cli import run_command
+from metasemi_jax.command.config_file import CONFIGS
 from metasemi_jax.command.flags import define_config
-from metasemi_jax.command.installed_configs import CONFIGS
 from metasemi_jax.errors import UserError
 from metasemi_jax.plan.devices import check_compiler, prepare_environment, silent
 from metasemi_jax.plan.machines import FORM, parse_topology

@@ -30,11 +30,7 @@ def prepare_environment() -> None:
 
 
 def check_compiler(topology: Topology) -> None:
-    """Refuse a machine whose compiler is not installed.
-
-    Raises:
-      UserError: saying what to install.
-    """
+    """Refuse a machine whose compiler is not installed."""
     module, extra = NEEDS[topology.chip.platform]
     try:
         found = find_spec(module)

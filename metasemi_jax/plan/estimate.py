@@ -66,10 +66,8 @@ def estimate(compiled: Any, topology: Topology, *, state: int, evaluation: int, 
 
     Args:
       compiled: jax.stages.Compiled.
-      topology: the machine.
       state: bytes of the state.
       evaluation: bytes of the images to evaluate with, which stay on the device beside the step.
-      dtype: dtype of the network's computation.
     """
     program = hlo.parse(compiled.as_text())
     counted = compiled.cost_analysis()
@@ -109,10 +107,8 @@ def roofline(topology: Topology, *, flops: float, traffic: float, sent: float, d
     """Seconds of a step at the peak rates of `topology`.
 
     Args:
-      topology: the machine.
       flops, traffic: operations, and bytes read and written, of one device.
       sent: bytes of the arrays that are summed over the devices, which a ring moves 2(n-1)/n times.
-      dtype: dtype of the network's computation.
     """
     chip, n = topology.chip, topology.size
     rate = chip.flops if dtype == 'bfloat16' else chip.flops_float32

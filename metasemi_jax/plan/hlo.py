@@ -144,7 +144,8 @@ def _total(program: Program, name: str, cost, *, into_fusions: bool) -> float:
         operation = instruction.operation
         inner = [n for n in _called(instruction.attributes) if n in program.computations]
         if operation == 'while':
-            return _trips(instruction.attributes) * sum(map(of, inner))
+            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.attributes)
+            return (int(known[1]) if known else 1) * sum(map(of, inner))
         if operation == 'conditional':
             return max(map(of, inner), default=0)
         if operation in ('call', 'async-start') or (operation == 'fusion' and into_fusions):
@@ -163,11 +164,6 @@ def _called(attributes: str) -> Iterator[str]:
         yield from re.findall(r'%([\w.\-]+)', value)
     if 'all-reduce' not in attributes and 'dimensions=' not in attributes:
         yield from re.findall(r'to_apply=%([\w.\-]+)', attributes)
-
-
-def _trips(attributes: str) -> int:
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
-    return int(known[1]) if known else 1
 
 
 def _products(computation: dict[str, Instruction], instruction: Instruction) -> float:

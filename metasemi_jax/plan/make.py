@@ -1,15 +1,15 @@
 """From a config and a machine to a plan."""
 
-import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.plan.devices import absent_devices
-from metasemi_jax.plan.estimate import Estimate, estimate, needed_bytes
+from metasemi_jax.plan.estimate import estimate, needed_bytes
 from metasemi_jax.plan.machines import Topology
 from metasemi_jax.plan.report import Plan
 from metasemi_jax.plan.search import largest_batch
@@ -19,24 +19,12 @@ from metasemi_jax.training.choices import with_image_size
 from metasemi_jax.training.published_weights import with_normalisation, with_published_network
 
 
-class _Attempt(NamedTuple):
-    program: StepProgram
-    compile_s: float
-    estimate: Estimate | None  # None where the compiler refuses it
-    wanted: int | None  # bytes of a device, where the compiler says
-
-    @property
-    def fits(self) -> bool:
-        return self.estimate is not None and self.estimate.memory.fits
-
-
 def make_plan(config: Any, topology: Topology, *, say: Callable[[str], None]) -> Plan:
     """Compile the step of `config` for `topology`; where it does not fit, with smaller batches too.
 
     Args:
       config: settings as the user gave them.
       topology: a machine whose compiler is installed.
-      say: shows a line of progress.
 
     Raises:
       UserError: settings that do not fit each other, the data or the machine.
@@ -51,49 +39,32 @@ def make_plan(config: Any, topology: Topology, *, say: Callable[[str], None]) ->
     if published is not None and not dataset.has_features:
         config = with_normalisation(config, published, dataset.image_shape[-1])
 
-    def attempt(config: Any) -> _Attempt:
+    def attempt(config: Any) -> Plan:
         program = lower_step(config, dataset, split, mesh)
         say(f'compiling {program.config.batch_size} images a step for {topology.name} ...')
         return _attempt(program, topology)
 
-    first = attempt(config)
-    room = None
-    if not first.fits:
-        wanted = first.estimate.memory.total if first.estimate else first.wanted
-        room = largest_batch(
-            lambda size: attempt(_with_batch_size(first.program.config, size)).fits,
-            first.program.config.batch_size,
-            topology.size,
-            share=topology.chip.memory / wanted if wanted else None,
-        )
-    return Plan(
-        topology,
-        first.program.config,
-        first.program.dtype,
-        first.program.num_params,
-        first.program.steps_per_call,
-        first.compile_s,
-        first.estimate,
-        first.wanted,
-        room and room.fits,
-        room and room.too_large,
+    plan = attempt(config)
+    if plan.fits:
+        return plan
+    wanted, config = plan.estimate.memory.total if plan.estimate else plan.wanted, plan.program.config
+    room = largest_batch(
+        lambda size: attempt(with_fields(config, {'batch_size': size})).fits,
+        config.batch_size,
+        topology.size,
+        share=topology.chip.memory / wanted if wanted else None,
     )
+    return plan._replace(room=room)
 
 
-def _attempt(program: StepProgram, topology: Topology) -> _Attempt:
+def _attempt(program: StepProgram, topology: Topology) -> Plan:
     try:
         compiled, seconds = compile_step(program, topology.chip.platform)
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        return _Attempt(program, 0.0, None, needed_bytes(str(error)))
+        return Plan(topology, program, 0.0, None, needed_bytes(str(error)))
     found = estimate(
         compiled, topology, state=program.state_bytes, evaluation=program.eval_bytes, dtype=program.dtype
     )
-    return _Attempt(program, seconds, found, None)
-
-
-def _with_batch_size(config: Any, batch_size: int) -> Any:
-    config = copy.deepcopy(config)
-    config.batch_size = batch_size
-    return config
+    return Plan(topology, program, seconds, found, None)

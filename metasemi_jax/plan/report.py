@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from metasemi_jax.plan import hlo
 from metasemi_jax.plan.estimate import Estimate, sent_bytes
 from metasemi_jax.plan.machines import GIB, GPU_SHARE, Topology
+from metasemi_jax.plan.search import Room
+from metasemi_jax.plan.step_program import StepProgram
 from metasemi_jax.progress import duration
 
 NAMES = {
@@ -33,15 +35,11 @@ class Plan(NamedTuple):
     """Result of `make_plan`."""
 
     topology: Topology
-    config: Any
-    dtype: str
-    num_params: int
-    steps_per_call: int
+    program: StepProgram
     compile_s: float
     estimate: Estimate | None  # None where the compiler itself refuses the program
-    wanted: int | None  # bytes of one device that it would take, where the compiler refuses it
-    largest: int | None  # the largest batch tried that fits, where this does not; 0 for none
-    too_large: int | None  # the smallest tried that does not
+    wanted: int | None  # bytes of one device that it would take, where the compiler refuses it and says so
+    room: Room | None = None  # of smaller batches, where this one does not fit
 
     @property
     def fits(self) -> bool:
@@ -51,7 +49,8 @@ class Plan(NamedTuple):
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """Numbers in bytes, seconds and FLOPs, of one device unless the name says otherwise."""
-    topology, config, found = plan.topology, plan.config, plan.estimate
+    topology, program, found = plan.topology, plan.program, plan.estimate
+    config = program.config
     chip = topology.chip
     result = {
         'compiled_not_run': True,
@@ -62,22 +61,22 @@ def as_json(plan: Plan) -> dict[str, Any]:
             'data': config.data.name,
             'model': config.model.name,
             'method': config.method.name,
-            'dtype': plan.dtype,
+            'dtype': program.dtype,
             'total_steps': config.total_steps,
-            'num_params': plan.num_params,
+            'num_params': program.num_params,
         },
         'batch_size': config.batch_size,
         'unlabeled_batch_size': config.unlabeled_ratio * config.batch_size,
         'batch_size_per_device': config.batch_size // topology.size,
-        'steps_per_call': plan.steps_per_call,
+        'steps_per_call': program.steps_per_call,
         'compile_s': round(plan.compile_s, 1),
         'fits': plan.fits,
         'memory_available': chip.memory,
         'memory_wanted': found.memory.total if found else plan.wanted,
-        'largest_batch_size': config.batch_size if plan.fits else plan.largest,
+        'largest_batch_size': config.batch_size if plan.fits else plan.room and plan.room.fits,
         'assumption': ASSUMPTION,
         'rates': {
-            'flops': chip.flops if plan.dtype == 'bfloat16' else chip.flops_float32,
+            'flops': chip.flops if program.dtype == 'bfloat16' else chip.flops_float32,
             'memory': chip.memory_rate,
             'network': chip.link_rate,
         },
@@ -118,13 +117,14 @@ def _estimated(found: Estimate, total_steps: int) -> dict[str, Any]:
 
 def lines(plan: Plan) -> Iterator[str]:
     """The plan as lines for people, the verdict first."""
-    topology, config, found = plan.topology, plan.config, plan.estimate
+    topology, program, found = plan.topology, plan.program, plan.estimate
+    config = program.config
     share = config.batch_size // topology.size
     each = f'{share} + {config.unlabeled_ratio * share}'
     yield (
-        f'{config.method.name} on {config.data.name}: {config.model.name}, {plan.num_params:,} parameters, '
-        f'{config.batch_size} + {config.unlabeled_ratio * config.batch_size} images a step, {plan.dtype}, on '
-        f'{topology.name}: {topology.size} × {topology.chip.title}, {each} images each'
+        f'{config.method.name} on {config.data.name}: {config.model.name}, {program.num_params:,} '
+        f'parameters, {config.batch_size} + {config.unlabeled_ratio * config.batch_size} images a step, '
+        f'{program.dtype}, on {topology.name}: {topology.size} × {topology.chip.title}, {each} images each'
     )
     yield 'compiled, not run: this needs no such device\n'
     yield _verdict(plan)
@@ -149,7 +149,7 @@ def lines(plan: Plan) -> Iterator[str]:
     if topology.size > 1:
         yield f'sent between devices: {sent_bytes(found.sent) / 1e6:.4g} MB a step ({_ms(time.network)} ms)'
         yield from _sent(found.sent)
-    calls = f', {plan.steps_per_call} steps a call' if plan.steps_per_call > 1 else ''
+    calls = f', {program.steps_per_call} steps a call' if program.steps_per_call > 1 else ''
     yield f'compiling took {plan.compile_s:.0f} s{calls}'
 
 
@@ -159,11 +159,12 @@ def _verdict(plan: Plan) -> str:
     if plan.fits:
         return f'it fits: {_gib(wanted)} of {room} a device'
     much = f'{_gib(wanted)}, and a device has {room}' if wanted else f'more than the {room} of a device'
-    if plan.largest:
-        others = f' of those tried; {plan.too_large} does not' if plan.too_large else ''
-        return f'it does not fit: it wants {much}; the largest batch_size that fits is {plan.largest}{others}'
+    largest, too_large = plan.room
+    if largest:
+        others = f' of those tried; {too_large} does not' if too_large else ''
+        return f'it does not fit: it wants {much}; the largest batch_size that fits is {largest}{others}'
     return (
-        f'it does not fit: it wants {much}; nor does the smallest batch that was tried ({plan.too_large}): '
+        f'it does not fit: it wants {much}; nor does the smallest batch that was tried ({too_large}): '
         'use more devices, or a smaller model or image_size'
     )
 

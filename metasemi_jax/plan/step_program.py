@@ -1,6 +1,5 @@
 """The step of a config as training calls it, lowered for devices that are not here."""
 
-import copy
 import math
 import time
 from typing import Any, NamedTuple
@@ -9,14 +8,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split
 from metasemi_jax.distributed.sharding import check_batch_size
-from metasemi_jax.models import variable_shapes
 from metasemi_jax.plan.devices import COMPILER_OPTIONS
-from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.choices import with_choices
-from metasemi_jax.training.experiment import Parts, build_parts, build_train_step
+from metasemi_jax.training.experiment import Parts, build_parts, build_train_step, state_shapes
 from metasemi_jax.training.experiment_data import eval_images, on_disk
 from metasemi_jax.training.multi_step import make_run_steps, steps_per_call
 
@@ -51,7 +49,8 @@ def lower_step(config: Any, dataset: Dataset, split: Split, mesh: Mesh) -> StepP
     config, _ = with_choices(config, dataset, platform=platform)
     check_batch_size(config.batch_size, mesh.size)
     parts = build_parts(_in_this_process(config, dataset), dataset, split, platform)
-    state = _state(config, parts, dataset)
+    method_state = parts.method.init(dataset.num_classes, len(parts.unlabeled))
+    state = state_shapes(config, parts.model, dataset.image_shape, method_state)
     streaming = not jax.tree.leaves(parts.pipeline.device_data)
     max_steps = steps_per_call(config, streaming=streaming, platform=platform)
     run = make_run_steps(
@@ -88,22 +87,11 @@ def compile_step(program: StepProgram, platform: str) -> tuple[Any, float]:
 
 def _in_this_process(config: Any, dataset: Dataset) -> Any:
     """`config` for the one batch that is made for its shapes: no workers, and no pixels looked at on disk."""
-    config = copy.deepcopy(config)
-    config.data.num_workers = 0
+    fields = {'data.num_workers': 0}
     if not config.data.mean and on_disk(dataset.train_images):
         channels = dataset.image_shape[-1]
-        config.data.mean, config.data.std = (0.5,) * channels, (0.25,) * channels
-    return config
-
-
-def _state(config: Any, parts: Parts, dataset: Dataset) -> TrainState:
-    method_state = parts.method.init(dataset.num_classes, len(parts.unlabeled))
-    return jax.eval_shape(
-        lambda variables: TrainState.create(
-            variables, parts.tx, with_ema=config.ema_decay > 0, method_state=method_state
-        ),
-        variable_shapes(parts.model, dataset.image_shape),
-    )
+        fields |= {'data.mean': (0.5,) * channels, 'data.std': (0.25,) * channels}
+    return with_fields(config, fields)
 
 
 def _host_batches(parts: Parts, max_steps: int) -> PyTree:

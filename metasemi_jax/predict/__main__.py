@@ -25,17 +25,17 @@ from metasemi_jax.classifier import Classifier, Predictions, load_classifier, pr
 from metasemi_jax.cli import run_command
 from metasemi_jax.command.flags import (
     define_data_location,
+    define_output,
     define_weights,
     define_workdir,
     required_workdir,
 )
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.data.images.chunks import Chunk, ImageSource, array_source, open_images
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.errors import UserError, first_ten, printable
 from metasemi_jax.predict.output import FIRST_COLUMNS, STDOUT, check_output, open_output
 from metasemi_jax.predict.run_data import RUN_SPLITS, load_run_data, split_images
-from metasemi_jax.progress import ProgressLine
+from metasemi_jax.progress import ImageCounter, ProgressLine
 from metasemi_jax.training.experiment_data import evaluation_resize
 from metasemi_jax.workdir import Workdir
 
@@ -131,12 +131,10 @@ def _define_flags(values: flags.FlagValues) -> None:
     )
     define_weights(values)
     flags.DEFINE_boolean('all', False, 'Write the probability of every class.', flag_values=values)
-    flags.DEFINE_string(
-        'output',
-        None,
+    define_output(
+        values,
         'The CSV file, or - for standard output; by default predictions.csv or predictions_SPLIT.csv in the '
         'workdir.',
-        flag_values=values,
     )
     flags.DEFINE_integer(
         'batch_size',

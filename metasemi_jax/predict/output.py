@@ -12,7 +12,8 @@ from typing import IO
 from metasemi_jax.command.flags import naming_output
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import is_replaceable, open_atomically, write_json
-from metasemi_jax.workdir import PREDICTED, check_no_run_file, read_json
+from metasemi_jax.workdir.outputs import PREDICTED, check_no_run_file
+from metasemi_jax.workdir.reading import read_json
 
 FIRST_COLUMNS = ('path', 'predicted', 'probability')
 # What people and scripts write for standard output.
@@ -51,9 +52,6 @@ def open_output(output: str, workdir: Path) -> Iterator[IO[str]]:
     Args:
       output: as `check_output` has accepted it.
       workdir: folder of the run; it remembers what was written.
-
-    Raises:
-      UserError: it cannot be written.
     """
     # A file name may hold bytes that are not UTF-8; they are written as they are.
     options = {'newline': '', 'errors': 'surrogateescape'}

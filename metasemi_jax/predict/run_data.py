@@ -1,17 +1,17 @@
 """The images of a run's splits, for the commands that look at what it has learnt."""
 
-import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metasemi_jax.classifier import Classifier
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.identity import changed_parts
 from metasemi_jax.data.sources.registry import OWN_IMAGES
 from metasemi_jax.data.splits import split_positions
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.training.experiment_data import load_data
 
 RUN_SPLITS = ('test', 'validation', 'labeled', 'unlabeled')
@@ -43,7 +43,6 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
     then the splits hold those that are left, and `changes` says so.
 
     Args:
-      classifier: as `load_classifier` returns it.
       data_path, data_dir: folders of the images today, in the place of the run's `data.path` and
         `data.data_dir`.
 
@@ -51,16 +50,12 @@ def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str 
       UserError: images that cannot be had, or are not those of the run any more.
     """
     classifier.files.read_split(classifier.record.get('split_sha256'))
-    config = copy.deepcopy(classifier.config)
-    config.data.path = data_path or config.data.path
-    config.data.data_dir = data_dir or config.data.data_dir
-    try:
+    moved = {'data.path': data_path, 'data.data_dir': data_dir}
+    config = with_fields(classifier.config, {name: place for name, place in moved.items() if place})
+    advice = 'where they have moved, --data_path= or --data_dir= names the new place'
+    what = f'the images that {classifier.files.path} was trained on cannot be had'
+    with as_user_error(UserError, lambda error: f'{what}: {error} ({advice})'):
         dataset = load_data(config)
-    except UserError as error:
-        raise UserError(
-            f'the images that {classifier.files.path} was trained on cannot be had: {error} (where they have '
-            'moved, --data_path= or --data_dir= names the new place)'
-        ) from error
     if dataset.image_shape != classifier.input_spec.image_shape:
         raise UserError(
             f'{classifier.files.path} takes images of {classifier.input_spec.image_shape}, its data are of '

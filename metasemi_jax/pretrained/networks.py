@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.models import MODELS
 from metasemi_jax.models.vision_transformer import VisionTransformer
 from metasemi_jax.torch_import.state_dict import convert_body, head_classes, infer_sizes
@@ -44,10 +44,8 @@ def as_published(weights: Mapping[str, np.ndarray]) -> Published:
     """
     weights = renamed(weights)
     name = _recognise(weights)
-    try:
+    with as_user_error(UserError, lambda error: f'is a damaged {name}: {error}'):
         body, classes = convert_body(name, weights), head_classes(name, weights)
-    except UserError as error:
-        raise UserError(f'is a damaged {name}: {error}') from error
     for path, array in flatten_dict(body, sep='/').items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise UserError(f'holds numbers that are not finite, in {path}')
@@ -104,12 +102,9 @@ def _efficientnet(weights: Mapping[str, np.ndarray]) -> str:
 
 def _transformer(weights: Mapping[str, np.ndarray]) -> str:
     patch = weights['patch_embed.proj.weight'].shape[-2:]
-    rotary, scaled, registers = (
-        'pos_embed' not in weights,
-        'blocks.0.ls1.gamma' in weights,
-        'reg_token' in weights,
-    )
-    count = weights['reg_token'].shape[1] if registers and weights['reg_token'].ndim == 3 else 0
+    rotary, scaled = 'pos_embed' not in weights, 'blocks.0.ls1.gamma' in weights
+    registers = weights.get('reg_token')
+    count = registers.shape[1] if registers is not None and registers.ndim == 3 else 0
     fitting = {
         name: kind
         for name, kind in MODELS.items()

@@ -1,11 +1,12 @@
 """A file of published weights as names and arrays, whichever of the two formats it has."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.pretrained.safetensors_file import read_safetensors
 from metasemi_jax.pretrained.torch_file import read_torch
 
@@ -28,22 +29,30 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
       UserError: no such file, one that is damaged, would run code or holds no weights.
     """
     path = Path(path)
-    try:
+    with naming_file(path):
         with path.open('rb') as file:
             start = file.read(64)
         value = _read(path, start)
-    except FileNotFoundError as error:
-        raise UserError(f'{path}: there is no such file') from error
-    except OSError as error:
-        raise UserError(f'{path} cannot be read ({error.strerror or error})') from error
-    except ValueError as error:
-        raise UserError(f'{path} {error}') from error
-    except MemoryError as error:
-        raise UserError(f'{path} does not fit into the memory of this machine') from error
     weights = _find_weights(value)
     if not weights:
         raise UserError(f'{path} holds no weights: no names with arrays; save the state_dict of a network')
     return weights
+
+
+def naming_file(path: Path) -> AbstractContextManager[None]:
+    """Make what the readers of `path` raise in the block a UserError that names it."""
+
+    def message(error: Exception) -> str:
+        match error:
+            case FileNotFoundError():
+                return f'{path}: there is no such file'
+            case OSError():
+                return f'{path} cannot be read ({reason_of(error)})'
+            case MemoryError():
+                return f'{path} does not fit into the memory of this machine'
+        return f'{path} {error}'
+
+    return as_user_error((OSError, ValueError, MemoryError), message)
 
 
 def _read(path: Path, start: bytes) -> Any:

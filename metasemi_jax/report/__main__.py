@@ -17,8 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import naming_output
-from metasemi_jax.config import FIELDS
+from metasemi_jax.command.flags import define_output, naming_output
+from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable, write_atomically
 from metasemi_jax.report.figure import FORMATS
@@ -31,12 +31,10 @@ SUFFIXES = ('md', 'csv', *FORMATS)
 def main(argv: list[str]) -> None:
     """Run the command on `argv`, as `sys.argv` holds it; a failure is one line and the exit code 1."""
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        'output',
-        None,
+    define_output(
+        values,
         'Folder for report.md, .csv, .png and .pdf, made if missing; by default the folder that is named if '
         'it is one, else runs/report.',
-        flag_values=values,
     )
     flags.DEFINE_list(
         'by',
@@ -84,13 +82,9 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
 
 
 def _check_output(folder: Path) -> None:
-    """Refuse, before the work, a folder that cannot be written, or holds somebody's own report.md.
-
-    Raises:
-      UserError: naming it.
-    """
+    """Refuse, before the work, a folder that cannot be written, or holds somebody's own report.md."""
+    check_writable(folder, f'--output={folder}')
     with naming_output(folder, 'folder'):
-        check_writable(folder)
         there = [path for end in SUFFIXES if (path := folder / f'report.{end}').exists()]
         text = folder / 'report.md'
         # The table identifies the other files as ours.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import FIELDS, differing_fields, flatten, settled
+from metasemi_jax.config.fields import FIELDS
+from metasemi_jax.config.form import differing_fields, flatten, settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods.titles import method_title
 from metasemi_jax.report.published import Published, published

@@ -19,7 +19,6 @@ SIGTERM stop the runs, which save; if the sweep is killed, they save and stop to
 """
 
 import contextlib
-import copy
 import json
 import shlex
 import signal
@@ -27,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +34,15 @@ from absl import flags
 
 from metasemi_jax.cli import config_first, parse_config_flags, run_command
 from metasemi_jax.command.flags import define_config, define_workdir, required_workdir
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import duration
 from metasemi_jax.sweep.folder import check_record, run_name, sweep_lock, write_record
 from metasemi_jax.sweep.grid import GRIDS, parse_grid, parse_seeds, settings
 from metasemi_jax.training.preemption import StopRequest, stop_on_signals
-from metasemi_jax.workdir import LOG, Workdir
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.outputs import LOG
 
 DEFAULT_CONFIG = Path('configs/digits.py')
 RUN = 'metasemi_jax.sweep.run'  # the module of a run's process
@@ -68,8 +69,6 @@ def plan(
     Args:
       config: settings that all runs share.
       grid: the fields that differ between them, with their values.
-      seeds: seeds with which each setting is trained.
-      folder: folder of the sweep.
       recipe: method name -> the config in the place of `config` for runs of a grid over methods.
 
     Raises:
@@ -83,7 +82,7 @@ def plan(
         name = run_name(setting, seed)
         run = PlannedRun(
             f'[{number}/{len(pairs)}] {name}',
-            _with_fields(base, setting | {'seed': seed}),
+            with_fields(base, setting | {'seed': seed}),
             Workdir(folder / name),
         )
         check_config(run.config)
@@ -91,14 +90,6 @@ def plan(
         runs.append(run)
     check_record(folder, list(grid), config)
     return runs
-
-
-def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
-    config = copy.deepcopy(config)
-    # A file may say lr = 1, an int; `check_config` checks the types.
-    with config.ignore_type():
-        config.update_from_flattened_dict(fields)
-    return config
 
 
 class _Process:
@@ -159,10 +150,13 @@ def run_all(runs: list[PlannedRun], jobs: int, stop: StopRequest) -> dict[str, s
     waiting, failed = deque(run for run in runs if run.files.read_results() is None), {}
     if len(waiting) < len(runs):
         print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished already', flush=True)
-    with _stopped_at_end() as at_work:
+    at_work: list[_Process] = []
+    try:
         while at_work or (waiting and not stop):
             while waiting and len(at_work) < jobs and not stop:
-                at_work.append(_start(waiting.popleft()))
+                run = waiting.popleft()
+                print(f'{run.label}: {"continues" if run.files.config.exists() else "starts"}', flush=True)
+                at_work.append(_Process(run))
             time.sleep(POLL_S)
             if stop:
                 for process in at_work:
@@ -172,23 +166,11 @@ def run_all(runs: list[PlannedRun], jobs: int, stop: StopRequest) -> dict[str, s
                 process.stop()  # close the pipe
                 if failure := _report_end(process, stopped=bool(stop)):
                     failed[process.run.label] = failure
-    return failed
-
-
-@contextlib.contextmanager
-def _stopped_at_end() -> Iterator[list[_Process]]:
-    """A list of processes; those that it still holds at the end, after an error, are asked to stop."""
-    processes = []
-    try:
-        yield processes
     finally:
-        for process in processes:
+        # After an error those that are still at work.
+        for process in at_work:
             process.stop()
-
-
-def _start(run: PlannedRun) -> _Process:
-    print(f'{run.label}: {"continues" if run.files.config.exists() else "starts"}', flush=True)
-    return _Process(run)
+    return failed
 
 
 def _report_end(process: _Process, *, stopped: bool) -> str | None:

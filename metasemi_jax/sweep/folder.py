@@ -7,9 +7,12 @@ from typing import Any
 from urllib.parse import quote
 
 from metasemi_jax import files
-from metasemi_jax.config import FIELDS, check_saved, differing_fields, flatten
-from metasemi_jax.errors import UserError
-from metasemi_jax.workdir import LOG, naming, read_json
+from metasemi_jax.config.checks import check_saved
+from metasemi_jax.config.fields import FIELDS
+from metasemi_jax.config.form import differing_fields, flatten
+from metasemi_jax.errors import UserError, as_user_error
+from metasemi_jax.workdir.outputs import LOG
+from metasemi_jax.workdir.reading import naming, read_json
 
 RECORD = 'sweep.json'
 REWRITE = (
@@ -39,11 +42,7 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def swept_fields(folder: Path) -> list[str]:
-    """The fields that a sweep's runs differ in, the seed aside.
-
-    Raises:
-      UserError: the sweep's record is damaged.
-    """
+    """The fields that a sweep's runs differ in, the seed aside."""
     return _read_record(folder)['fields']
 
 
@@ -93,14 +92,10 @@ def sweep_lock(folder: Path) -> Iterator[None]:
     Raises:
       UserError: another sweep is at work in it.
     """
+    busy = f'--workdir={folder}: another sweep is at work in it; wait for its end, or name another folder'
     with contextlib.ExitStack() as stack:
-        try:
+        with as_user_error(BlockingIOError, busy):
             stack.enter_context(files.lock(folder / '.lock'))
-        except BlockingIOError as error:
-            raise UserError(
-                f'--workdir={folder}: another sweep is at work in it; wait for its end, or name '
-                'another folder'
-            ) from error
         yield
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from metasemi_jax.command.advice import did_you_mean
-from metasemi_jax.config import FIELDS, Field
-from metasemi_jax.errors import UserError
+from metasemi_jax.config.fields import FIELDS, Field
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.methods import METHODS
 
 GRIDS = {
@@ -71,15 +71,14 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
 def _parse(name: str, text: str, field: Field, flag: str = '--grid') -> Any:
     if field.optional and text == 'None':
         return None
-    try:
+    kind = f'list of {field.kind.__name__}s' if field.many else field.kind.__name__
+    unlike = (ValueError, KeyError, SyntaxError, TypeError)
+    with as_user_error(unlike, f"{flag}: {name}='{text}' must be of the type {kind}"):
         if field.many:
             return tuple(ast.literal_eval(text))
         if field.kind is bool:
             return {'true': True, 'false': False}[text.lower()]
         return field.kind(text)
-    except (ValueError, KeyError, SyntaxError, TypeError) as error:
-        kind = f'list of {field.kind.__name__}s' if field.many else field.kind.__name__
-        raise UserError(f"{flag}: {name}='{text}' must be of the type {kind}") from error
 
 
 def _refuse_repetition(what: str, values: list[Any]) -> None:

@@ -21,10 +21,10 @@ from ml_collections import config_flags
 
 from metasemi_jax.cli import run_command
 from metasemi_jax.command.flags import define_config, define_workdir, required_workdir
-from metasemi_jax.config import check_config
+from metasemi_jax.config.checks import check_config
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.splits import Split, split_positions, split_sha256
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import folder_atomically, write_json
 from metasemi_jax.models import MODELS
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint
@@ -61,29 +61,19 @@ def import_checkpoint(checkpoint: Mapping[str, Any], config: Any, workdir: str |
     _check_finite(variables)
     sizes = infer_sizes(name, checkpoint['model'])
     _check_width(config, sizes)
-    if config.optimizer.name != 'sgd':
-        raise UserError(
-            f'the checkpoint is of SGD, not of optimizer.name={config.optimizer.name}; '
-            'add --config.optimizer.name=sgd'
-        )
-    if config.method.name != 'metasemi':
-        raise UserError(
-            f'the checkpoint is of MetaSemi, not of method.name={config.method.name}; '
-            'add --config.method.name=metasemi'
-        )
+    for group, its, title in (('optimizer', 'sgd', 'SGD'), ('method', 'metasemi', 'MetaSemi')):
+        if config[group].name != its:
+            raise UserError(
+                f'the checkpoint is of {title}, not of {group}.name={config[group].name}; '
+                f'add --config.{group}.name={its}'
+            )
     step = _step(checkpoint['step'], config.total_steps)
     optimizer = checkpoint.get('optimizer')
     momentum = convert_momentum(name, checkpoint['model'], optimizer) if optimizer else None
     dataset, note = _load_data(config, sizes)
     split = choose_split(config, dataset) if dataset else None
     state = _train_state(config, variables, momentum, step)
-    record = {
-        'history': [],
-        'seconds': 0.0,
-        # None: the first run that can load the images draws the split.
-        'split_sha256': split_sha256(split.labeled) if split else None,
-    }
-    _write(Path(workdir).absolute(), config, dataset, split, state, record, step)
+    _write(Path(workdir).absolute(), config, dataset, split, state)
     return [
         f'{workdir}: {name} of width {sizes.width}, {sizes.num_classes} classes, after {step:,} of '
         f'{config.total_steps:,} steps, '
@@ -122,11 +112,10 @@ def _check_width(config: Any, sizes: Sizes) -> None:
 
 
 def _step(value: Any, total_steps: int) -> int:
-    try:
-        step = int(value)
     # OverflowError: an infinite step.
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the checkpoint's 'step' is no number: {str(value)[:40]}") from error
+    unlike = (TypeError, ValueError, OverflowError)
+    with as_user_error(unlike, f"the checkpoint's 'step' is no number: {str(value)[:40]}"):
+        step = int(value)
     if not 0 <= step <= total_steps:
         raise UserError(
             f"the checkpoint's step {step} is not within total_steps={total_steps}; name its experiment with "
@@ -169,34 +158,28 @@ def _train_state(config: Any, variables: Any, momentum: Any, step: int) -> Any:
     return state.replace(step=jnp.asarray(step, jnp.int32), opt_state=opt_state)
 
 
-def _write(
-    path: Path,
-    config: Any,
-    dataset: Dataset | None,
-    split: Split | None,
-    state: Any,
-    record: dict[str, Any],
-    step: int,
-) -> None:
+def _write(path: Path, config: Any, dataset: Dataset | None, split: Split | None, state: TrainState) -> None:
     """Write the whole run or nothing: a run without its checkpoint would start anew."""
-    try:
-        with folder_atomically(path) as beside:
-            files = Workdir(beside)
-            if dataset:
-                pools = split_positions(dataset.train_ids, split.labeled, split.validation)
-                files.create(
-                    config,
-                    split.labeled,
-                    validation_ids=split.validation,
-                    class_names=dataset.class_names,
-                    input_spec=input_spec(config, dataset, np.concatenate(pools)),
-                )
-            else:
-                write_json(files.config, config.to_dict())
-            with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
-                save_checkpoint(manager, state, record, step=step, error=None)
-    except OSError as error:
-        raise UserError(f'--workdir={path} cannot be written ({error.strerror or error})') from error
+    # None: the first run that can load the images draws the split.
+    record = {'split_sha256': split_sha256(split.labeled) if split else None, 'history': [], 'seconds': 0.0}
+    with (
+        as_user_error(OSError, lambda error: f'--workdir={path} cannot be written ({reason_of(error)})'),
+        folder_atomically(path) as beside,
+    ):
+        files = Workdir(beside)
+        if dataset:
+            pools = split_positions(dataset.train_ids, split.labeled, split.validation)
+            files.create(
+                config,
+                split.labeled,
+                validation_ids=split.validation,
+                class_names=dataset.class_names,
+                input_spec=input_spec(config, dataset, np.concatenate(pools)),
+            )
+        else:
+            write_json(files.config, config.to_dict())
+        with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:
+            save_checkpoint(manager, state, record, step=int(state.step), error=None)
 
 
 def _best_accuracy(checkpoint: Mapping[str, Any]) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.pretrained.torch_file import read_torch
+from metasemi_jax.pretrained.weights_file import naming_file
 from metasemi_jax.torch_import.state_dict import convert_state_dict, parameter_keys
 
 IMAGENET_KEYS = {'epoch': 'step', 'state_dict': 'model', 'best_acc1': 'best_acc'}
@@ -25,14 +26,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
       UserError: no such file, or one with other contents.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f'{path}: there is no such file')
-    try:
+    with naming_file(path):
         checkpoint = read_torch(path)
-    except ValueError as error:
-        raise UserError(f'{path} {error}') from error
-    except OSError as error:
-        raise UserError(f'{path} cannot be read ({error.strerror or error})') from error
     if isinstance(checkpoint, Mapping) and {'epoch', 'state_dict'} <= checkpoint.keys():
         checkpoint = rename_imagenet(checkpoint)
     for key in ('step', 'model'):
@@ -57,11 +52,10 @@ def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -
     Raises:
       UserError: the buffers do not fit this network.
     """
-    try:
+    unlike = (TypeError, KeyError, AttributeError)
+    with as_user_error(unlike, "the checkpoint's 'optimizer' is no state of PyTorch's SGD"):
         ids = [i for group in optimizer['param_groups'] for i in group['params']]
         buffers = [(optimizer['state'].get(i) or {}).get('momentum_buffer') for i in ids]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError("the checkpoint's 'optimizer' is no state of PyTorch's SGD") from error
     if all(buffer is None for buffer in buffers):
         return None
     keys = parameter_keys(state_dict)
@@ -70,10 +64,8 @@ def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -
     momentum = dict(state_dict)
     for key, buffer in zip(keys, buffers, strict=True):
         momentum[key] = state_dict[key] * 0 if buffer is None else buffer
-    try:
+    with as_user_error(UserError, lambda error: f"the checkpoint's momentum does not fit its model: {error}"):
         return convert_state_dict(name, momentum)['params']
-    except UserError as error:
-        raise UserError(f"the checkpoint's momentum does not fit its model: {error}") from error
 
 
 def rename_imagenet(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,8 +159,11 @@ def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarr
     Returns:
       Contiguous NumPy arrays of unchanged dtype, in the order of PyTorch's `state_dict()`.
     """
-    flat = traverse_util.flatten_dict(dict(variables))
-    named = {_torch_key(name, path): _to_torch(np.asarray(leaf)) for path, leaf in flat.items()}
+    flat = jax.tree.map(np.asarray, traverse_util.flatten_dict(dict(variables)))
+    named = {
+        _torch_key(name, path): np.ascontiguousarray(leaf.transpose(_torch_axes(leaf.ndim)))
+        for path, leaf in flat.items()
+    }
     return dict(sorted(named.items(), key=lambda item: _rank(item[0])))
 
 
@@ -292,10 +295,6 @@ def _rank(key: str) -> tuple[int, ...]:
 def _torch_axes(ndim: int) -> tuple[int, ...]:
     """Flax's HWIO -> PyTorch's OIHW, [in, out] -> [out, in], vectors as they are."""
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
-
-
-def _to_torch(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array.transpose(_torch_axes(array.ndim)))
 
 
 def _to_flax(array: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Facts for the recipe, and configs that it completes."""
 
-import copy
 from typing import Any
 
 import jax
 import numpy as np
 
-from metasemi_jax.config import check_config, flatten
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import flatten, with_fields
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.data.sources.own_images import image_sides
@@ -27,7 +27,6 @@ def with_image_size(
     """`config` with a value for `data.image_size` if that is open, and the choice; 0 keeps the images' size.
 
     Args:
-      config: settings of the run.
       sides: height and width of images in memory, all of one size; None: look at the files of `data.path`.
       published: whether the run starts from published weights, of the network `model.name`.
       platform: 'cpu', 'gpu' or 'tpu', on which the run will train; None: this machine's.
@@ -42,7 +41,7 @@ def with_image_size(
         one_size = sides is not None or config.data.path.lower().endswith('.npz')
         size = image_size(sizes, one_size=one_size, accelerator=_accelerator(platform))
     chosen = {'data.image_size': size}
-    return _with_fields(config, chosen), chosen
+    return with_fields(config, chosen), chosen
 
 
 def with_choices(config: Any, dataset: Dataset, *, platform: str | None = None) -> tuple[Any, dict[str, Any]]:
@@ -53,7 +52,7 @@ def with_choices(config: Any, dataset: Dataset, *, platform: str | None = None) 
     if config.recipe != 'auto':
         return config, {}
     chosen = choose(find_facts(dataset, platform), flatten(config))
-    config = _with_fields(config, chosen | {'recipe': 'chosen'})
+    config = with_fields(config, chosen | {'recipe': 'chosen'})
     # A given option may not fit the chosen method.
     check_config(config)
     return config, chosen
@@ -80,9 +79,3 @@ def has_black_border(images: Any) -> bool:
 
 def _accelerator(platform: str | None) -> bool:
     return (platform or jax.default_backend()) != 'cpu'
-
-
-def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
-    config = copy.deepcopy(config)
-    config.update_from_flattened_dict(fields)
-    return config

@@ -30,7 +30,7 @@ from metasemi_jax.optimizer import (
 )
 from metasemi_jax.train_step import TrainState, make_train_step
 from metasemi_jax.training.choices import with_choices, with_image_size
-from metasemi_jax.training.evaluate import make_evaluate
+from metasemi_jax.training.evaluate import make_evaluate, place_eval_data, stream_eval_data
 from metasemi_jax.training.experiment_data import (
     build_pipeline,
     check_batch_bytes,
@@ -39,7 +39,6 @@ from metasemi_jax.training.experiment_data import (
     input_spec,
     load_data,
     on_disk,
-    place_eval_images,
     training_pools,
 )
 from metasemi_jax.training.image_log import Examples, example_images
@@ -62,9 +61,8 @@ class Experiment(NamedTuple):
     make_train_step: Callable[[float], StepFn]  # factor on the learning rate -> step
     # variables -> {split: {'error': percent, 'loss': ...}}; splits: 'test' and 'validation', if not empty
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
-    probe: Callable[
-        [dict], dict[str, float]
-    ]  # variables -> metrics of a few training images, see `make_probe`
+    # variables -> metrics of a few training images, see `make_probe`
+    probe: Callable[[dict], dict[str, float]]
     split: Split
     split_sha256: str  # of the labeled ids
     data_sha256: str  # of images, labels and class names
@@ -97,7 +95,6 @@ def build_experiment(
 
     Args:
       config: a ConfigDict that `check_config` has passed.
-      mesh: mesh over all devices.
       split: split of the run that goes on; None: draw it, or read `data.split_file`.
       dataset: dataset in memory; None: load the one that the config names.
 
@@ -154,19 +151,16 @@ def _make_evaluate(
     config: Any, model: nn.Module, to_input: Callable, held_out: dict[str, tuple[Any, np.ndarray]], mesh: Mesh
 ) -> Callable[[dict], dict[str, dict[str, float]]]:
     """`Experiment.evaluate`, with the images of `held_out` on the devices unless they are lazy."""
-    data = {
-        name: place_eval_images(*pair, batch_size=config.eval_batch_size, mesh=mesh)
-        for name, pair in held_out.items()
-    }
+    data = {}
+    for name, (images, labels) in held_out.items():
+        place = stream_eval_data if on_disk(images) else place_eval_data
+        data[name] = place(images, labels, batch_size=config.eval_batch_size, mesh=mesh)
     evaluate = make_evaluate(model, to_input, mesh)
     return lambda variables: {name: evaluate(variables, images) for name, images in data.items()}
 
 
 def _make_probe(dataset: Dataset, parts: Parts, mesh: Mesh) -> Callable[[dict], dict[str, float]]:
-    statistics = statistics_of(parts.spec)
-    data = place_probe_data(
-        dataset.train_images, dataset.train_labels, parts.labeled, parts.drawn, statistics, mesh
-    )
+    data = place_probe_data(dataset, (parts.labeled, parts.drawn), statistics_of(parts.spec), mesh)
     probe = make_probe(parts.model, mesh)
     return lambda variables: probe(variables, data)
 
@@ -176,12 +170,7 @@ def build_parts(config: Any, dataset: Dataset, split: Split, platform: str | Non
 
     Args:
       config: settings of the run, completed by the recipe.
-      dataset: the data of the run.
-      split: the labeled and held-out images of `dataset`.
       platform: 'cpu', 'gpu' or 'tpu', where the step will run; None: this machine's.
-
-    Raises:
-      UserError: settings that do not fit the data.
     """
     labeled, unlabeled = training_pools(config, dataset, split)
     model, dtype = build_model(config, dataset.num_classes, platform)
@@ -241,12 +230,13 @@ def build_model(config: Any, num_classes: int, platform: str | None = None) -> t
     return create_model(config.model.name, num_classes, dtype=dtype, **options), dtype
 
 
-def state_shapes(config: Any, model: nn.Module, image_shape: tuple[int, int, int]) -> TrainState:
+def state_shapes(
+    config: Any, model: nn.Module, image_shape: tuple[int, ...], method_state: Any = None
+) -> TrainState:
     """Shapes and dtypes of the state of a run of `config`, into which its checkpoints are restored."""
+    tx, with_ema = build_optimizer(config, model), config.ema_decay > 0
     return jax.eval_shape(
-        lambda variables: TrainState.create(
-            variables, build_optimizer(config, model), with_ema=config.ema_decay > 0
-        ),
+        lambda variables: TrainState.create(variables, tx, with_ema=with_ema, method_state=method_state),
         variable_shapes(model, image_shape),
     )
 

@@ -1,12 +1,13 @@
 """The data of a config: images, split, the pipeline that feeds the step, and the evaluation images."""
 
+import contextlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from metasemi_jax.data.batches.resident import Pipeline, channel_statistics, resident_pipeline
 from metasemi_jax.data.batches.streamed_rows import HostCrop
@@ -16,7 +17,7 @@ from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.images.parallel import available_cores
 from metasemi_jax.data.images.random_resized_crop import CropRange
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.memory import machine_memory
+from metasemi_jax.data.sampling import Sampling
 from metasemi_jax.data.sources.imagenet_subsets import SUBSETS, subset_file
 from metasemi_jax.data.sources.registry import IMAGENET, Dataset, load_dataset
 from metasemi_jax.data.sources.stl10_folds import FOLDS, fold_file
@@ -24,12 +25,12 @@ from metasemi_jax.data.sources.stl10_folds import NAME as STL10
 from metasemi_jax.data.split_files import read_split_file
 from metasemi_jax.data.splits import Split, check_labels, draw_split, split_positions
 from metasemi_jax.errors import UserError
-from metasemi_jax.training.evaluate import EvalData, StreamedEvalData, place_eval_data, stream_eval_data
 from metasemi_jax.training.recipe import BATCH_SIZE
 
 # As usual for ImageNet: resize the shorter side to 256 pixels, crop the centre 224.
 EVALUATION_RESIZE = 256 / 224
 FLOAT_BYTES = 4  # bytes of one channel of a pixel in the step
+CGROUP_LIMIT = Path('/sys/fs/cgroup/memory.max')  # of a container; 'max' where there is none
 
 
 def load_data(config: Any) -> Dataset:
@@ -54,11 +55,7 @@ def load_data(config: Any) -> Dataset:
 
 
 def check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
-    """Refuse images of which this machine cannot hold a batch.
-
-    Raises:
-      UserError: naming what a batch takes, and what there is.
-    """
+    """Refuse images of which this machine cannot hold a batch."""
     batch_size = config.batch_size or BATCH_SIZE  # None: the recipe is about to choose it
     count = (1 + config.unlabeled_ratio) * batch_size
     needed, there = FLOAT_BYTES * count * math.prod(image_shape), machine_memory()
@@ -68,6 +65,14 @@ def check_batch_bytes(config: Any, image_shape: tuple[int, ...]) -> None:
             f'has {there:,}; use a smaller data.image_size={config.data.image_size} or '
             f'batch_size={batch_size}'
         )
+
+
+def machine_memory() -> int:
+    """Bytes that this machine, or the container on it, has in all."""
+    total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(CGROUP_LIMIT.read_text()))
+    return total
 
 
 def _check_pad(config: Any, image_shape: tuple[int, ...]) -> None:
@@ -170,15 +175,10 @@ def build_pipeline(
       UserError: a way of cropping that the images do not allow.
     """
     data = config.data
-    common = {
-        'batch_size': config.batch_size,
-        'unlabeled_ratio': config.unlabeled_ratio,
-        'seed': config.seed,
-        'process_index': jax.process_index(),
-        'process_count': jax.process_count(),
-    }
+    settings = config.batch_size, config.seed, config.unlabeled_ratio
+    sampling = Sampling(labeled, unlabeled, *settings, jax.process_index(), jax.process_count())
     if dataset.has_features:
-        return resident_pipeline(dataset, labeled, unlabeled, views=feature_views(second_view), **common)
+        return resident_pipeline(dataset, sampling, feature_views(second_view))
     _check_pad(config, dataset.image_shape)
     augmentation = {'pad': data.pad, 'pad_mode': data.pad_mode, 'flip': data.flip}
     augmentation |= {'mean': spec.mean, 'std': spec.std, 'second': second_view, 'strong': data.strong}
@@ -188,22 +188,15 @@ def build_pipeline(
                 f"data.crop='resized' needs image files, and the images of {data.name} are in memory; "
                 "use data.crop='pad'"
             )
-        return resident_pipeline(dataset, labeled, unlabeled, views=make_views(**augmentation), **common)
+        return resident_pipeline(dataset, sampling, make_views(**augmentation))
     crop = None
     if data.crop == 'resized':
         # This crop needs no padding, and the host flips the images too.
         crop = HostCrop(CropRange(tuple(data.crop_area), tuple(data.crop_aspect)), data.flip)
         augmentation |= {'pad': 0, 'flip': False}
     workers = available_cores() if data.num_workers is None else data.num_workers
-    return streaming_pipeline(
-        dataset,
-        labeled,
-        unlabeled,
-        views=make_views(**augmentation),
-        crop=crop,
-        num_workers=workers,
-        **common,
-    )
+    views = make_views(**augmentation)
+    return streaming_pipeline(dataset, sampling, views, crop=crop, num_workers=workers)
 
 
 def eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[Any, np.ndarray]]:
@@ -214,14 +207,6 @@ def eval_images(dataset: Dataset, split: Split) -> dict[str, tuple[Any, np.ndarr
         images['validation'] = (dataset.train_images[held_out], dataset.train_labels[held_out])
     images['test'] = (dataset.test_images, dataset.test_labels)
     return {name: pair for name, pair in images.items() if pair[0] is not None}
-
-
-def place_eval_images(
-    images: Any, labels: np.ndarray, *, batch_size: int, mesh: Mesh
-) -> EvalData | StreamedEvalData:
-    """Place the images on the devices; lazy images are read anew for each evaluation."""
-    place = stream_eval_data if on_disk(images) else place_eval_data
-    return place(images, labels, batch_size=batch_size, mesh=mesh)
 
 
 def on_disk(images: Any) -> bool:

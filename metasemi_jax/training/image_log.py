@@ -43,13 +43,7 @@ def view_sheets(to_batch: Callable, device_data: Any, rows: Any, spec: InputSpec
 
 
 def example_images(dataset: Any, split: Split, unlabeled: np.ndarray) -> Callable[[], dict[str, Examples]]:
-    """() -> at most `LOOKED_AT` unlabeled and test (without them validation) images, the same in every run.
-
-    Args:
-      dataset: the run's data.
-      split: labeled and validation images of the run.
-      unlabeled: int, positions of the unlabeled pool.
-    """
+    """() -> at most `LOOKED_AT` unlabeled and test (or validation) images, the same in every run."""
     held_out, _ = split_positions(dataset.train_ids, split.validation)
 
     def pick(images: Any, labels: np.ndarray, positions: np.ndarray) -> Examples:
@@ -82,7 +76,6 @@ def prediction_sheets(
     Args:
       predict: uint8 [n, H, W, C] -> probabilities [n, K].
       examples: what a function of `example_images` returns.
-      class_names: names of the K classes.
     """
     names = [_drawable(name, k) for k, name in enumerate(class_names)]
     sheets = {}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from metasemi_jax.classifier import WEIGHTS, Classifier, load_classifier
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.models.trained_parts import HEAD
 from metasemi_jax.models.vision_transformer import VisionTransformer, resized_positions
 from metasemi_jax.pretrained.weights_file import is_weights_file
@@ -39,36 +39,23 @@ def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
         state, note = begin_from_file(experiment.state, experiment.model, spec, source, name)
         return experiment._replace(state=state), note
     folder, weights = _parse(source)
-    try:
+    with as_user_error(UserError, lambda error: f'model.init_from={source}: {error}'):
         trained = load_classifier(folder, weights=weights)
-    except UserError as error:
-        raise UserError(f'model.init_from={source}: {error}') from error
     _check_fit(source, trained, experiment)
     same_classes = trained.class_names == experiment.class_names
     state = experiment.state
-    drawn = {'params': state.params, 'batch_stats': state.batch_stats}
     variables = jax.device_get(trained.variables)
     if isinstance(experiment.model, VisionTransformer) and not experiment.model.rotary:
         variables = _for_image_size(variables, trained, experiment)
-    taken = jax.tree.map_with_path(
-        lambda path, old, new: old if _is_head(path) and not same_classes else new,
-        drawn,
-        variables,
-    )
+    head = 'its last layer included'
+    if not same_classes:
+        variables = variables | {'params': variables['params'] | {HEAD: state.params[HEAD]}}
+        there, here = len(trained.class_names), len(experiment.class_names)
+        head = f'but for the last layer: other classes there ({there}) than here ({here})'
     # A copy each: the step donates both.
-    ema = jax.tree.map(np.copy, taken) if state.ema else state.ema
-    experiment = experiment._replace(state=state.replace(**taken, ema=ema))
-    head = (
-        'its last layer included'
-        if same_classes
-        else (
-            f'but for the last layer: other classes there ({len(trained.class_names)}) than here '
-            f'({len(experiment.class_names)})'
-        )
-    )
-    return experiment, (
-        f'model.init_from: {WEIGHTS[weights]} of {folder}, after step {trained.step:,}, {head}'
-    )
+    ema = jax.tree.map(np.copy, variables) if state.ema else state.ema
+    note = f'model.init_from: {WEIGHTS[weights]} of {folder}, after step {trained.step:,}, {head}'
+    return experiment._replace(state=state.replace(**variables, ema=ema)), note
 
 
 def _parse(source: str) -> tuple[str, str]:
@@ -95,14 +82,7 @@ def _check_fit(source: str, trained: Classifier, experiment: Experiment) -> None
 
 def _for_image_size(variables: Any, trained: Classifier, experiment: Experiment) -> Any:
     """A vision transformer's variables with the positions of this run's patches."""
-    patch, shapes = (
-        experiment.model.patch,
-        (trained.input_spec.image_shape, experiment.input_spec.image_shape),
-    )
+    patch, shapes = experiment.model.patch, [e.input_spec.image_shape for e in (trained, experiment)]
     old, new = ((height // patch, width // patch) for height, width, _ in shapes)
     positions = resized_positions(variables['params']['pos_embed'], old, new)
     return variables | {'params': variables['params'] | {'pos_embed': np.asarray(positions)}}
-
-
-def _is_head(path: Any) -> bool:
-    return any(getattr(key, 'key', None) == HEAD for key in path)

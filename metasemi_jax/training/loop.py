@@ -5,14 +5,15 @@ import functools
 import itertools
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
-from metasemi_jax.config import agreed_settings, check_config
+from metasemi_jax.config.checks import check_config
+from metasemi_jax.config.form import agreed_settings
 from metasemi_jax.distributed.multi_host import (
     check_same,
     failing_together,
@@ -23,7 +24,8 @@ from metasemi_jax.distributed.multi_host import (
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
 from metasemi_jax.errors import DivergedError
 from metasemi_jax.files import write_json
-from metasemi_jax.progress import Pace, ProgressLine, duration, say
+from metasemi_jax.metrics import Metrics
+from metasemi_jax.progress import Pace, ProgressLine, duration, parse_duration, say
 from metasemi_jax.results import reported_weights, summarize, table
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints
@@ -36,11 +38,21 @@ from metasemi_jax.training.prepared import prepare
 from metasemi_jax.training.recorder import NEW_RUN, Recorder
 from metasemi_jax.training.resume import open_and_restore
 from metasemi_jax.training.run_log import RunLog
-from metasemi_jax.training.time_budget import begun_plan, keep_plan, plan, recipe_of, seconds_of, with_plan
+from metasemi_jax.training.time_budget import begun_plan, keep_plan, plan, recipe_of, with_plan
 from metasemi_jax.training.trial import measure
 from metasemi_jax.workdir import Workdir
 
 MAX_ROLLBACKS = 3
+
+
+class Session(NamedTuple):
+    """What one start of a run works with."""
+
+    files: Workdir
+    experiment: Experiment
+    mesh: Mesh
+    started: float  # a `time.perf_counter()`
+    log_images: bool
 
 
 def train_and_evaluate(config: Any, workdir: str, *, log_images: bool = False) -> dict[str, Any]:
@@ -82,28 +94,27 @@ def _train_and_evaluate(config: Any, files: Workdir, started: float, log_images:
     with failing_together():
         mesh = make_mesh()
         experiment = _build_experiment(config, files, mesh)
-        config = experiment.config
-    check_same('settings that were chosen', agreed_settings(config))
+    check_same('settings that were chosen', agreed_settings(experiment.config))
     check_same('images or split of them', experiment.data_sha256 + experiment.split_sha256)
+    session = Session(files, experiment, mesh, started, log_images and jax.process_count() == 1)
     with contextlib.ExitStack() as stack:
         with failing_together():
             if is_primary():
                 stack.enter_context(files.lock())
         if config.time_budget and not planned:
-            config = _fix_total_steps(config, files, experiment, mesh, started)
-            experiment = rescheduled(experiment, config)
+            session = _with_planned_steps(session)
         with failing_together():
             if is_primary():
                 if longer:
                     # These metrics are of fewer steps than config.json is about to name.
                     files.results.rename(files.path / f'results_{earlier["steps"]}.json')
-                describe_run(config, files, experiment)
+                describe_run(files, session.experiment)
         with failing_together():
             files.check_shared()
         say(experiment.description)
         if experiment.chosen:
             say(experiment.chosen)
-        results = _results(config, experiment, _run(config, files, experiment, mesh, started, log_images))
+        results = _results(session.experiment, _run(session))
         if is_primary():
             write_json(files.results, results)
     say(f'{table(results)}\n{duration(results["wall_time_s"])} in all\n{files.describe()}')
@@ -141,10 +152,10 @@ def _build_experiment(config: Any, files: Workdir, mesh: Mesh) -> Experiment:
     return experiment
 
 
-def describe_run(config: Any, files: Workdir, experiment: Experiment) -> None:
+def describe_run(files: Workdir, experiment: Experiment) -> None:
     """Write what `predict` and a later start need to know of the run, before its first step."""
     files.create(
-        config,
+        experiment.config,
         experiment.split.labeled,
         validation_ids=experiment.split.validation,
         class_names=experiment.class_names,
@@ -152,8 +163,9 @@ def describe_run(config: Any, files: Workdir, experiment: Experiment) -> None:
     )
 
 
-def _results(config: Any, experiment: Experiment, run_metrics: dict[str, Any]) -> dict[str, Any]:
+def _results(experiment: Experiment, run_metrics: dict[str, Any]) -> dict[str, Any]:
     """The contents of results.json."""
+    config = experiment.config
     weights = reported_weights(run_metrics, ema_decay=config.ema_decay, total_steps=config.total_steps)
     return run_metrics | {
         'seed': config.seed,
@@ -165,16 +177,13 @@ def _results(config: Any, experiment: Experiment, run_metrics: dict[str, Any]) -
     }
 
 
-def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float) -> Any:
-    """Find how many steps the time budget has room for, and keep that; returns the config with them.
-
-    Raises:
-      UserError: the budget is too short.
-    """
-    budget = seconds_of(config)
+def _with_planned_steps(session: Session) -> Session:
+    """`session` with as many steps as its time budget has room for, which the workdir keeps."""
+    files, config = session.files, session.experiment.config
+    budget = parse_duration(config.time_budget)
     say(f'time_budget={config.time_budget}: compiling, and timing some steps ...')
-    costs = measure(config, experiment, mesh, files.path, budget)
-    left = float(of_primary(np.asarray(budget - (time.perf_counter() - started))))
+    costs = measure(session.experiment, session.mesh, files.path, budget)
+    left = float(of_primary(np.asarray(budget - (time.perf_counter() - session.started))))
     run = plan(recipe_of(config), costs, left)
     with failing_together():
         if is_primary():
@@ -183,42 +192,33 @@ def _fix_total_steps(config: Any, files: Workdir, experiment: Experiment, mesh: 
         f'{run["total_steps"]:,} steps in the {duration(left)} left, of {costs.step:.3g} s each; '
         f'an evaluation ({costs.evaluation:.2g} s) every {run["eval_every"]:,}'
     )
-    return with_plan(config, run)
+    return session._replace(experiment=rescheduled(session.experiment, with_plan(config, run)))
 
 
-def _run(
-    config: Any, files: Workdir, experiment: Experiment, mesh: Mesh, started: float, log_images: bool
-) -> dict[str, Any]:
+def _run(session: Session) -> dict[str, Any]:
     """Train to the end; if the loss diverges and the config says so, go back to the last checkpoint."""
     rollbacks = 0
     with stop_on_signals() as stop:
         while True:
             try:
-                return _run_once(config, files, experiment, mesh, started, rollbacks, stop, log_images)
+                return _run_once(session, rollbacks, stop)
             except DivergedError as error:
-                if config.on_nonfinite != 'rollback' or stop:
+                if session.experiment.config.on_nonfinite != 'rollback' or stop:
                     raise
                 if error.rollbacks == MAX_ROLLBACKS:
                     advice = f'{MAX_ROLLBACKS} rollbacks did not help: {NEW_RUN}'
                     raise DivergedError(error.what, advice, rollbacks=MAX_ROLLBACKS) from error
                 rollbacks = error.rollbacks + 1
                 say(f'{error.what}; rollback {rollbacks} of {MAX_ROLLBACKS}, at half the learning rate')
-                started = time.perf_counter()
+                session = session._replace(started=time.perf_counter())
 
 
-def _run_once(
-    config: Any,
-    files: Workdir,
-    experiment: Experiment,
-    mesh: Mesh,
-    started: float,
-    rollbacks: int,
-    stop: StopRequest,
-    log_images: bool,
-) -> dict[str, Any]:
+def _run_once(session: Session, rollbacks: int, stop: StopRequest) -> dict[str, Any]:
     """Restore, train what is left, and sum up."""
+    files, experiment = session.files, session.experiment
+    config = experiment.config
     with contextlib.ExitStack() as stack:
-        manager, state, record = open_and_restore(files.checkpoints, experiment, mesh)
+        manager, state, record = open_and_restore(files.checkpoints, experiment, session.mesh)
         stack.enter_context(closing_checkpoints(manager))
         start = int(state.step)
         with failing_together():
@@ -232,7 +232,7 @@ def _run_once(
             num_classes=len(experiment.class_names),
             split_sha256=experiment.split_sha256,
             data_sha256=experiment.data_sha256,
-            started=started,
+            started=session.started,
             record=record,
             rollbacks=rollbacks,
         )
@@ -245,7 +245,7 @@ def _run_once(
                 recorder.amend(start, state)
         # Closing the generator ends its worker processes.
         host_batches = stack.enter_context(contextlib.closing(experiment.pipeline.host_batches(start)))
-        stopped_at = _loop(config, experiment, mesh, host_batches, state, recorder, stop, log_images)
+        stopped_at = _loop(session, host_batches, state, recorder, stop)
     if stopped_at < config.total_steps:
         say(f'{stop.name}: saved after step {stopped_at}; the same command continues from there')
         raise SystemExit(stop.exit_code)
@@ -257,28 +257,21 @@ def _run_once(
 
 
 def _loop(
-    config: Any,
-    experiment: Experiment,
-    mesh: Mesh,
-    host_batches: Iterator[Any],
-    state: TrainState,
-    recorder: Recorder,
-    stop: StopRequest,
-    log_images: bool,
+    session: Session, host_batches: Iterator[Any], state: TrainState, recorder: Recorder, stop: StopRequest
 ) -> int:
     """Train to the end, or until `stop`; returns the last step done, which is saved."""
-    start = step = int(state.step)
-    prepared = prepare(config, experiment, mesh, lr_factor=0.5**recorder.rollbacks)
-    run_steps, device_data, key, max_steps = prepared
-    cadences = (config.log_every, config.eval_every, config.checkpoint_every)
-    log_images = log_images and jax.process_count() == 1
-    if log_images and start == 0:
+    experiment, mesh = session.experiment, session.mesh
+    config, start = experiment.config, int(state.step)
+    step, views = start, None
+    run_steps, device_data, key, max_steps = prepare(experiment, mesh, lr_factor=0.5**recorder.rollbacks)
+    if session.log_images and start == 0:
         # The first step trains on this batch too.
         first = next(host_batches)
         host_batches = itertools.chain([first], host_batches)
-        shown_rows = first_rows(first)
+        shown = experiment.pipeline.to_batch, device_data, first_rows(first), experiment.input_spec, key
+        views = functools.partial(view_sheets, *shown)
     sums = place(recorder.window, replicated(mesh)) if recorder.window else None
-    for end in call_ends(start, config.total_steps, max_steps, cadences):
+    for end in call_ends(start, config.total_steps, max_steps, _cadences(config)):
         previous = sums
         with jax.transfer_guard('disallow'):
             batches, count = place_host_batches(host_batches, end - step, max_steps, mesh)
@@ -296,36 +289,48 @@ def _loop(
             jax.block_until_ready(previous)
         if step == start:
             recorder.first_call_done(end, sums)
-            if log_images and start == 0:
-                spec, to_batch = experiment.input_spec, experiment.pipeline.to_batch
-                recorder.show_images(0, view_sheets(to_batch, device_data, shown_rows, spec, key))
+            if views:
+                recorder.show_images(0, views())
         step, stopping = end, stop.reached()
-        last = step == config.total_steps
-        due = last or any(step % cadence == 0 for cadence in cadences)
-        if not (stopping or due):
-            recorder.tick(step)
-            continue
-        if due:
-            # A stop in between leaves the window open: the run goes on with its sums.
-            recorder.log(step, sums)
-            sums = None
-        # A stop does not wait for an evaluation; the run makes up for it when it goes on.
-        evaluating = last or (step % config.eval_every == 0 and not stopping)
-        lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate, experiment.probe)
-        scheduled = last or lowest or step % config.checkpoint_every == 0
-        if stopping or scheduled:
-            recorder.save(step, state, sums=sums, scheduled=scheduled)
-        # After the save: if the disk is full, weights are worth more than pictures.
-        if last and log_images:
-            recorder.show_images(step, _prediction_sheets(experiment, state))
-        if due:
-            recorder.show(step)
+        sums = _record(session, step, state, sums, recorder, stopping=stopping)
         if stopping:
             break
     return step
 
 
+def _cadences(config: Any) -> tuple[int, int, int]:
+    return config.log_every, config.eval_every, config.checkpoint_every
+
+
+def _record(
+    session: Session, step: int, state: TrainState, sums: Metrics, recorder: Recorder, *, stopping: bool
+) -> Metrics | None:
+    """Log, evaluate, save and draw what is due after `step`; returns the sums of the window that goes on."""
+    experiment = session.experiment
+    config = experiment.config
+    last = step == config.total_steps
+    due = last or any(step % cadence == 0 for cadence in _cadences(config))
+    if not (stopping or due):
+        recorder.tick(step)
+        return sums
+    if due:
+        # A stop in between leaves the window open: the run goes on with its sums.
+        recorder.log(step, sums)
+        sums = None
+    # A stop does not wait for an evaluation; the run makes up for it when it goes on.
+    evaluating = last or (step % config.eval_every == 0 and not stopping)
+    lowest = evaluating and recorder.evaluate(step, state, experiment.evaluate, experiment.probe)
+    scheduled = last or lowest or step % config.checkpoint_every == 0
+    if stopping or scheduled:
+        recorder.save(step, state, sums=sums, scheduled=scheduled)
+    # After the save: if the disk is full, weights are worth more than pictures.
+    if last and session.log_images:
+        recorder.show_images(step, _prediction_sheets(experiment, state))
+    if due:
+        recorder.show(step)
+    return sums
+
+
 def _prediction_sheets(experiment: Experiment, state: TrainState) -> dict[str, np.ndarray]:
-    variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    predict = functools.partial(jax.jit(experiment.predict), variables)
+    predict = functools.partial(jax.jit(experiment.predict), state.variables)
     return prediction_sheets(predict, experiment.examples(), experiment.class_names)

@@ -20,16 +20,9 @@ class Prepared(NamedTuple):
     max_steps: int  # of one call
 
 
-def prepare(config: Any, experiment: Experiment, mesh: Mesh, *, lr_factor: float = 1.0) -> Prepared:
-    """Place the data of `experiment` on the devices, and make the function that does up to `max_steps` steps.
-
-    Args:
-      config: settings of the run.
-      experiment: data and step of the run.
-      mesh: mesh over all devices.
-      lr_factor: factor on the learning rate.
-    """
-    pipeline = experiment.pipeline
+def prepare(experiment: Experiment, mesh: Mesh, *, lr_factor: float = 1.0) -> Prepared:
+    """Place the data of `experiment` on the devices; make the function that does up to `max_steps` steps."""
+    config, pipeline = experiment.config, experiment.pipeline
     streaming = not jax.tree.leaves(pipeline.device_data)
     max_steps = steps_per_call(config, streaming=streaming)
     run = make_run_steps(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metasemi_jax.data.batches.views import Statistics, normalize_by
+from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.network import as_network
@@ -30,25 +31,17 @@ class ProbeData(NamedTuple):
 
 
 def place_probe_data(
-    images: Any,
-    labels: np.ndarray,
-    labeled: np.ndarray,
-    unlabeled: np.ndarray,
-    statistics: Statistics,
-    mesh: Mesh,
+    dataset: Dataset, pools: tuple[np.ndarray, np.ndarray], statistics: Statistics, mesh: Mesh
 ) -> ProbeData:
     """Draw up to `PROBED_IMAGES` of each pool and place them on the devices of `mesh`.
 
     Args:
-      images: training images, an array or `StoredImages`.
-      labels: int [N], their labels.
-      labeled, unlabeled: positions of the two pools in `images`. Every process draws the same.
-      statistics: as `normalize_by` takes them.
-      mesh: mesh over all devices.
+      pools: positions of labeled and unlabeled training images. Every process draws the same.
     """
+    images, labels = dataset.train_images, dataset.train_labels
     most = min(PROBED_IMAGES, max(1, PROBED_BYTES // int(np.prod(images.shape[1:]))))
     rng = np.random.default_rng(0)
-    drawn = [np.sort(rng.choice(pool, min(most, len(pool)), replace=False)) for pool in (labeled, unlabeled)]
+    drawn = [np.sort(rng.choice(pool, min(most, len(pool)), replace=False)) for pool in pools]
     pixels = [np.asarray(images[positions]) for positions in drawn]
     data = ProbeData(pixels[0], labels[drawn[0]].astype(np.int32), pixels[1], statistics)
     return place(data, replicated(mesh))

@@ -4,15 +4,16 @@ The network and the normalisation are those of the weights. config.json keeps wh
 neither a resumed run nor a user of its network needs the file.
 """
 
-import copy
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from metasemi_jax.config.form import with_fields
 from metasemi_jax.data.dataset import InputSpec
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.models.trained_parts import HEAD
 from metasemi_jax.models.vision_transformer import resized_positions
 from metasemi_jax.pretrained.networks import Published, as_published
@@ -24,19 +25,11 @@ FIRST = ('conv1', 'conv_stem', 'patch_embed')
 
 
 def load_published(source: str) -> Published:
-    """The weights of the file that `model.init_from` names.
-
-    Raises:
-      UserError: the file cannot be used.
-    """
-    try:
+    """The weights of the file that `model.init_from` names."""
+    with as_user_error(UserError, lambda error: f'model.init_from={error}'):
         weights = read_weights(source)
-    except UserError as error:
-        raise UserError(f'model.init_from={error}') from error
-    try:
+    with as_user_error(UserError, lambda error: f'model.init_from={source} {error}'):
         return as_published(weights)
-    except UserError as error:
-        raise UserError(f'model.init_from={source} {error}') from error
 
 
 def with_published_network(config: Any) -> tuple[Any, Published | None]:
@@ -55,12 +48,8 @@ def with_published_network(config: Any) -> tuple[Any, Published | None]:
     published = load_published(source)
     name = config.model.name or published.name
     check_network(source, published, name)
-    config = copy.deepcopy(config)
-    config.model.name = name
-    for size, number in published.sizes.items():
-        if config.model[size] is None:
-            config.model[size] = number
-    return config, published
+    sizes = {f'model.{size}': n for size, n in published.sizes.items() if config.model[size] is None}
+    return with_fields(config, sizes | {'model.name': name}), published
 
 
 def check_network(source: str, published: Published, name: str) -> None:
@@ -79,18 +68,16 @@ def with_normalisation(config: Any, published: Published, channels: int) -> Any:
     """
     if len(config.data.mean):
         return config
-    config = copy.deepcopy(config)
-    config.data.mean, config.data.std = _normalisation(published, channels)
-    return config
+    mean, std = _normalisation(published, channels)
+    return with_fields(config, {'data.mean': mean, 'data.std': std})
 
 
 def _normalisation(published: Published, channels: int) -> tuple[tuple[float, ...], ...]:
-    return _of_channels(published.mean, channels), _of_channels(published.std, channels)
+    def of_channels(values: tuple[float, ...]) -> tuple[float, ...]:
+        values = values if channels == len(values) else (sum(values) / len(values),) * channels
+        return tuple(round(value, 6) for value in values)
 
-
-def _of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    values = values if channels == len(values) else (sum(values) / len(values),) * channels
-    return tuple(round(value, 6) for value in values)
+    return of_channels(published.mean), of_channels(published.std)
 
 
 def begin_from_file(
@@ -99,16 +86,11 @@ def begin_from_file(
     """`state` before its first step with the weights of a file, but for the last linear layer.
 
     Args:
-      state: drawn weights.
-      model: the network that they are of.
       spec: shape and normalisation of the run's images.
       source, name: `model.init_from` and `model.name`.
 
     Returns:
       The state, and one line for people.
-
-    Raises:
-      UserError: a file that cannot be used, or does not fit.
     """
     published = load_published(source)
     check_network(source, published, name)
@@ -124,11 +106,10 @@ def begin_from_file(
         grid = height // model.patch, width // model.patch
         old = published.grid, published.grid
         params['pos_embed'] = np.asarray(resized_positions(params['pos_embed'], old, grid))
-    drawn = {'params': state.params, 'batch_stats': state.batch_stats}
     new = {'params': params, 'batch_stats': body['batch_stats']}
     new['params'][HEAD] = state.params[HEAD]
-    _check_sizes(source, drawn, new)
-    new = jax.tree.map(lambda old, leaf: np.asarray(leaf, old.dtype), drawn, new)
+    _check_sizes(source, state.variables, new)
+    new = jax.tree.map(lambda old, leaf: np.asarray(leaf, old.dtype), state.variables, new)
     ema = jax.tree.map(np.copy, new) if state.ema else state.ema
     return state.replace(**new, ema=ema), (
         f'model.init_from: {name} of {source}, but for the last layer, of {published.head_classes or "no"} '
@@ -152,10 +133,7 @@ def _for_grey(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_sizes(source: str, drawn: Any, new: Any) -> None:
-    here, there = (
-        {jax.tree_util.keystr(path, simple=True, separator='/'): jnp.shape(leaf) for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (drawn, new))
-    )
+    here, there = (jax.tree.map(jnp.shape, flatten_dict(tree, sep='/')) for tree in (drawn, new))
     for name in sorted(here.keys() | there.keys()):
         if here.get(name) != there.get(name):
             raise UserError(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import BUDGETED
+from metasemi_jax.config.fields import BUDGETED
 from metasemi_jax.methods import method_options
 from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.mlp import MLP
@@ -188,18 +188,6 @@ def _ema_decay(facts: Facts, fields: Fields) -> float:
     return round(1 - 1 / min(1000, max(2, fields['total_steps'] / 100)), 4)
 
 
-def _pad(facts: Facts, fields: Fields) -> int:
-    return 0 if _features(facts) else max(1, min(facts.image_shape[:2]) // 8)
-
-
-def _pad_mode(facts: Facts, fields: Fields) -> str:
-    return 'black' if facts.black_border or _features(facts) else 'reflect'
-
-
-def _batch_size(facts: Facts, fields: Fields) -> int:
-    return PUBLISHED_BATCH_SIZE[facts.accelerator] if _published(fields) else BATCH_SIZE
-
-
 def _published(fields: Fields) -> bool:
     """Whether the run starts from published weights."""
     return is_weights_file(fields['model.init_from'])
@@ -217,7 +205,9 @@ RULES: dict[str, Rule] = {
     'model.name': _model,
     'model.dropout_rate': _dropout,
     'undropped_statistics': lambda facts, fields: bool(fields['model.dropout_rate']),
-    'batch_size': _batch_size,
+    'batch_size': lambda facts, fields: (
+        PUBLISHED_BATCH_SIZE[facts.accelerator] if _published(fields) else BATCH_SIZE
+    ),
     'total_steps': _total_steps,
     'optimizer.lr': lambda facts, fields: PUBLISHED_LR if _published(fields) else LR,
     'optimizer.warmup_steps': _warmup,
@@ -225,8 +215,8 @@ RULES: dict[str, Rule] = {
     'ema_decay': _ema_decay,
     'eval_every': _share(0.05),
     'checkpoint_every': _share(0.25),
-    'data.pad': _pad,
-    'data.pad_mode': _pad_mode,
+    'data.pad': lambda facts, fields: 0 if _features(facts) else max(1, min(facts.image_shape[:2]) // 8),
+    'data.pad_mode': lambda facts, fields: 'black' if facts.black_border or _features(facts) else 'reflect',
 }
 
 

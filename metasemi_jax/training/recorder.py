@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from metasemi_jax import metrics
-from metasemi_jax.errors import DivergedError, UserError
+from metasemi_jax.errors import DivergedError, as_user_error, reason_of
 from metasemi_jax.metrics import Metrics, all_finite
 from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
 from metasemi_jax.results import Evaluation
@@ -153,7 +154,7 @@ class Recorder:
         An equal error counts as lower: among equal steps the latest is the best.
         """
         scalars, errors = {}, {}
-        weights = {'': {'params': state.params, 'batch_stats': state.batch_stats}}
+        weights = {'': state.variables}
         if state.ema:
             weights['ema_'] = state.ema
         for prefix, variables in weights.items():
@@ -174,7 +175,8 @@ class Recorder:
 
     def show_images(self, step: int, images: dict[str, np.ndarray]) -> None:
         """Hand uint8 [H, W, 3] images to TensorBoard, by tag."""
-        self._writing(lambda: self._log.write_images(step, images))
+        with self._named():
+            self._log.write_images(step, images)
 
     def evaluated(self, step: int) -> bool:
         """Whether `step` is the last one that was evaluated."""
@@ -186,8 +188,6 @@ class Recorder:
         """Start to write a checkpoint.
 
         Args:
-          step: steps done.
-          state: after them.
           sums: sums of the metrics since the last log, where a stop cuts that window in two.
           scheduled: whether an undisturbed run saves here too.
 
@@ -218,16 +218,17 @@ class Recorder:
         } | self._identity
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
-        self._writing(lambda: self._log.write(step, scalars))
+        with self._named():
+            self._log.write(step, scalars)
 
-    def _writing(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            raise UserError(
-                f'metrics.jsonl cannot be written ({error.strerror or error}); {self._last_saved()}: make '
-                'room, and the same command goes on from it'
-            ) from error
+    def _named(self) -> AbstractContextManager[None]:
+        """Make an OSError of the log a UserError."""
+
+        def message(error: OSError) -> str:
+            what = f'metrics.jsonl cannot be written ({reason_of(error)}); {self._last_saved()}'
+            return f'{what}: make room, and the same command goes on from it'
+
+        return as_user_error(OSError, message)
 
     def _last_saved(self) -> str:
         # A checkpoint that is being written may yet fail as well.

@@ -13,16 +13,11 @@ from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.errors import UserError
 from metasemi_jax.progress import say
 from metasemi_jax.train_step import TrainState
-from metasemi_jax.training.checkpoint import (
-    Restored,
-    check_readable,
-    damaged_folder,
-    open_checkpoints,
-    restore_newest,
-    set_aside,
-)
+from metasemi_jax.training.checkpoint import open_checkpoints
+from metasemi_jax.training.damaged import check_readable, damaged_folder, set_aside
 from metasemi_jax.training.experiment import Experiment
 from metasemi_jax.training.orbax_workarounds import steps_without_listing
+from metasemi_jax.training.restore import Restored, restore_newest
 
 
 def open_and_restore(

@@ -16,12 +16,12 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import write_atomically
 
 
 class RunLog:
-    """Appends scalars to metrics.jsonl and to TensorBoard's event files."""
+    """Appends scalars to metrics.jsonl and to TensorBoard's event files; an OSError where that cannot be."""
 
     def __init__(self, metrics_file: Path | None, *, start_step: int):
         """Continue the log of a run that goes on from `start_step`; what it logged later is done again.
@@ -36,7 +36,9 @@ class RunLog:
         self._writes = metrics_file is not None
         if not self._writes:
             return
-        try:
+        advice = 'nothing was lost: make room there, and the same command goes on'
+        unwritten = f'{metrics_file} cannot be written'
+        with as_user_error(OSError, lambda error: f'{unwritten} ({reason_of(error)}); {advice}'):
             _drop_after(metrics_file, start_step)
             self._file = metrics_file.open('a')
             # `SummaryWriter` writes in a thread, where a full disk would end in a traceback of its own.
@@ -44,18 +46,9 @@ class RunLog:
             suffix = f'.{os.getpid()}.{time.monotonic_ns()}'
             self._events = EventsWriter(str(metrics_file.with_name('events')), suffix)
             self._add_event(start_step + 1, session_log=SessionLog(status=SessionLog.START))
-        except OSError as error:
-            raise UserError(
-                f'{metrics_file} cannot be written ({error.strerror or error}); nothing was lost: make room '
-                'there, and the same command goes on'
-            ) from error
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """One line of JSON and one event, handed to the system at once, so that a kill loses none.
-
-        Raises:
-          OSError: they cannot be written.
-        """
+        """One line of JSON and one event, handed to the system at once, so that a kill loses none."""
         if not self._writes:
             return
         self._file.write(json.dumps({'step': step, **scalars}) + '\n')
@@ -64,11 +57,7 @@ class RunLog:
         self._add_event(step, summary=Summary(value=values))
 
     def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
-        """One event of uint8 [H, W, 3] images by tag, for TensorBoard alone.
-
-        Raises:
-          OSError: it cannot be written.
-        """
+        """One event of uint8 [H, W, 3] images by tag, for TensorBoard alone."""
         if not self._writes or not images:
             return
         values = [Summary.Value(tag=tag, image=_image_summary(pixels)) for tag, pixels in images.items()]
@@ -118,11 +107,8 @@ def read_lines(metrics_file: Path) -> Iterator[tuple[bytes, dict[str, Any] | Non
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
             yield line, None
             continue
-        yield line, {name: value for name, value in entry.items() if name == 'step' or _is_finite(value)}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        numbers = {name: value for name, value in entry.items() if isinstance(value, int | float)}
+        yield line, {name: value for name, value in numbers.items() if abs(value) <= sys.float_info.max}
 
 
 def _drop_after(metrics_file: Path, step: int) -> None:

@@ -3,12 +3,15 @@
 import math
 from typing import Any, NamedTuple
 
-from metasemi_jax.config import BUDGETED, check_fields, flatten
+from metasemi_jax.config.checks import check_fields
+from metasemi_jax.config.fields import BUDGETED
+from metasemi_jax.config.form import flatten, with_fields
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
 from metasemi_jax.methods import method_options
-from metasemi_jax.progress import duration, parse_duration
-from metasemi_jax.workdir import RESTORE, Workdir, naming, read_json
+from metasemi_jax.progress import duration
+from metasemi_jax.workdir import Workdir
+from metasemi_jax.workdir.reading import RESTORE, naming, read_json
 
 LEAST_STEPS = 10
 FOR_EVALUATIONS, FOR_CHECKPOINTS = 0.2, 0.1  # shares of the time that they may take
@@ -119,15 +122,8 @@ def keep_plan(files: Workdir, config: Any, run: dict[str, Any], costs: Costs) ->
 
 def with_plan(config: Any, run: dict[str, Any]) -> Any:
     """A copy of `config` with the fields of `run` in their place."""
-    planned = config.copy_and_resolve_references()
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in run.items()}
-    planned.update_from_flattened_dict(values)
-    return planned
-
-
-def seconds_of(config: Any) -> float:
-    """The budget of `config` in seconds."""
-    return parse_duration(config.time_budget)
+    return with_fields(config, values)
 
 
 def _read(files: Workdir) -> dict[str, Any]:

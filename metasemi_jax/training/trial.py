@@ -24,22 +24,19 @@ SHARE = 0.05  # of the budget, for the timed steps and for an evaluation
 MOST_SECONDS = 30.0
 
 
-def measure(config: Any, experiment: Experiment, mesh: Mesh, folder: Path | None, seconds: float) -> Costs:
+def measure(experiment: Experiment, mesh: Mesh, folder: Path | None, seconds: float) -> Costs:
     """Time the compiled step, an evaluation and a checkpoint; nothing that is trained here is kept.
 
     Args:
-      config: settings of the recipe.
       experiment: data, step and state; the state is copied.
-      mesh: mesh over all devices.
       folder: folder of the run, where a checkpoint is written for a moment; None: the run writes none.
-      seconds: length of the budget.
 
     Returns:
       The costs, the same in every process.
     """
     # A copy: the step donates its arrays.
     state = place(jax.tree.map(np.array, experiment.state), replicated(mesh))
-    prepared = prepare(config, experiment, mesh)
+    prepared = prepare(experiment, mesh)
     with contextlib.closing(experiment.pipeline.host_batches(0)) as host_batches:
         batches, count = place_host_batches(host_batches, 1, prepared.max_steps, mesh)
         with _without_compilation_cache():
@@ -81,7 +78,7 @@ def _time_evaluation(experiment: Experiment, state: Any, most: float) -> float:
 
     The second one is timed, since the first compiles; a first one of more than `most` seconds counts itself.
     """
-    weights = [{'params': state.params, 'batch_stats': state.batch_stats}, *[state.ema] * bool(state.ema)]
+    weights = [state.variables, *[state.ema] * bool(state.ema)]
 
     def evaluate() -> float:
         started = time.perf_counter()

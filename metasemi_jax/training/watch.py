@@ -40,9 +40,6 @@ def new_warnings(
 
     Args:
       looks: metrics of all evaluations so far, in their order.
-      known: the warnings so far.
-      total_steps: steps of the whole run.
-      num_classes: K.
     """
     settled = [look for look in looks if look.step >= SETTLED * total_steps]
     if len(settled) < SMOOTHED:

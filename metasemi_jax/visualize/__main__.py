@@ -25,7 +25,7 @@ from absl import flags
 
 from metasemi_jax.classifier import Classifier, load_classifier
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_data_location, define_weights, naming_output
+from metasemi_jax.command.flags import define_data_location, define_output, define_weights, naming_output
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable, write_atomically
@@ -62,12 +62,10 @@ def _define_flags(values: flags.FlagValues) -> None:
         upper_bound=2**32 - 1,
         flag_values=values,
     )
-    flags.DEFINE_string(
-        'output',
-        None,
+    define_output(
+        values,
         'Folder for the pictures and report.html, made if missing; by default figures in the workdir, for '
         'several runs runs/figures.',
-        flag_values=values,
     )
     flags.DEFINE_enum(
         'split',
@@ -134,15 +132,8 @@ def _output_folder(output: str | None, classifiers: Sequence[Classifier]) -> Pat
 
 
 def _check_output(target: Path, folders: Sequence[str]) -> None:
-    """Refuse a folder that cannot be written, or holds somebody's own pictures in the `folders` below it.
-
-    Raises:
-      UserError, OSError: naming what is in the way.
-    """
-    try:
-        check_writable(target)
-    except NotADirectoryError as error:
-        raise UserError(f'--output={target}: {error.filename} is a file; name a folder') from error
+    """Refuse a folder that cannot be written, or holds somebody's own pictures in the `folders` below it."""
+    check_writable(target, f'--output={target}')
     names = [f'{name}.{suffix}' for name in NAMES for suffix in FORMATS]
     paths = [target / PAGE, *(target / folder / name for folder in folders for name in names)]
     there = [path for path in paths if path.exists()]

@@ -26,6 +26,14 @@ class Rescaled(NamedTuple):
     confidence: Confidence
 
 
+class Reliability(NamedTuple):
+    """Calibration of the probabilities on a split."""
+
+    confidence: Confidence
+    rescaled: Rescaled | None  # at a temperature that was fitted on held-out images
+    why_not: str  # a sentence, where there is none
+
+
 class Bins(NamedTuple):
     """Bins of equal width over the probability of the predicted class."""
 
@@ -75,16 +83,9 @@ def rescale(probs: np.ndarray, temperature: float) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def draw_reliability(
-    confidence: Confidence, rescaled: Rescaled | None, why_not: str, *, name: str, split: str
-) -> Drawing:
-    """Accuracy against probability, and how many images have which.
-
-    Args:
-      confidence: confidence on the images of `split`.
-      rescaled: the same at a temperature that was fitted on held-out images.
-      why_not: a sentence, where there is none.
-    """
+def draw_reliability(reliability: Reliability, *, name: str, split: str) -> Drawing:
+    """Accuracy against probability, and how many images have which."""
+    confidence, rescaled, _ = reliability
     figure = new_figure(5.6, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 100], [0, 100], color='0.6', linestyle=':', label='calibrated')
@@ -101,7 +102,7 @@ def draw_reliability(
     thousands(lower.yaxis)
     for axes in (upper, lower):
         tidy(axes, 'both')
-    caption = _caption(confidence, rescaled, why_not, name=name, split=split)
+    caption = _caption(reliability, name=name, split=split)
     return Drawing('Reliability of the probabilities', figure, caption)
 
 
@@ -115,9 +116,8 @@ def _draw_line(axes: Any, bins: Bins, colour: str, style: str, label: str) -> No
     axes.scatter(*points, s=areas, color=colour, label=label, clip_on=False, zorder=3, **marker)
 
 
-def _caption(
-    confidence: Confidence, rescaled: Rescaled | None, why_not: str, *, name: str, split: str
-) -> str:
+def _caption(reliability: Reliability, *, name: str, split: str) -> str:
+    confidence, rescaled, why_not = reliability
     mean, correct = 100 * confidence.probability.mean(), 100 * confidence.correct.mean()
     verdict = 'underconfident' if mean < correct else 'overconfident'
     sentences = [

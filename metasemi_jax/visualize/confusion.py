@@ -18,7 +18,6 @@ def confusion_counts(labels: np.ndarray, classes: np.ndarray, num_classes: int) 
     Args:
       labels: int [N], -1 where it is not known; those count nowhere.
       classes: int [N], the predicted ones.
-      num_classes: K.
     """
     known = labels >= 0
     cells = labels[known].astype(int) * num_classes + classes[known]

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metasemi_jax.classifier import Classifier
-from metasemi_jax.config import flatten
-from metasemi_jax.data.images.counter import ImageCounter
-from metasemi_jax.predict.run_data import RunData, SplitImages, find_split, load_run_data
-from metasemi_jax.progress import ProgressLine
+from metasemi_jax.config.form import flatten
+from metasemi_jax.predict.run_data import RunData, find_split, load_run_data
+from metasemi_jax.progress import ImageCounter, ProgressLine
 from metasemi_jax.visualize.calibration import (
     FEWEST,
     Confidence,
+    Reliability,
     Rescaled,
     fit_temperature,
     rescale,
@@ -24,18 +24,10 @@ from metasemi_jax.visualize.classes import ClassCounts
 from metasemi_jax.visualize.confusion import confusion_counts
 from metasemi_jax.visualize.embedding import embed
 from metasemi_jax.visualize.mistakes import MOST, Mistakes, most_confident_mistakes
-from metasemi_jax.visualize.review import Review, Reviewed, choose_samples
+from metasemi_jax.visualize.review import Review, choose_samples
 from metasemi_jax.visualize.run_outputs import Judged, Sample, choose_judged, run_network
 from metasemi_jax.visualize.training_log import TrainingLog, read_training_log
 from metasemi_jax.visualize.tsne import EmbeddedPool
-
-
-class Reliability(NamedTuple):
-    """Calibration of the probabilities."""
-
-    confidence: Confidence
-    rescaled: Rescaled | None
-    why_not: str  # a sentence, where there is none
 
 
 class Run(NamedTuple):
@@ -69,11 +61,9 @@ def look(
     """Run the network over the run's images and keep what is drawn.
 
     Args:
-      classifier: as `load_classifier` returns it.
       split: images to judge by; None for the test images, or without any the validation images.
       num_points: largest number of images in t-SNE.
       seed: seeds the choice of those images, and t-SNE.
-      say: takes lines for people.
       data_path, data_dir: see `load_run_data`.
 
     Raises:
@@ -132,47 +122,20 @@ def _count(
     )
 
 
-def _pixels(images: SplitImages, positions: np.ndarray) -> np.ndarray:
-    # One by one: indexing a memory-mapped array with all positions reads them in that order.
-    return np.stack([np.asarray(images.images[i]) for i in images.positions[positions]])
-
-
 def _mistakes(judged: Judged) -> Mistakes | None:
-    labels = judged.labels
-    wrong = most_confident_mistakes(labels, judged.classes, judged.confidence)
-    if not len(wrong):
-        return None
-    top = wrong[:MOST]
-    places = judged.chosen[top]
-    return Mistakes(
-        _pixels(judged.images, places),
-        judged.images.ids[places],
-        labels[top],
-        judged.classes[top],
-        judged.confidence[top],
-        len(wrong),
-    )
+    wrong = most_confident_mistakes(judged.labels, judged.classes, judged.confidence)
+    return Mistakes(judged.show(wrong[:MOST]), len(wrong)) if len(wrong) else None
 
 
 def _review(unlabeled: Judged) -> Review:
     samples = choose_samples(unlabeled.classes, unlabeled.confidence)
-    kept = np.concatenate([np.concatenate([sample.most, sample.least]) for sample in samples])
-    places = unlabeled.chosen[kept]
-    at = {int(i): place for place, i in enumerate(kept)}
+    kept = np.unique(np.concatenate([part for sample in samples for part in (sample.most, sample.least)]))
     samples = [
-        sample._replace(
-            most=np.array([at[i] for i in sample.most.tolist()], int),
-            least=np.array([at[i] for i in sample.least.tolist()], int),
-        )
+        sample._replace(most=np.searchsorted(kept, sample.most), least=np.searchsorted(kept, sample.least))
         for sample in samples
     ]
-    shown = Reviewed(
-        _pixels(unlabeled.images, places),
-        unlabeled.images.ids[places],
-        unlabeled.labels[kept],
-        unlabeled.confidence[kept],
-    )
-    return Review(samples, shown, len(unlabeled.chosen), len(unlabeled.images.positions))
+    judged, total = len(unlabeled.chosen), len(unlabeled.images.positions)
+    return Review(samples, unlabeled.show(kept), judged, total)
 
 
 def _reliability(found: dict[str, Judged], judged: str) -> Reliability:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metasemi_jax.visualize.sheet import GAP, Cell, cell_height, draw_cell, new_sheet, percent
+from metasemi_jax.visualize.sheet import GAP, Cell, Shown, cell_height, draw_cell, new_sheet, percent
 from metasemi_jax.visualize.style import Drawing
 
 COLUMNS = 8
@@ -14,13 +14,9 @@ SIDE = 1.5  # inches of an image
 
 
 class Mistakes(NamedTuple):
-    """n images, the most confident first."""
+    """Wrong predictions."""
 
-    images: np.ndarray  # uint8 [n, H, W, C]
-    ids: np.ndarray  # str [n]
-    labels: np.ndarray  # int [n], the true class
-    classes: np.ndarray  # int [n], the predicted one
-    confidence: np.ndarray  # float [n], its probability
+    shown: Shown  # the most confident first
     total: int  # mistakes, drawn or not
 
 
@@ -32,19 +28,15 @@ def most_confident_mistakes(labels: np.ndarray, classes: np.ndarray, confidence:
 
 def draw_mistakes(mistakes: Mistakes, class_names: Sequence[str], *, name: str, split: str) -> Drawing:
     """A sheet of `mistakes`, each with its true and predicted class and its name, pixel by pixel."""
-    count = len(mistakes.images)
+    shown, count = mistakes.shown, len(mistakes.shown.images)
     columns = min(COLUMNS, max(count, 4))
     step_x, step_y = SIDE + GAP, cell_height(SIDE, 2)
     axes = new_sheet(columns * step_x, -(-count // columns) * step_y)
     for i in range(count):
         row, column = divmod(i, columns)
-        true, predicted = (class_names[k] for k in (mistakes.labels[i], mistakes.classes[i]))
-        cell = Cell(
-            mistakes.images[i],
-            [f'true: {true}', f'net: {predicted}'],
-            percent(mistakes.confidence[i]),
-            str(mistakes.ids[i]),
-        )
+        true, predicted = (class_names[k] for k in (shown.labels[i], shown.classes[i]))
+        words = [f'true: {true}', f'net: {predicted}']
+        cell = Cell(shown.images[i], words, percent(shown.confidence[i]), str(shown.ids[i]))
         draw_cell(axes, cell, column * step_x + GAP / 2, row * step_y, SIDE)
     which = f'The {count} most confidently wrong of {mistakes.total:,} wrongly classified'
     if count == mistakes.total:

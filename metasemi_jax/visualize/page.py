@@ -37,13 +37,7 @@ UNFOLDED = 20  # classes of a table that is shown at once
 
 
 def draw_files(runs: Sequence[Run], seed: int, *, now: datetime) -> dict[str, bytes]:
-    """Every file by its path in the output folder.
-
-    Args:
-      runs: runs of the same classes.
-      seed: seed of t-SNE, for the captions.
-      now: the date of the page.
-    """
+    """Every file of `runs`, of the same classes, by its path in the output folder; `now`: the page's date."""
     with drawing_fonts(_texts(runs)):
         return _draw_files(runs, seed, now)
 
@@ -64,7 +58,7 @@ def _texts(runs: Sequence[Run]) -> list[str]:
     texts = [*runs[0].classifier.class_names]
     for run in runs:
         texts += [run.classifier.files.path.name]
-        texts += [] if run.mistakes is None else run.mistakes.ids.tolist()
+        texts += [] if run.mistakes is None else run.mistakes.shown.ids.tolist()
         texts += [] if run.review is None else run.review.shown.ids.tolist()
     return texts
 
@@ -108,7 +102,7 @@ def _drawings(run: Run, name: str, class_names: Sequence[str]) -> dict[str, Draw
         counts = run.classes.counts
         found['confusion'] = draw_confusion(counts, class_names, **where)
         found['class_errors'] = draw_class_errors(counts, run.classes.labeled, class_names, **where)
-        found['reliability'] = draw_reliability(*run.reliability, **where)
+        found['reliability'] = draw_reliability(run.reliability, **where)
         found['mistakes'] = run.mistakes and draw_mistakes(run.mistakes, class_names, **where)
     sheets = draw_review(run.review, class_names, name=name) if run.review else []
     found |= {'unlabeled' if i == 0 else f'unlabeled_{i + 1}': sheet for i, sheet in enumerate(sheets)}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metasemi_jax.visualize.sheet import GAP, Cell, cell_height, draw_cell, new_sheet, percent
+from metasemi_jax.visualize.sheet import GAP, Cell, Shown, cell_height, draw_cell, new_sheet, percent
 from metasemi_jax.visualize.style import Drawing, fitted_name
 
 EACH = 6  # images of either end
@@ -26,20 +26,11 @@ class ClassSample(NamedTuple):
     least: np.ndarray  # int, the least certain first; none of `most`
 
 
-class Reviewed(NamedTuple):
-    """n images with their predictions."""
-
-    images: np.ndarray  # uint8 [n, H, W, C]
-    ids: np.ndarray  # str [n]
-    labels: np.ndarray  # int [n], -1 where the true class is not known
-    confidence: np.ndarray  # float [n]
-
-
 class Review(NamedTuple):
     """Contents of the sheets."""
 
     samples: list[ClassSample]  # positions in `shown`
-    shown: Reviewed
+    shown: Shown
     judged: int  # images that were classified
     total: int  # images that there are
 
@@ -98,7 +89,7 @@ def _draw_page(
     return Drawing(f'Unlabeled images with their predictions{number}', axes.figure, caption)
 
 
-def _cell(shown: Reviewed, i: int, predicted: int, class_names: Sequence[str]) -> Cell:
+def _cell(shown: Shown, i: int, predicted: int, class_names: Sequence[str]) -> Cell:
     label = int(shown.labels[i])
     wrong = label not in (-1, predicted)
     words = percent(shown.confidence[i]) + (f', is {class_names[label]}' if wrong else '')

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metasemi_jax.config import LOCATIONS, settled
+from metasemi_jax.config.fields import LOCATIONS
+from metasemi_jax.config.form import settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import method_options
 
@@ -25,18 +26,15 @@ def run_names(configs: Sequence[dict[str, Any]], folders: Sequence[str]) -> list
     names = []
     for config in configs:
         fields = [name for name in _differing(configs) if _says_something(config, name, configs)]
-        others = [f'{_short(name)}={config.get(name)}' for name in fields[:NAMED_FIELDS]]
+        others = [f'{name.removeprefix("method.")}={config.get(name)}' for name in fields[:NAMED_FIELDS]]
         if len(configs) == 1:
             others = [*_own_options(config), config['data.name'], f'seed {config["seed"]}']
-        names.append(', '.join([_method(config), *others, *['…'] * (len(fields) > NAMED_FIELDS)]))
+        # A user's own method is FOLDER/FILE.py:FUNCTION.
+        method = Path(str(config['method.name'])).name
+        names.append(', '.join([method, *others, *['…'] * (len(fields) > NAMED_FIELDS)]))
     if len({*names}) < len(names):
         names = [f'{name} ({folder})' for name, folder in zip(names, folders, strict=True)]
     return names
-
-
-def _method(config: dict[str, Any]) -> str:
-    # A user's own method is FOLDER/FILE.py:FUNCTION.
-    return Path(str(config['method.name'])).name
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
@@ -65,10 +63,6 @@ def _own_options(config: dict[str, Any]) -> list[str]:
         for name, default in defaults.items()
         if isinstance(default, bool) and config.get(f'method.{name}') not in (None, default)
     ]
-
-
-def _short(name: str) -> str:
-    return name.removeprefix('method.')
 
 
 def output_folders(names: Sequence[str]) -> list[str]:

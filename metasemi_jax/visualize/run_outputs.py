@@ -9,6 +9,7 @@ from metasemi_jax.classifier import Classifier, predict_batches
 from metasemi_jax.errors import UserError
 from metasemi_jax.predict.run_data import RunData, SplitImages, find_split, split_images
 from metasemi_jax.visualize.embedding import sample_sizes
+from metasemi_jax.visualize.sheet import Shown
 
 MOST_UNLABELED = 10_000  # that are classified to be reviewed; more would take longer than all else
 PROBABILITY_BYTES = 400_000_000
@@ -28,6 +29,14 @@ class Judged(NamedTuple):
     def labels(self) -> np.ndarray:
         """int [n], -1 where it is not known."""
         return self.images.labels[self.chosen]
+
+    def show(self, which: np.ndarray) -> Shown:
+        """The images at `which` of the n."""
+        places, images = self.chosen[which], self.images
+        # One by one: indexing a memory-mapped array with all positions reads them in that order.
+        pixels = np.stack([np.asarray(images.images[i]) for i in images.positions[places]])
+        predicted = self.classes[which], self.confidence[which]
+        return Shown(pixels, images.ids[places], images.labels[places], *predicted)
 
 
 class Sample(NamedTuple):

@@ -14,6 +14,16 @@ WORD_POINTS = 8
 LINE = 1.25 / 72  # inches of a line for each point of its letters
 
 
+class Shown(NamedTuple):
+    """n images with their predictions."""
+
+    images: np.ndarray  # uint8 [n, H, W, C]
+    ids: np.ndarray  # str [n]
+    labels: np.ndarray  # int [n], the true class, -1 where it is not known
+    classes: np.ndarray  # int [n], the predicted one
+    confidence: np.ndarray  # float [n], its probability
+
+
 class Cell(NamedTuple):
     """An image and its words."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from metasemi_jax.data.batches.resident import resident_pipeline
 from metasemi_jax.data.batches.views import make_views
 from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.sampling import Sampling
 from metasemi_jax.distributed.sharding import make_mesh, place, replicated
 from metasemi_jax.methods import create_method
 from metasemi_jax.models import create_model, init_variables
@@ -57,14 +58,11 @@ class Job:
         model = create_model(net, CLASSES, dtype=dtype, width=4, dropout_rate=0.5 if own else 0.0)
         method = create_method(name, model, **options)
         ema_decay = 0.9 if method.teacher else 0.0
+        ratio = 2 if method.second_view == 'strong' else 1
         self.pipeline = resident_pipeline(
             dataset,
-            np.arange(16),
-            np.arange(16, 64),
-            batch_size=batch_size,
-            seed=0,
-            unlabeled_ratio=2 if method.second_view == 'strong' else 1,
-            views=make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3, second=method.second_view),
+            Sampling(np.arange(16), np.arange(16, 64), batch_size, seed=0, unlabeled_ratio=ratio),
+            make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3, second=method.second_view),
         )
         tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
         step = make_train_step(method, tx, lr_schedule=lambda step: jnp.asarray(0.1), ema_decay=ema_decay)

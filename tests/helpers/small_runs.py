@@ -91,7 +91,7 @@ def make_run(workdir, config, errors=None):
     config = experiment.config
     files = Workdir(workdir)
     with files.lock():
-        describe_run(config, files, experiment)
+        describe_run(files, experiment)
     record = {'history': [], 'seconds': 0.0, 'split_sha256': experiment.split_sha256}
     record |= {'data_sha256': experiment.data_sha256}
     with closing_checkpoints(open_checkpoints(files.checkpoints)) as manager:

@@ -1,6 +1,7 @@
 """From a dataset in memory to the batches of the step."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.batches.views import Views, normalize_by
 from metasemi_jax.data.dataset import Dataset, Images
-from metasemi_jax.data.sampling import sample_stream
+from metasemi_jax.data.sampling import Sampling, sample_stream
 from metasemi_jax.distributed.sharding import process_rows
 
 Array = jax.Array
@@ -28,90 +29,53 @@ class Pipeline(NamedTuple):
     to_batch: Callable[[PyTree, PyTree, Array], Batch]  # (device_data, element, key), inside the jitted step
 
 
-def resident_pipeline(
-    dataset: Dataset,
-    labeled: np.ndarray,
-    unlabeled: np.ndarray,
-    *,
-    batch_size: int,
-    seed: int,
-    views: Views,
-    unlabeled_ratio: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Pipeline:
-    """All training images, or features, on every device; the host sends nothing but indices.
-
-    Args:
-      dataset: the data set whose training images stay on the devices.
-      labeled, unlabeled: positions of the two pools in it, which may overlap. An empty unlabeled pool gives
-        batches with no unlabeled images, which labeled-only training accepts.
-      batch_size: B of the labeled batch.
-      seed: seeds the labeled and the unlabeled index stream.
-      views: the augmentation of each image.
-      unlabeled_ratio: μ; the unlabeled batch has μ·B images.
-      process_index, process_count: which of how many processes this is; each sends its rows of a batch.
-    """
-    pools = [(len(labeled), LABELED_STREAM, batch_size)]
-    pools.append((len(unlabeled), UNLABELED_STREAM, unlabeled_ratio * batch_size))
+def resident_pipeline(dataset: Dataset, sampling: Sampling, views: Views) -> Pipeline:
+    """All training images, or features, on every device; the host sends nothing but indices."""
+    labeled, unlabeled, size, seed, ratio, *process = sampling
+    pools = (len(labeled), LABELED_STREAM, size), (len(unlabeled), UNLABELED_STREAM, ratio * size)
 
     def host_batches(start_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        step = start_step
-        while True:
+        for step in itertools.count(start_step):
             yield tuple(
-                sample_stream(size, (seed, stream), start=step * count, count=count)[
-                    process_rows(count, process_index, process_count)
+                sample_stream(available, (seed, stream), start=step * count, count=count)[
+                    process_rows(count, *process)
                 ].astype(np.int32)
-                for size, stream, count in pools
+                for available, stream, count in pools
             )
-            step += 1
 
     def to_batch(device_data: PyTree, drawn: tuple[Array, Array], key: Array) -> Batch:
         images, labels, *positions, statistics = device_data
         labeled_index, unlabeled_index = (
             position[index] for position, index in zip(positions, drawn, strict=True)
         )
-        return make_batch(
-            views._replace(statistics=statistics),
+        raw = Batch(
             images[labeled_index],
             labels[labeled_index],
             images[unlabeled_index],
             labels[unlabeled_index],
-            drawn[1],
-            key,
+            unlabeled_ids=drawn[1],
         )
+        return make_batch(views._replace(statistics=statistics), raw, key)
 
     data = (dataset.train_images, dataset.train_labels, labeled, unlabeled, views.statistics)
     return Pipeline(data, host_batches, to_batch)
 
 
-def make_batch(
-    views: Views,
-    labeled: Array,
-    labels: Array,
-    unlabeled: Array,
-    unlabeled_labels: Array,
-    unlabeled_ids: Array,
-    key: Array,
-    second: Array | None = None,
-) -> Batch:
+def make_batch(views: Views, raw: Batch, key: Array) -> Batch:
     """A step's batch from its decoded images, uint8, or from features.
 
-    `second` holds the images of the second view; None takes those of the weak view.
+    The strong images of `raw` are those of the second view; None takes those of the weak view.
     """
     labeled_key, unlabeled_key = jax.random.split(key)
     normalize = functools.partial(normalize_by, views.statistics)
     strong = None
     if views.second is not None:
-        second = unlabeled if second is None else second
+        second = raw.unlabeled_images if raw.strong_images is None else raw.strong_images
         strong = normalize(views.second(second, jax.random.fold_in(unlabeled_key, 1)))
-    return Batch(
-        labeled_images=normalize(views.weak(labeled, labeled_key)),
-        labels=labels,
-        unlabeled_images=normalize(views.weak(unlabeled, unlabeled_key)),
-        unlabeled_labels=unlabeled_labels,
+    return raw._replace(
+        labeled_images=normalize(views.weak(raw.labeled_images, labeled_key)),
+        unlabeled_images=normalize(views.weak(raw.unlabeled_images, unlabeled_key)),
         strong_images=strong,
-        unlabeled_ids=unlabeled_ids,
     )
 
 

@@ -1,5 +1,7 @@
 """From images on disk to the batches of the step: decoded by worker processes, sent as uint8."""
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,40 +14,38 @@ from metasemi_jax.data.batches.streamed_rows import HostCrop, Pool, StreamedRows
 from metasemi_jax.data.batches.views import Views
 from metasemi_jax.data.batches.workers import stream
 from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.sampling import Sampling
 
 Array = jax.Array
 PyTree = Any
 
 
 def streaming_pipeline(
-    dataset: Dataset,
-    labeled: np.ndarray,
-    unlabeled: np.ndarray,
-    *,
-    batch_size: int,
-    seed: int,
-    views: Views,
-    unlabeled_ratio: int = 1,
-    crop: HostCrop | None = None,
-    num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    dataset: Dataset, sampling: Sampling, views: Views, *, crop: HostCrop | None = None, num_workers: int = 0
 ) -> Pipeline:
     """Batches of the examples that `resident_pipeline` would choose, read from disk as they are needed.
 
     Args:
       dataset: `train_images` are `StoredImages`.
-      labeled, unlabeled, batch_size, seed, views, unlabeled_ratio: as for `resident_pipeline`, which has the
-        same signature so that the caller chooses between the two; the device makes the views.
+      sampling: its process sends a contiguous share of the rows of the global batch.
+      views: made by the device.
       crop: done before that, while decoding, its randomness from (seed, pool, number of the draw); None for
         the middle square of every image. With it, a second view is another crop, decoded besides.
       num_workers: processes that decode, see `workers.stream`.
-      process_index, process_count: this host sends its contiguous share of the rows of the global batch.
     """
+    labeled, unlabeled, batch_size, seed, ratio, process_index, process_count = sampling
     share = batch_size // process_count
-    pools = [Pool(labeled, LABELED_STREAM), Pool(unlabeled, UNLABELED_STREAM, unlabeled_ratio)]
+    first_row = process_index * share
+    pools = [Pool(labeled, LABELED_STREAM), Pool(unlabeled, UNLABELED_STREAM, ratio)]
     if crop is not None and views.second is not None:
         pools.append(pools[1]._replace(view=1))
+
+    def labels_and_ids(step: int) -> tuple[list[np.ndarray], np.ndarray]:
+        start = step * batch_size + first_row
+        drawn = [pool.indices(seed, start=start, count=share) for pool in pools[:2]]
+        known = zip(pools, drawn, strict=False)
+        labels = [dataset.train_labels[pool.positions[index]] for pool, index in known]
+        return labels, drawn[1].astype(np.int32)
 
     def host_batches(start_step: int) -> Iterator[PyTree]:
         rows = StreamedRows(
@@ -54,30 +54,20 @@ def streaming_pipeline(
             seed=seed,
             start_step=start_step,
             batch_size=batch_size,
-            first_row=process_index * share,
+            first_row=first_row,
             num_rows=share,
             crop=crop,
         )
-        elements = stream(rows, num_workers=num_workers)
-        step = start_step
-        try:
-            while True:
+        with contextlib.closing(stream(rows, num_workers=num_workers)) as elements:
+            for step in itertools.count(start_step):
                 images = rows.split(_gather(elements, rows, dataset.image_shape))
-                start = step * batch_size + process_index * share
-                drawn = [pool.indices(seed, start=start, count=share) for pool in pools[:2]]
-                labels = [
-                    dataset.train_labels[pool.positions[index]]
-                    for pool, index in zip(pools, drawn, strict=False)
-                ]
-                yield images, labels, drawn[1].astype(np.int32)
-                step += 1
-        finally:
-            elements.close()
+                yield images, *labels_and_ids(step)
 
     def to_batch(device_data: PyTree, sent: PyTree, key: Array) -> Batch:
         del device_data
-        images, labels, ids = sent
-        return make_batch(views, images[0], labels[0], images[1], labels[1], ids, key, *images[2:])
+        (labeled, unlabeled, *second), labels, ids = sent
+        raw = Batch(labeled, labels[0], unlabeled, labels[1], second[0] if second else None, ids)
+        return make_batch(views, raw, key)
 
     return Pipeline((), host_batches, to_batch)
 

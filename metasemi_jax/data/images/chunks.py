@@ -13,8 +13,14 @@ import numpy as np
 from metasemi_jax.data.images.decode import decode_square, reason
 from metasemi_jax.data.images.files import SUFFIXES
 from metasemi_jax.data.images.parallel import in_threads
-from metasemi_jax.data.paths import user_path
-from metasemi_jax.data.sources.image_arrays import channels_first, open_npy, pixels_to_uint8, resize_images
+from metasemi_jax.data.paths import images_path
+from metasemi_jax.data.sources.image_arrays import (
+    channels_first,
+    open_npy,
+    pixels_to_uint8,
+    reading_npz,
+    resize_images,
+)
 from metasemi_jax.data.sources.image_lists import list_below
 from metasemi_jax.errors import UserError
 
@@ -60,11 +66,7 @@ def open_images(
     """
     sources, paths = [], []
     for argument in arguments:
-        path = user_path(argument)
-        if not path.exists():
-            raise UserError(f'{argument}: there is no such file or folder')
-        if not path.is_file() and not path.is_dir():
-            raise UserError(f'{argument} is neither a file nor a folder; save the images as files')
+        path = images_path(argument)
         if path.suffix.lower() == '.npz':
             sources.append(_npz_source(path, image_shape))
         elif path.is_dir():
@@ -140,11 +142,8 @@ def _npz_source(path: Path, image_shape: ImageShape) -> ImageSource:
             f'{path}: x must be images [N, H, W] or [N, H, W, C] of integers or floats, it is '
             f'{list(shape)} of {dtype}{order}'
         )
-    if form != image_shape and channels_first(shape):
-        raise UserError(
-            f'{path}: x of shape {list(shape)} looks like [N, C, H, W], and images are [N, H, W, C]; save '
-            'x.transpose(0, 2, 3, 1)'
-        )
+    if form != image_shape and (fault := channels_first('x', shape)):
+        raise UserError(f'{path}: {fault}')
     if form[-1] != channels or (form != image_shape and height != width):
         raise UserError(
             f'{path}: its images are of {"×".join(map(str, form))}, the network takes '
@@ -172,28 +171,17 @@ def _npz_source(path: Path, image_shape: ImageShape) -> ImageSource:
 
 
 def _npz_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if 'x.npy' not in archive.namelist():
-                raise ValueError(f'it holds no x, but {", ".join(archive.namelist()) or "nothing"}')
-            with archive.open('x.npy') as file:
-                return open_npy(file)
-    # A damaged file makes zipfile, zlib and NumPy fail in many ways.
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with reading_npz(path), zipfile.ZipFile(path) as archive:
+        if 'x.npy' not in archive.namelist():
+            raise ValueError(f'it holds no x, but {", ".join(archive.namelist()) or "nothing"}')
+        with archive.open('x.npy') as file:
+            return open_npy(file)
 
 
 def _read_rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     wanted = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    try:
+    with reading_npz(path):
         content = file.read(wanted)
-    except Exception as error:  # as above
-        raise _unreadable(path, error) from error
-    if len(content) < wanted:
-        raise _unreadable(path, EOFError('it is cut short'))
+        if len(content) < wanted:
+            raise EOFError('it is cut short')
     return np.frombuffer(content, dtype).reshape(shape)
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    why = ' '.join(str(error).split())
-    return UserError(f'{path} cannot be read as an .npz file ({why}); write it again with numpy.savez')

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from metasemi_jax.data.images.random_resized_crop import CropRange, draw_box
+from metasemi_jax.errors import reason_of
 
 # Pillow judges a file by its contents: unless told otherwise it would start Ghostscript for PostScript that
 # is called x.png.
@@ -117,11 +118,7 @@ def resize_image(image: Image.Image, size: int) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Why an image cannot be read, for people."""
-    if isinstance(error, UnidentifiedImageError):
-        return 'not an image, or damaged'
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return ' '.join(str(error).split()) or type(error).__name__
+    return 'not an image, or damaged' if isinstance(error, UnidentifiedImageError) else reason_of(error)
 
 
 def _is_colour(image: Image.Image) -> bool:

@@ -8,11 +8,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from metasemi_jax.data.images.checked_files import file_key, recall, remember
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.decode import check_image, decode_square, is_colour, reason
 from metasemi_jax.data.images.parallel import in_threads
 from metasemi_jax.errors import UserError, first_ten
-from metasemi_jax.progress import ProgressLine
+from metasemi_jax.progress import ImageCounter, ProgressLine
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.webp', '.tif', '.tiff', '.gif')  # of `FORMATS`
 

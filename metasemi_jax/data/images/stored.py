@@ -7,7 +7,7 @@ import numpy as np
 
 from metasemi_jax.data.images.parallel import in_threads
 from metasemi_jax.data.images.random_resized_crop import CropRange
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import as_user_error
 
 
 class Storage(Protocol):
@@ -67,12 +67,11 @@ class StoredImages:
         from metasemi_jax.data.images import decode as image_decode
 
         number = int(self._positions[i])
-        try:
-            with self._storage.open(number) as file:
-                return getattr(image_decode, function)(file, *args, **kwargs)
+
+        def gone(error: Exception) -> str:
+            unread = f'{self._storage.name(number)} cannot be read any more ({image_decode.reason(error)})'
+            return f'{unread}; put it back, and the same command continues'
+
         # Pillow fails on damaged files with SyntaxError, struct.error and others.
-        except Exception as error:
-            name, why = self._storage.name(number), image_decode.reason(error)
-            raise UserError(
-                f'{name} cannot be read any more ({why}); put it back, and the same command continues'
-            ) from error
+        with as_user_error(Exception, gone), self._storage.open(number) as file:
+            return getattr(image_decode, function)(file, *args, **kwargs)

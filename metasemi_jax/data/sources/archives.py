@@ -1,4 +1,4 @@
-"""Readers of the original archives of SVHN, CIFAR and MNIST."""
+"""Readers of the original archives of SVHN, CIFAR and MNIST; a UserError names a file that is none."""
 
 import gzip
 import tarfile
@@ -40,11 +40,7 @@ CIFAR100 = Cifar(
 
 
 def read_svhn(path: Path) -> ArchiveSplit:
-    """Read a file of the cropped SVHN set, `train_32x32.mat` or `test_32x32.mat`.
-
-    Raises:
-      UserError: it is not such a file.
-    """
+    """Read a file of the cropped SVHN set, `train_32x32.mat` or `test_32x32.mat`."""
     # Imported here: SciPy's reader takes a while to load and serves the first use alone.
     from scipy.io import loadmat
 
@@ -64,9 +60,6 @@ def read_cifar(path: Path, layout: Cifar) -> tuple[dict[str, ArchiveSplit], dict
 
     Returns:
       The splits by name, and the class names by TFDS feature.
-
-    Raises:
-      UserError: it is not such a file.
     """
     with unreadable(path), tarfile.open(path, 'r:gz') as archive:
         # In one pass: to go back in a gzip stream is to unpack it again from the start.
@@ -88,11 +81,7 @@ def read_cifar(path: Path, layout: Cifar) -> tuple[dict[str, ArchiveSplit], dict
 
 
 def read_mnist(images_path: Path, labels_path: Path) -> ArchiveSplit:
-    """Read a pair of `...-images-idx3-ubyte.gz` and `...-labels-idx1-ubyte.gz`: MNIST's, or like it.
-
-    Raises:
-      UserError: one of them is not such a file.
-    """
+    """Read a pair of `...-images-idx3-ubyte.gz` and `...-labels-idx1-ubyte.gz`: MNIST's, or like it."""
     with unreadable(images_path):
         images = _read_idx(images_path, num_axes=3)[..., None]
     with unreadable(labels_path):

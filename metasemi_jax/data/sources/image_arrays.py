@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.decode import resize_image
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, as_user_error, first_ten, reason_of
 
 ARRAYS = ('x', 'y', 'x_val', 'y_val', 'x_test', 'y_test', 'class_names')
 SUFFIXES = ('', '_val', '_test')
@@ -27,7 +28,6 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     unlabeled. Without `class_names` the classes are called '0' to the largest label of `y`.
 
     Args:
-      path: the .npz file.
       image_size: images of another size are resized as files are, see `read_images`; 0 keeps their size.
       memory_budget: bytes that the images may take.
 
@@ -37,11 +37,12 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
     Raises:
       UserError: arrays that are missing, unknown or of another form, pixels or labels out of range, NaN.
     """
-    shapes, checksums = _readable(path, _shapes), _readable(path, _checksums)
+    shapes, checksums = _headers(path)
     _check_names(path, shapes)
     _check_pairs(path, shapes)
     _check_memory(path, shapes, image_size, memory_budget)
-    arrays = _readable(path, _arrays)
+    with reading_npz(path), np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
     images, labels = {}, {}
     for suffix in SUFFIXES:
         if f'x{suffix}' in shapes:
@@ -68,12 +69,8 @@ def load_npz(path: Path, *, image_size: int, memory_budget: int) -> Dataset:
 
 
 def npz_image_shape(path: Path) -> tuple[int, ...]:
-    """[H, W] or [H, W, C] of the images `x`, by the header alone.
-
-    Raises:
-      UserError: as `load_npz`.
-    """
-    shapes = _readable(path, _shapes)
+    """[H, W] or [H, W, C] of the images `x`, by the header alone."""
+    shapes, _ = _headers(path)
     _check_pairs(path, shapes)
     return shapes['x'][1:]
 
@@ -121,41 +118,30 @@ def open_npy(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return header(file)
 
 
-def _readable(path: Path, read: Callable[[Path], dict]) -> dict:
-    try:
-        return read(path)
+def reading_npz(path: Path) -> AbstractContextManager[None]:
+    """Make whatever fails in the block a UserError that names the file."""
     # A damaged file makes zipfile, zlib and NumPy fail in many ways; Python objects are a ValueError.
-    except Exception as error:
-        why = ' '.join(str(error).split())
-        raise UserError(
-            f'{path} cannot be read as an .npz file ({why}); write it again with numpy.savez'
-        ) from error
+    return as_user_error(
+        Exception,
+        lambda e: f'{path} cannot be read as an .npz file ({reason_of(e)}); write it again with numpy.savez',
+    )
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by the headers alone: arrays may exceed the memory."""
-    shapes = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as file:
-                shapes[member.removesuffix('.npy')] = open_npy(file)[0]
-    return shapes
-
-
-def _checksums(path: Path) -> dict[str, tuple[int, int]]:
-    """(CRC-32, bytes) of each array of images, which every .npz file holds anyway."""
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
-    return {name: (info.CRC, info.file_size) for name, info in members.items() if name.startswith('x')}
+def _headers(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, int]]]:
+    """Shapes by the headers alone, as arrays may exceed the memory; (CRC-32, bytes) of the images' arrays."""
+    shapes, checksums = {}, {}
+    with reading_npz(path), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix('.npy')
+            with archive.open(info) as file:
+                shapes[name] = open_npy(file)[0]
+            if name.startswith('x'):
+                checksums[name] = info.CRC, info.file_size
+    return shapes, checksums
 
 
 def _sha256(checksums: dict[str, tuple[int, int]], names: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([checksums.get(name) for name in names]).encode()).hexdigest()
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if name in ARRAYS}
 
 
 def _check_names(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -170,9 +156,12 @@ def _check_names(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         )
 
 
-def channels_first(shape: Sequence[int]) -> bool:
-    """Whether [N, a, b, c] can only mean [N, C, H, W], as PyTorch has images."""
-    return len(shape) == 4 and shape[1] <= 4 < min(shape[2:])
+def channels_first(name: str, shape: Sequence[int]) -> str:
+    """What to say of `name` if [N, a, b, c] can only mean [N, C, H, W], as PyTorch has images; else ''."""
+    if len(shape) != 4 or not shape[1] <= 4 < min(shape[2:]):
+        return ''
+    looks = f'{name} of shape {list(shape)} looks like [N, C, H, W], and images are [N, H, W, C]'
+    return f'{looks}; use {name}.transpose(0, 2, 3, 1)'
 
 
 def _check_pairs(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -186,11 +175,8 @@ def _check_pairs(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
             raise UserError(
                 f'{path}: {x} must be images [N, H, W] or [N, H, W, C], its shape is {list(shapes[x])}'
             )
-        if channels_first(shapes[x]):
-            raise UserError(
-                f'{path}: {x} of shape {list(shapes[x])} looks like [N, C, H, W], and images are [N, H, W, '
-                f'C]; save {x}.transpose(0, 2, 3, 1)'
-            )
+        if fault := channels_first(x, shapes[x]):
+            raise UserError(f'{path}: {fault}')
         if shapes[y] != shapes[x][:1]:
             raise UserError(
                 f'{path}: {x} holds {shapes[x][0]:,} images, so {y} must be [{shapes[x][0]}] labels; '
@@ -224,10 +210,8 @@ def _pixels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
                 f'{path}: {name} holds NaN or infinite pixels in {not_finite.sum():,} images, the first at '
                 f'position {not_finite.argmax()}'
             )
-    try:
+    with as_user_error(ValueError, lambda error: f'{path}: {name} holds {error}'):
         return pixels_to_uint8(values)
-    except ValueError as error:
-        raise UserError(f'{path}: {name} holds {error}') from error
 
 
 def _labels(path: Path, name: str, labels: np.ndarray, *, count: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from metasemi_jax.data.images.files import SUFFIXES
 from metasemi_jax.data.sources.image_walk import ImageWalk, is_image_name, is_workdir
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, as_user_error, first_ten
 
 LAYOUT = 'labeled/<class>/*, unlabeled/** and, if you have one, test/<class>/* and val/<class>/*'
 LISTED_SPLITS = ('train', 'val', 'test')
@@ -95,14 +95,15 @@ def list_csv(path: Path) -> Listing:
       UserError: columns, rows or splits of another form, files that do not exist or are named twice, by
         whatever path.
     """
-    try:
+    unlike = (csv.Error, UnicodeDecodeError)
+    with (
+        as_user_error(unlike, lambda error: f'{path} is not a CSV file in UTF-8 ({error})'),
         # Excel writes a byte order mark.
-        with path.open(newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(path, reader.fieldnames or [])
-            files = [_csv_row(path, reader.line_num, row) for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is not a CSV file in UTF-8 ({error})') from error
+        path.open(newline='', encoding='utf-8-sig') as file,
+    ):
+        reader = csv.DictReader(file, strict=True)
+        _check_columns(path, reader.fieldnames or [])
+        files = [_csv_row(path, reader.line_num, row) for row in reader]
     if not files:
         raise UserError(f'{path} names no image; a row is path,label')
     missing = [file.id for file in files if not (path.parent / file.id).is_file()]
@@ -130,34 +131,29 @@ def check_ids(source: str, ids: list[str]) -> None:
     if twice:
         raise UserError(f'{source} names {len(twice):,} images twice: {first_ten(twice)}; name each once')
     for name in ids:
-        if len(name.splitlines()) != 1 or name != name.strip() or not _is_utf8(name):
+        # Python reads bytes that are not UTF-8 as lone surrogates.
+        foreign = any('\ud800' <= letter <= '\udfff' for letter in name)
+        if len(name.splitlines()) != 1 or name != name.strip() or foreign:
             raise UserError(
                 f'{source}: the file name {name!r} has a line break, a space at an end, or '
                 'is not UTF-8; rename it'
             )
 
 
-def _is_utf8(name: str) -> bool:
-    # Python reads other bytes of a file name as lone surrogates.
-    return not any('\ud800' <= letter <= '\udfff' for letter in name)
-
-
 def _check_links(path: Path, files: list[ImageFile]) -> None:
     """Refuse two rows that links make the same image: one may be trained on, the other tested on."""
-    folders = {parent: os.path.realpath(path.parent / parent) for parent in {*map(_parent, files)}}
+    parents = {os.path.dirname(file.id) for file in files}
+    folders = {parent: os.path.realpath(path.parent / parent) for parent in parents}
     first: dict[str, str] = {}
     for file in files:
-        real = f'{folders[_parent(file)]}/{os.path.basename(file.id)}'
+        parent, name = os.path.split(file.id)
+        real = f'{folders[parent]}/{name}'
         real = os.path.realpath(real) if os.path.islink(real) else real
         if first.setdefault(real, file.id) != file.id:
             raise UserError(
                 f'{path} names one image twice: {file.id} and {first[real]} are the same file, by a link; '
                 'name each once'
             )
-
-
-def _parent(file: ImageFile) -> str:
-    return os.path.dirname(file.id)
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from metasemi_jax.data.images.files import SUFFIXES
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import as_user_error, first_ten, reason_of
 
 
 class ImageWalk:
@@ -78,11 +78,11 @@ class ImageWalk:
         if real in self._owners:
             self._again.append(f'{name}/')
             return real, []
-        try:
-            with os.scandir(path) as scanned:
-                entries = sorted(scanned, key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f'{error.filename or path} cannot be read ({error.strerror})') from error
+        with (
+            as_user_error(OSError, lambda e: f'{e.filename or path} cannot be read ({reason_of(e)})'),
+            os.scandir(path) as scanned,
+        ):
+            entries = sorted(scanned, key=lambda entry: entry.name)
         if name and is_workdir({entry.name for entry in entries}):
             self._workdirs.append(f'{name}/')
             return real, []

@@ -4,6 +4,7 @@ original tar files -> array_record, by TFDS's builder -> an index of file names 
 in the array_record files and are decoded when they are needed.
 """
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,21 @@ from typing import Any
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords, index_records
 from metasemi_jax.data.sources.imagenet_archives import ARCHIVES, check_archives, imagenet_splits
 from metasemi_jax.data.sources.tfds_prepare import prepare
 from metasemi_jax.data.sources.tfds_store import (
-    check_writable,
     data_root,
     is_prepared,
     made_once,
+    manual_folder,
     readable_errors,
 )
 from metasemi_jax.errors import UserError
-from metasemi_jax.progress import ProgressLine, duration
+from metasemi_jax.files import check_writable
+from metasemi_jax.progress import ImageCounter, ProgressLine, duration
 
 NAME = 'imagenet2012'
 VERSION = '5.1.0'
@@ -57,14 +57,8 @@ def load_imagenet(*, data_dir: str = '', manual_dir: str = '', image_size: int, 
         arrays, class_names = _read_index(cache, root) or _build_index(root, cache, manual_dir)
         builder = _builder(root)
         train, test = (
-            StoredImages(
-                ImageRecords(builder, split),
-                len(arrays[f'{split}_labels']),
-                image_size,
-                colour=True,
-                resize=resize,
-            )
-            for split in TFDS_SPLITS
+            StoredImages(records, len(records), image_size, colour=True, resize=resize)
+            for records in (ImageRecords(builder, split) for split in TFDS_SPLITS)
         )
     return Dataset(
         train,
@@ -95,18 +89,13 @@ def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | 
 
 
 def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
-    folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
+    folder = manual_folder(root, manual_dir)
     # Before the lock, which is the first thing to be written.
-    check_writable(NAME, cache)
+    check_writable(cache, NAME, 'use another folder with data.data_dir=')
     if not is_prepared(_builder(root)):
         check_archives(folder)
-    return made_once(
-        NAME,
-        root,
-        cache,
-        lambda: _read_index(cache, root),
-        lambda line: _prepare_and_index(root, cache, folder, line),
-    )
+    find = functools.partial(_read_index, cache, root)
+    return made_once(NAME, root, cache, find, functools.partial(_prepare_and_index, root, cache, folder))
 
 
 def _prepare_and_index(

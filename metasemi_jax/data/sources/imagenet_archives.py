@@ -1,4 +1,4 @@
-"""Checks and reads the two tar files of ImageNet."""
+"""Checks and reads the two tar files of ImageNet; a UserError names what is damaged."""
 
 import io
 import tarfile
@@ -21,9 +21,6 @@ def check_archives(folder: Path) -> None:
 
     Their checksums are not computed: that would read 155 GB. What is damaged inside is found when the images
     are read.
-
-    Raises:
-      UserError: naming the file, its bytes, and where it is to be had.
     """
     import tensorflow_datasets as tfds
 
@@ -59,11 +56,7 @@ def imagenet_splits(folder: Path, count: Callable[[int], None]) -> SplitGenerato
 
 
 def training_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(file name, synset, bytes) of each image in a tar file of tar files, one for each synset.
-
-    Raises:
-      UserError: it is not such a file.
-    """
+    """(file name, synset, bytes) of each image in a tar file of tar files, one for each synset."""
     with unreadable(path), tarfile.open(path, 'r:') as archive:
         for synset in archive:
             if not synset.isfile():
@@ -75,11 +68,7 @@ def training_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def validation_images(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """As `training_images`, of a flat tar file; TFDS lists the labels in the order of the files' names.
-
-    Raises:
-      UserError: it is not such a file.
-    """
+    """As `training_images`, of a flat tar file; TFDS lists the labels in the order of the files' names."""
     import tensorflow_datasets as tfds
 
     labels = tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt').read_text().split()

@@ -30,9 +30,7 @@ def check_originals(
     """The files of `originals` that `folder` does not hold; those that it holds are verified.
 
     Args:
-      dataset: name of the data set, for messages.
       folder: folder in which the user may have put the files, under their original names.
-      originals: what the dataset is made of.
       required: whether the user named this folder, so that a missing file is a mistake.
 
     Raises:
@@ -64,10 +62,7 @@ def check_network(
     """Ask for the first of the missing files, to fail soon where TFDS would go on trying for minutes.
 
     Args:
-      dataset: name of the data set, for messages.
       folder: folder into which the user could put the files instead.
-      missing: what has to be downloaded.
-      seconds: how long to wait for an answer.
 
     Raises:
       UserError: there is no answer, or not the file.

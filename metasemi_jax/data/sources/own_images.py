@@ -2,23 +2,25 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from metasemi_jax.data.dataset import Dataset
+from metasemi_jax.data.dataset import Dataset, Images
 from metasemi_jax.data.images.decode import height_and_width
 from metasemi_jax.data.images.files import ImageFiles, check_images, read_images
 from metasemi_jax.data.images.parallel import in_threads
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.paths import user_path
+from metasemi_jax.data.paths import images_path, user_path
 from metasemi_jax.data.sources.image_arrays import load_npz, npz_image_shape
 from metasemi_jax.data.sources.image_lists import LISTED_SPLITS, ImageFile, check_ids, list_csv, list_folder
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.errors import UserError, as_user_error, first_ten, reason_of
 from metasemi_jax.progress import ProgressLine
 
+LOOKED_AT = 200  # files whose size is asked for
 EVALUATION_SHARE = 32  # of the memory budget
 HASHED_BYTES = 1 << 26  # a split with more bytes is identified by the sizes of its files
 
@@ -33,7 +35,6 @@ def load_own_images(
     those of the labeled training images, in the order of their names.
 
     Args:
-      path: the folder, .csv or .npz file.
       image_size: side of the images, in pixels; 0 keeps the size of an .npz file's.
       memory_budget: bytes that the images may take, counted in colour. Files that take more stay on disk;
         their test and validation images are in memory even so, where these take at most a 32nd of it.
@@ -45,16 +46,16 @@ def load_own_images(
     """
     if not path:
         raise UserError('name your images with data.path=: a folder, a .csv or an .npz file')
-    source = user_path(path)
-    if not source.exists():
-        raise UserError(f'{path}: there is no such folder or file (seen from {Path.cwd()})')
-    if not source.is_dir() and not source.is_file():
-        raise UserError(f'{path} is neither a folder nor a file; save the images as files')
+    source = images_path(path)
     is_csv = source.suffix.lower() == '.csv'
-    try:
+    unread = as_user_error(OSError, lambda e: f'{e.filename or source} cannot be read ({reason_of(e)})')
+    with unread:
         if source.is_dir() or is_csv:
             listed, left_out = list_folder(source) if source.is_dir() else list_csv(source)
-            _check_files(source, listed, image_size)
+            if not image_size:
+                raise UserError('data.image_size=0: image files need a size, since theirs may differ')
+            check_ids(str(source), [file.id for file in listed])
+            class_names = _class_names(source, listed)
             if left_out:
                 ProgressLine().say(left_out)
             in_order = sorted(listed, key=lambda file: LISTED_SPLITS.index(file.split))
@@ -64,22 +65,18 @@ def load_own_images(
                 images = StoredImages(files, len(files), image_size, colour=colour, resize=resize)
             else:
                 images = read_images(files, image_size, source=str(source))
-            dataset = _dataset(source, in_order, images, memory_budget // EVALUATION_SHARE)
-            return dataset._replace(
-                content=_content(files, in_order, LISTED_SPLITS[:1]),
-                judged_content=_content(files, in_order, LISTED_SPLITS[1:]),
-            )
+            dataset = _dataset(class_names, in_order, images, memory_budget // EVALUATION_SHARE)
+            content, judged = (_content(files, in_order, s) for s in (LISTED_SPLITS[:1], LISTED_SPLITS[1:]))
+            return dataset._replace(content=content, judged_content=judged)
         if source.suffix.lower() == '.npz':
             return load_npz(source, image_size=image_size, memory_budget=memory_budget)
-    except OSError as error:
-        raise UserError(f'{error.filename or source} cannot be read ({error.strerror or error})') from error
     raise UserError(
         f'{path} is neither a folder nor a .csv or .npz file; docs/own_images.md describes the three'
     )
 
 
-def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
-    """Height and width of the images at `path`: of an .npz file's one, of image files `count` at most.
+def image_sides(path: str) -> list[tuple[int, int]]:
+    """Height and width of the images at `path`: of an .npz file's one, of image files `LOOKED_AT` at most.
 
     Unreadable images are left out; `load_own_images` reports them.
     """
@@ -89,7 +86,7 @@ def image_sides(path: str, *, count: int = 200) -> list[tuple[int, int]]:
             return [npz_image_shape(source)[:2]]
         files, _ = list_folder(source) if source.is_dir() else list_csv(source)
         folder = source if source.is_dir() else source.parent
-        sides = in_threads(_sides, [folder / file.id for file in files[:: 1 + len(files) // count]])
+        sides = in_threads(_sides, [folder / file.id for file in files[:: 1 + len(files) // LOOKED_AT]])
         return [pair for pair in sides if pair is not None]
     return []
 
@@ -102,18 +99,10 @@ def _sides(file: Path) -> tuple[int, int] | None:
         return None
 
 
-def _check_files(source: Path, files: list[ImageFile], image_size: int) -> None:
-    if not image_size:
-        raise UserError('data.image_size=0: image files need a size, since theirs may differ')
-    check_ids(str(source), [file.id for file in files])
-    _class_names(source, files)
-
-
 def _dataset(
-    source: Path, files: list[ImageFile], images: np.ndarray | StoredImages, evaluation_budget: int
+    class_names: tuple[str, ...], files: list[ImageFile], images: Images, evaluation_budget: int
 ) -> Dataset:
     """`files` and their `images` in the order of `LISTED_SPLITS`."""
-    class_names = _class_names(source, files)
     index = {name: i for i, name in enumerate(class_names)} | {'': -1}
     labels = np.array([index[file.label] for file in files], np.int32)
     ids = [file.id for file in files if file.split == 'train']
@@ -121,11 +110,7 @@ def _dataset(
     # Views of one array: a copy could take as much memory again.
     train, val, test = (
         (images[part], labels[part])
-        for part in (
-            slice(len(ids)),
-            slice(len(ids), len(ids) + num_val),
-            slice(len(ids) + num_val, None),
-        )
+        for part in itertools.starmap(slice, itertools.pairwise((0, len(ids), len(ids) + num_val, None)))
     )
     if np.prod(images.shape[1:]) * (len(val[0]) + len(test[0])) <= evaluation_budget:
         # In memory: every evaluation reads them again.

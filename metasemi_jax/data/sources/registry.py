@@ -66,29 +66,26 @@ def _digits() -> Dataset:
     images = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = rows[:, -1].astype(np.int32)
     ids = np.array([f'{i:04d}' for i in range(len(labels))])
-    # The file is ordered by writer: without a shuffle, train and test writers would differ.
-    order = np.random.default_rng(0).permutation(len(labels))
-    test, train = np.sort(order[:500]), np.sort(order[500:])
     names = tuple('0123456789')
-    return Dataset(
-        images[train], labels[train], ids[train], images[test], labels[test], names, test_ids=ids[test]
-    )
+    # The file is ordered by writer: without a shuffle, train and test writers would differ.
+    return _with_test(images, labels, ids, names, count=500, seed=0)
 
 
 def _digits_dev() -> Dataset:
     """`digits` without its test images: 400 training images stand in for them, to choose settings by."""
     full = _digits()
-    order = np.random.default_rng(1).permutation(len(full.train_labels))
-    test, train = np.sort(order[:400]), np.sort(order[400:])
-    return Dataset(
-        full.train_images[train],
-        full.train_labels[train],
-        full.train_ids[train],
-        full.train_images[test],
-        full.train_labels[test],
-        full.class_names,
-        test_ids=full.train_ids[test],
-    )
+    train = full.train_images, full.train_labels, full.train_ids
+    return _with_test(*train, full.class_names, count=400, seed=1)
+
+
+def _with_test(
+    images: np.ndarray, labels: np.ndarray, ids: np.ndarray, names: tuple[str, ...], *, count: int, seed: int
+) -> Dataset:
+    """A data set of which `count` images, drawn at random, are the test set."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    test, train = np.sort(order[:count]), np.sort(order[count:])
+    kept = images[train], labels[train], ids[train]
+    return Dataset(*kept, images[test], labels[test], names, test_ids=ids[test])
 
 
 SOURCES = {'digits': _digits, 'digits_dev': _digits_dev}

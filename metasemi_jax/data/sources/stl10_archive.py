@@ -1,6 +1,5 @@
 """`stl10_binary.tar.gz`: its images, a few at a time, and its ten predefined folds."""
 
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metasemi_jax.data.sources.archives import ArchiveSplit, unreadable
+from metasemi_jax.files import write_atomically
 
 ARCHIVE = 'stl10_binary.tar.gz'
 SIDE, CHANNELS = 96, 3
@@ -43,11 +43,7 @@ class UnlabeledImages:
 
 
 def read_stl10(path: Path) -> Stl10:
-    """Read all but the unlabeled images, of which there may be more than fit into memory.
-
-    Raises:
-      UserError: it is not such a file.
-    """
+    """Read all but the unlabeled images, of which there may be more than fit into memory."""
     with unreadable(path), tarfile.open(path, 'r:gz') as archive:
         contents, sizes = {}, {}
         # In one pass: to go back in a gzip stream is to unpack it again from the start.
@@ -73,20 +69,11 @@ def read_stl10(path: Path) -> Stl10:
 
 
 def keep_folds(root: Path, folds: Sequence[Sequence[int]]) -> None:
-    """Write a file for each fold.
-
-    Raises:
-      OSError: they cannot be written.
-    """
+    """Write a file for each fold."""
     folder = folds_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     for name, positions in zip(FOLDS, folds, strict=True):
-        beside = folder / f'{name}.{os.getpid()}.tmp'
-        try:
-            beside.write_text(' '.join(map(str, positions)) + '\n')
-            beside.replace(folder / name)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(folder / name, ' '.join(map(str, positions)) + '\n')
 
 
 def folds_folder(root: Path) -> Path:

@@ -1,14 +1,15 @@
 """From original archives, or a dataset that TFDS has prepared, to arrays in the order of the archives."""
 
+import functools
 import io
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metasemi_jax.data.sources.archives import ArchiveSplit
 from metasemi_jax.data.sources.tfds_recipes import TfdsRecipe
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import as_user_error
 
 READ_TOGETHER = 500  # records
 
@@ -16,32 +17,18 @@ READ_TOGETHER = 500  # records
 def from_archives(
     splits: Mapping[str, ArchiveSplit], recipe: TfdsRecipe, count: Callable[[int], None]
 ) -> dict[str, np.ndarray]:
-    """Copy the splits of an archive into arrays.
+    """Copy the splits of an archive into the arrays that `decode` returns.
 
     Args:
       splits: contents of the archives of `recipe`, by TFDS's names of the splits.
-      recipe: entry of `RECIPES`.
       count: called for each image, with their number.
-
-    Returns:
-      The arrays that `decode` returns for the dataset that TFDS would prepare of these archives.
     """
-    total = archive_images(splits, recipe)
-    arrays = {}
-    for name, parts in _parts(recipe).items():
-        pixels, position = None, 0
-        labels, ids = _empty_labels(sum(len(splits[part].images) for part in parts), recipe)
-        for part in parts:
-            for i, image in enumerate(splits[part].images):
-                count(total)
-                if pixels is None:
-                    pixels = np.empty((len(labels), *image.shape), np.uint8)
-                pixels[position] = image
-                labels[position] = splits[part].labels['label'][i]
-                ids[position] = _id(part, i, recipe)
-                position += 1
-        arrays |= {f'{name}_images': pixels, f'{name}_labels': labels, f'{name}_ids': ids}
-    return arrays
+
+    def read(split: str) -> Iterator[_Example]:
+        labels = splits[split].labels['label']
+        yield from (_Example(i, labels[i], image) for i, image in enumerate(splits[split].images))
+
+    return _arrays({split: len(splits[split].images) for split in splits}, recipe, read, count)
 
 
 def archive_images(splits: Mapping[str, ArchiveSplit], recipe: TfdsRecipe) -> int:
@@ -56,7 +43,6 @@ def decode(
 
     Args:
       builder: as `stock_builder` returns it.
-      recipe: entry of `RECIPES` for the same dataset.
       count: called for each image, with their number.
       pixels: False returns the numbers of the records that hold the images, in the place of the images.
 
@@ -67,29 +53,16 @@ def decode(
     Raises:
       UserError: a prepared file is damaged.
     """
-    sizes = {split: builder.info.splits[split].num_examples for split in (*recipe.training, 'test')}
-    total = sum(sizes.values())
-    arrays = {}
-    for name, splits in _parts(recipe).items():
-        whole = _empty(builder, sum(sizes[split] for split in splits), recipe, pixels=pixels)
-        start = 0
-        for split in splits:
-            part = slice(start, start + sizes[split])
-            try:
-                _fill(builder, split, recipe, [array[part] for array in whole], lambda: count(total))
-            # array_record, protobuf and PIL fail on damaged bytes in a dozen ways.
-            except Exception as error:
-                raise UserError(
-                    f'{builder.name}: {builder.data_dir} is damaged ({" ".join(str(error).split())}); '
-                    'delete that folder, and it is prepared again'
-                ) from error
-            if not pixels:
-                whole[0][part] += start
-            start = part.stop
-        images, labels, ids = whole
-        arrays |= {f'{name}_images' if pixels else f'{name}_records': images}
-        arrays |= {f'{name}_labels': labels, f'{name}_ids': ids}
-    return arrays
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    # array_record, protobuf and PIL fail on damaged bytes in a dozen ways.
+    with as_user_error(
+        Exception,
+        lambda error: (
+            f'{builder.name}: {builder.data_dir} is damaged ({" ".join(str(error).split())}); '
+            'delete that folder, and it is prepared again'
+        ),
+    ):
+        return _arrays(sizes, recipe, functools.partial(_read_prepared, builder, recipe, pixels), count)
 
 
 def num_images(builder: Any, recipe: TfdsRecipe) -> int:
@@ -106,45 +79,48 @@ def _parts(recipe: TfdsRecipe) -> dict[str, tuple[str, ...]]:
     return {'train': recipe.training, 'test': ('test',)}
 
 
-def _id(split: str, position: int, recipe: TfdsRecipe) -> str:
-    return f'{split}_{position:0{recipe.id_digits}d}'
+class _Example(NamedTuple):
+    position: int  # in the original file
+    label: int
+    image: Any  # uint8 [H, W, C]; or the number of its record in the split
 
 
-def _empty_labels(count: int, recipe: TfdsRecipe) -> tuple[np.ndarray, np.ndarray]:
-    longest = max(map(len, (*recipe.training, 'test'))) + 1 + recipe.id_digits
-    return np.empty(count, np.int32), np.empty(count, f'<U{longest}')
+def _arrays(
+    sizes: Mapping[str, int],
+    recipe: TfdsRecipe,
+    read: Callable[[str], Iterable[_Example]],
+    count: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """The arrays of `decode` from what `read` yields of each split, each example at its position."""
+    total = sum(sizes[split] for splits in _parts(recipe).values() for split in splits)
+    arrays = {}
+    for name, splits in _parts(recipe).items():
+        size, longest = sum(sizes[split] for split in splits), max(map(len, splits)) + 1 + recipe.id_digits
+        labels, ids = np.empty(size, np.int32), np.empty(size, f'<U{longest}')
+        images, start = None, 0
+        for split in splits:
+            filled = np.zeros(sizes[split], bool)
+            for position, label, image in read(split):
+                count(total)
+                filled[position] = True
+                place = start + position
+                labels[place], ids[place] = label, f'{split}_{position:0{recipe.id_digits}d}'
+                if images is None:
+                    images = np.empty((size, *np.shape(image)), np.uint8 if np.ndim(image) else np.int32)
+                images[place] = image if images.ndim > 1 else start + image
+            if not filled.all():
+                raise ValueError(f'{filled.sum()} different ids in {split}')
+            start += sizes[split]
+        kind = 'images' if images.ndim > 1 else 'records'
+        arrays |= {f'{name}_{kind}': images, f'{name}_labels': labels, f'{name}_ids': ids}
+    return arrays
 
 
-def _empty(builder: Any, count: int, recipe: TfdsRecipe, *, pixels: bool) -> tuple[np.ndarray, ...]:
-    form = ((count, *builder.info.features['image'].shape), np.uint8) if pixels else (count, np.int32)
-    return np.empty(*form), *_empty_labels(count, recipe)
-
-
-def _fill(
-    builder: Any, split: str, recipe: TfdsRecipe, arrays: list[np.ndarray], count: Callable[[], None]
-) -> None:
-    """Fill images (or the numbers of records), labels and ids of one split, each at its position."""
-    from metasemi_jax.data.images.decode import open_image
-
-    images, labels, ids = arrays
-    filled = np.zeros(len(labels), bool)
-    for number, position, example in _examples(builder, split, recipe):
-        count()
-        filled[position] = True
-        labels[position] = example['label']
-        ids[position] = _id(split, position, recipe)
-        if images.ndim == 1:
-            images[position] = number
-        else:
-            pixels = np.asarray(open_image(io.BytesIO(example['image'])))
-            images[position] = pixels.reshape(images.shape[1:])
-    if not filled.all():
-        raise ValueError(f'{filled.sum()} different ids in {split}')
-
-
-def _examples(builder: Any, split: str, recipe: TfdsRecipe) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(number of the record, position in the original file, features) of each record, as they are stored."""
+def _read_prepared(builder: Any, recipe: TfdsRecipe, pixels: bool, split: str) -> Iterator[_Example]:
+    """The records of `split` as they are stored."""
     import tensorflow_datasets as tfds
+
+    from metasemi_jax.data.images.decode import open_image
 
     # PNGs are decoded here: TFDS would use OpenCV where it is installed, and complain where it is not.
     source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
@@ -153,7 +129,11 @@ def _examples(builder: Any, split: str, recipe: TfdsRecipe) -> Iterator[tuple[in
         together = range(start, min(start + READ_TOGETHER, len(source)))
         for i, example in zip(together, source.__getitems__(together), strict=True):
             position = int(example['id'].rpartition(b'_')[2]) if order is None else int(order[i])
-            yield i, position, example
+            image = i
+            if pixels:
+                image = np.asarray(open_image(io.BytesIO(example['image'])))
+                image = image.reshape(builder.info.features['image'].shape)
+            yield _Example(position, example['label'], image)
 
 
 def stored_order(split: str, count: int) -> np.ndarray:

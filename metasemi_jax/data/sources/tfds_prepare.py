@@ -15,7 +15,6 @@ from unittest import mock
 
 import numpy as np
 
-from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.archives import ArchiveSplit
 from metasemi_jax.data.sources.download_watch import watch_downloads
 from metasemi_jax.data.sources.original_files import (
@@ -26,8 +25,9 @@ from metasemi_jax.data.sources.original_files import (
     originals_of,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
+from metasemi_jax.data.sources.tfds_store import manual_folder
 from metasemi_jax.data.sources.tfds_workarounds import network_patience, quiet_tfds, written_error
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import as_user_error, reason_of
 
 SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
 
@@ -66,7 +66,7 @@ def originals_folder(name: str, root: Path, manual_dir: str) -> Path:
     `manual_dir`, by default TFDS's own `downloads/manual` in `root`; or the folder `name` in it where there
     is one, since MNIST and Fashion-MNIST call their files alike.
     """
-    folder = user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
+    folder = manual_folder(root, manual_dir)
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -95,9 +95,6 @@ def read_originals(builder: Any, manual_dir: Path) -> dict[str, ArchiveSplit]:
     Args:
       builder: a TFDS builder of a dataset of `RECIPES`.
       manual_dir: original files in it are used, the others are downloaded.
-
-    Raises:
-      UserError: a download that fails, or an archive that cannot be read.
     """
     import tensorflow_datasets as tfds
 
@@ -139,21 +136,18 @@ def _tfds_at_work(builder: Any) -> Iterator[None]:
     import requests
     import tensorflow_datasets as tfds
 
+    name = builder.name
+    broken = (requests.RequestException, tfds.download.DownloadError)
+    damaged = tfds.core.download.download_manager.NonMatchingChecksumError
     with (
-        watch_downloads(builder.name, _downloads(builder) / builder.name),
+        watch_downloads(name, _downloads(builder) / name),
         network_patience(),
         quiet_tfds(),
+        as_user_error(broken, lambda e: f'{name}: the download broke off ({innermost(e)}); start again'),
+        as_user_error(damaged, lambda e: f'{name}: a download has the wrong checksum ({reason_of(e)})'),
     ):
         try:
             yield
-        except (requests.RequestException, tfds.download.DownloadError) as error:
-            raise UserError(
-                f'{builder.name}: the download broke off ({innermost(error)}); start again'
-            ) from error
-        except tfds.core.download.download_manager.NonMatchingChecksumError as error:
-            raise UserError(
-                f'{builder.name}: a download has the wrong checksum ({" ".join(str(error).split())})'
-            ) from error
         except RuntimeError as error:
             raise written_error(error) from error
 

@@ -5,6 +5,7 @@ done once: a later start reads the arrays alone, without importing TFDS. Images 
 stay in array_record files, which TFDS's builder writes if they are missing, and an index replaces the arrays.
 """
 
+import functools
 import shutil
 import time
 from pathlib import Path
@@ -13,17 +14,10 @@ from typing import Any
 import numpy as np
 
 from metasemi_jax.data.dataset import Dataset
-from metasemi_jax.data.images.counter import ImageCounter
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords
-from metasemi_jax.data.sources.tfds_decode import (
-    archive_images,
-    bytes_of,
-    decode,
-    from_archives,
-    num_images,
-)
+from metasemi_jax.data.sources.tfds_decode import archive_images, bytes_of, decode, from_archives, num_images
 from metasemi_jax.data.sources.tfds_prepare import (
     archive_splits,
     check_sources,
@@ -33,15 +27,10 @@ from metasemi_jax.data.sources.tfds_prepare import (
     stock_builder,
 )
 from metasemi_jax.data.sources.tfds_recipes import RECIPES
-from metasemi_jax.data.sources.tfds_store import (
-    check_writable,
-    data_root,
-    is_prepared,
-    made_once,
-    readable_errors,
-)
+from metasemi_jax.data.sources.tfds_store import data_root, is_prepared, made_once, readable_errors
 from metasemi_jax.errors import UserError
-from metasemi_jax.progress import ProgressLine, duration
+from metasemi_jax.files import check_writable
+from metasemi_jax.progress import ImageCounter, ProgressLine, duration
 
 TFDS_DATASETS = tuple(RECIPES)
 EVALUATION_SHARE = 32  # of the memory budget
@@ -80,8 +69,7 @@ def load_tfds(
     # An index serves where the decoded images may not be held.
     budget = 0 if on_disk else memory_budget
     with readable_errors(name, root, needed=RECIPES[name].room):
-        cache = _find_cache(name, root, budget) or _make_cache(name, root, budget, manual_dir)
-        arrays, class_names = cache
+        arrays, class_names = _find_cache(name, root, budget) or _make_cache(name, root, budget, manual_dir)
         if 'train_images' in arrays:
             train, test = arrays['train_images'], arrays['test_images']
         else:
@@ -135,16 +123,11 @@ def _find_cache(name: str, root: Path, budget: int) -> Cache | None:
 def _make_cache(name: str, root: Path, budget: int, manual_dir: str) -> Cache:
     folder, originals = _cache_folder(name, root, pixels=True), originals_folder(name, root, manual_dir)
     # Before the lock, which is the first thing to be written.
-    check_writable(name, folder)
+    check_writable(folder, name, 'use another folder with data.data_dir=')
     if not is_prepared(stock_builder(name, root)):
         check_sources(name, root, originals, required=bool(manual_dir))
-    return made_once(
-        name,
-        root,
-        folder,
-        lambda: _find_cache(name, root, budget),
-        lambda line: _prepare(name, root, budget, originals, line),
-    )
+    find = functools.partial(_find_cache, name, root, budget)
+    return made_once(name, root, folder, find, functools.partial(_prepare, name, root, budget, originals))
 
 
 def _prepare(name: str, root: Path, budget: int, originals: Path, line: ProgressLine) -> Cache:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from metasemi_jax import files
 from metasemi_jax.data.paths import user_path
-from metasemi_jax.data.sources.array_cache import lock
 from metasemi_jax.data.sources.tfds_workarounds import DISK_FULL
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, reason_of
+from metasemi_jax.files import lock
 from metasemi_jax.progress import ProgressLine
 
 
@@ -20,19 +19,9 @@ def data_root(data_dir: str) -> Path:
     return user_path(folder).absolute()
 
 
-def check_writable(name: str, folder: Path) -> None:
-    """Refuse a `folder` that could not be made, before anything is written.
-
-    Raises:
-      UserError: naming the folder above it that cannot be written.
-    """
-    try:
-        files.check_writable(folder)
-    except OSError as error:
-        raise UserError(
-            f'{name}: {error.filename} cannot be written ({error.strerror}); '
-            'use another folder with data.data_dir='
-        ) from error
+def manual_folder(root: Path, manual_dir: str) -> Path:
+    """Folder of files that the user has put there: `manual_dir`, by default TFDS's own below `root`."""
+    return user_path(manual_dir).absolute() if manual_dir else root / 'downloads' / 'manual'
 
 
 def is_prepared(builder: Any) -> bool:
@@ -55,7 +44,7 @@ def readable_errors(name: str, root: Path, *, needed: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or ' '.join(str(error).split())
+        reason = reason_of(error)
         if error.errno in DISK_FULL:
             raise UserError(
                 f'{name}: {root} has no room ({reason}); it needs {needed} while it is prepared: '
@@ -76,5 +65,5 @@ def made_once(
         def waiting() -> None:
             line.say(f'{name}: another run is preparing it in {root}; waiting for that one')
 
-        with lock(folder, waiting=waiting):
+        with lock(folder.with_name(f'{folder.name}.lock'), waiting=waiting):
             return find() or make(line)

@@ -1,4 +1,4 @@
-"""What each variant draws for an image, and how likely.
+"""What each variant draws for images of `shape` [B, H, W, C] from one key, and how likely.
 
 Continuous magnitudes come in steps of a power of two, so that each is exact in float32.
 """
@@ -30,10 +30,6 @@ def draw_google(key: Array, shape: tuple[int, ...]) -> Draws:
     """google-research/fixmatch, `rac` of libml/augment.py: two operations, each done with probability ½.
 
     One of nine magnitudes and, of the geometric operations, a sign; a box of 16 pixels cut off at the border.
-
-    Args:
-      key: one key for all images.
-      shape: shape of the images, [B, H, W, C].
     """
     count, size = shape[0], jnp.asarray(shape[1:3], jnp.int32)
     keys = jax.random.split(key, 5)
@@ -77,10 +73,6 @@ def draw_usb(key: Array, shape: tuple[int, ...]) -> Draws:
 
     The side of cutout's box is ⌊v⌋ + 1 pixels, v uniform up to half the width. Its corner lies v/2 before a
     point that is uniform from 1 to the size: that is what the source's `np.random.uniform(w)` gives.
-
-    Args:
-      key: one key for all images.
-      shape: shape of the images, [B, H, W, C].
     """
     count, height, width, _ = shape
     keys = jax.random.split(key, 4)

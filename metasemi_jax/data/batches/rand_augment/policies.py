@@ -39,9 +39,6 @@ def rand_augment(images: Array, key: Array, *, variant: str) -> Array:
       key: one key for all images.
       variant: one of VARIANTS.
 
-    Returns:
-      uint8 [B, H, W, C].
-
     Raises:
       ValueError: other images, or an unknown variant.
     """

@@ -1,0 +1,1 @@
+"""The settings of a run: their fields, their checks, their form in `config.json`."""
