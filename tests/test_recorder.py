@@ -71,7 +71,7 @@ def test_the_first_step_tells_the_time_to_go(clock):
 def test_an_error_of_an_earlier_step_says_so(clock):
     stream = io.StringIO()
     recorder = make_recorder(stream)
-    state = types.SimpleNamespace(params={}, batch_stats={}, ema={'params': {}, 'batch_stats': {}})
+    state = types.SimpleNamespace(variables={}, ema={'params': {}, 'batch_stats': {}})
     errors = iter([12.2, 8.6])
     probe = {'labeled_loss': 0.1, 'batch_statistics_loss': 0.1}
     recorder.evaluate(400, state, lambda _: {'test': {'error': next(errors)}}, lambda _: probe)
