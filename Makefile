@@ -11,7 +11,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=20
 
-# Some of every part: without the tests that take more than a second.
+# Some of every part: without the tests that take more than half a second.
 test-quick: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=20 --quick
 

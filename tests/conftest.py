@@ -30,13 +30,13 @@ from metasemi_jax.progress import speaking
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
-MOST_QUICK_SECONDS = 1
+MOST_QUICK_SECONDS = 0.5
 LEAST_RECORDED = 0.5  # seconds
 SECONDS = Path(__file__).parent / 'data' / 'seconds.json'
 
 
 def pytest_addoption(parser):
-    parser.addoption('--quick', action='store_true', help='only tests that take up to a second')
+    parser.addoption('--quick', action='store_true', help='only tests that take up to half a second')
     parser.addoption('--record-seconds', action='store_true', help=f'write {SECONDS.name} anew, of all tests')
 
 
