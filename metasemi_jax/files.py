@@ -104,8 +104,8 @@ def check_writable(folder: Path, called: str, advice: str = 'name another folder
     """Refuse a folder that cannot be made, or takes no files; writes nothing that stays.
 
     Args:
-      called: the beginning of the message, 'workdir=runs/a'.
-      advice: its end.
+      called: the folder as the user named it, with which the message begins: 'workdir=runs/a'.
+      advice: what to do, with which the message ends.
     """
     # A link that leads nowhere exists too, as something in the way.
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists() or p.is_symlink())

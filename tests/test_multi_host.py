@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -41,6 +42,7 @@ def test_a_program_alone_joins_nobody(monkeypatch):
     # As in a batch script of SLURM, whose tasks `srun` has still to start.
     monkeypatch.setenv('SLURM_NTASKS', '8')
     join_processes(None, None, None)
+    assert not jax.distributed.is_initialized()
 
 
 def free_port():

@@ -31,14 +31,17 @@ class Pipeline(NamedTuple):
 
 def resident_pipeline(dataset: Dataset, sampling: Sampling, views: Views) -> Pipeline:
     """All training images, or features, on every device; the host sends nothing but indices."""
-    labeled, unlabeled, size, seed, ratio, *process = sampling
-    pools = (len(labeled), LABELED_STREAM, size), (len(unlabeled), UNLABELED_STREAM, ratio * size)
+    labeled, unlabeled, batch_size, seed, ratio, process_index, process_count = sampling
+    pools = (
+        (len(labeled), LABELED_STREAM, batch_size),
+        (len(unlabeled), UNLABELED_STREAM, ratio * batch_size),
+    )
 
     def host_batches(start_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for step in itertools.count(start_step):
             yield tuple(
                 sample_stream(available, (seed, stream), start=step * count, count=count)[
-                    process_rows(count, *process)
+                    process_rows(count, process_index, process_count)
                 ].astype(np.int32)
                 for available, stream, count in pools
             )

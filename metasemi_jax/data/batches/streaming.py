@@ -27,8 +27,8 @@ def streaming_pipeline(
 
     Args:
       dataset: `train_images` are `StoredImages`.
-      sampling: its process sends a contiguous share of the rows of the global batch.
-      views: made by the device.
+      sampling: as for `resident_pipeline`; a process sends a contiguous share of the rows of the batch.
+      views: the augmentation of each image, on the device.
       crop: done before that, while decoding, its randomness from (seed, pool, number of the draw); None for
         the middle square of every image. With it, a second view is another crop, decoded besides.
       num_workers: processes that decode, see `workers.stream`.

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +109,11 @@ def _dataset(
     # Views of one array: a copy could take as much memory again.
     train, val, test = (
         (images[part], labels[part])
-        for part in itertools.starmap(slice, itertools.pairwise((0, len(ids), len(ids) + num_val, None)))
+        for part in (
+            slice(len(ids)),
+            slice(len(ids), len(ids) + num_val),
+            slice(len(ids) + num_val, None),
+        )
     )
     if np.prod(images.shape[1:]) * (len(val[0]) + len(test[0])) <= evaluation_budget:
         # In memory: every evaluation reads them again.
