@@ -16,7 +16,7 @@ import numpy as np
 from metasemi_jax.meta_gradient import ESTIMATORS, finite_difference
 from metasemi_jax.methods.losses import cross_entropy, squared_error
 from metasemi_jax.models import create_model
-from metasemi_jax.torch_import.__main__ import convert_state_dict
+from metasemi_jax.torch_import import convert_state_dict
 from tests.helpers.reference_runs import initial_state_dict, load
 
 NET = 'conv_large'

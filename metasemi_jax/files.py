@@ -117,15 +117,12 @@ def check_writable(folder: Path, called: str, advice: str = 'name another folder
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def lock(path: Path, *, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock file `path`, which is made and stays; the system lifts the lock of a killed process.
 
     Args:
       path: the lock file; a missing folder is made.
-      waiting: called once if another process holds the lock, which is then waited for.
-
-    Raises:
-      BlockingIOError: another process holds the lock, and `waiting` is None.
+      waiting: called once if another process holds the lock, which is then waited for unless this raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Append mode keeps the contents of the file, or of the target of a link.
@@ -133,8 +130,6 @@ def lock(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[N
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if waiting is None:
-                raise
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

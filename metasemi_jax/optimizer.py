@@ -147,11 +147,6 @@ def by_layer(
     return optax.partition({'head': tx, 'body': body, 'frozen': optax.set_to_zero()}, parts)
 
 
-def sgd_momentum(*, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """SGD of the authors' program: weight decay on *every* parameter, then momentum."""
-    return make_optimizer('sgd', momentum=momentum, weight_decay=weight_decay)
-
-
 def _adam(b1: float) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=b1, b2=0.999, eps=1e-8)
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.optimizer import make_optimizer
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.training.damaged import set_aside
 from metasemi_jax.training.orbax_workarounds import steps_without_listing
 from metasemi_jax.training.restore import best_step, restore_newest, restore_step
 
-TX = sgd_momentum(momentum=0.9, weight_decay=1e-4)
+TX = make_optimizer('sgd', momentum=0.9, weight_decay=1e-4)
 
 
 def state_of(seed):

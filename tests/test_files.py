@@ -99,10 +99,14 @@ def test_a_lock_is_held_by_one_and_keeps_what_lies_there(tmp_path):
     path = tmp_path / 'new' / '.lock'
     path.parent.mkdir()
     path.write_text("somebody's")
-    with lock(path), pytest.raises(BlockingIOError), lock(path):
+
+    def refuse():
+        raise UserError('in use')
+
+    with lock(path, waiting=refuse), pytest.raises(UserError, match='in use'), lock(path, waiting=refuse):
         pass
     waited = []
-    with lock(path):
+    with lock(path, waiting=refuse):
         # Another descriptor in this process stands for another process.
         holder = threading.Thread(target=lambda: lock(path, waiting=lambda: waited.append(1)).__enter__())
         holder.start()

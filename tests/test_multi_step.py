@@ -10,7 +10,7 @@ from metasemi_jax.distributed.sharding import make_mesh, place, replicated
 from metasemi_jax.methods import create_method
 from metasemi_jax.metrics import compute, mean_of
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.optimizer import sgd_momentum, warmup_piecewise_schedule
+from metasemi_jax.optimizer import make_optimizer, warmup_piecewise_schedule
 from metasemi_jax.train_step import TrainState, make_train_step
 from metasemi_jax.training.multi_step import call_ends, make_run_steps, place_host_batches
 
@@ -73,7 +73,7 @@ class Job:
         rng = np.random.default_rng(0)
         self.traces = []
         model = create_model('conv_small', 3, width=2, dtype=jnp.float64)
-        tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
+        tx = make_optimizer('sgd', momentum=0.9, weight_decay=1e-4)
         train_step = make_train_step(
             create_method('supervised', model),
             tx,

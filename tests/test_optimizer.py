@@ -10,7 +10,6 @@ from metasemi_jax.optimizer import (
     cosine_7_16_schedule,
     make_optimizer,
     ramp_up,
-    sgd_momentum,
     warmup_cosine_schedule,
     warmup_piecewise_schedule,
 )
@@ -106,7 +105,7 @@ def test_two_steps_of_sgd_by_hand(x64):
     #   ½ + 0.1 = 0.6; v = 0.6; 1 - 0.06 = 0.94.   ¼ + 0.094 = 0.344; v = 0.884; 0.94 - 0.00884 = 0.93116.
     # Bias 2 with no gradient still decays, as with PyTorch's SGD:
     #   0.2; v = 0.2; 2 - 0.02 = 1.98.   0.198; v = 0.378; 1.98 - 0.00378 = 1.97622.
-    tx = sgd_momentum(momentum=0.9, weight_decay=0.1)
+    tx = make_optimizer('sgd', momentum=0.9, weight_decay=0.1)
     params = {'kernel': jnp.array([[1.0]]), 'bias': jnp.array([2.0])}
     state = tx.init(params)
     expected = [(0.5, 0.1, 0.94, 1.98), (0.25, 0.01, 0.93116, 1.97622)]
@@ -119,7 +118,7 @@ def test_two_steps_of_sgd_by_hand(x64):
 
 
 def test_at_a_constant_rate_it_is_optax_sgd(x64):
-    ours = sgd_momentum(momentum=0.9, weight_decay=1e-2)
+    ours = make_optimizer('sgd', momentum=0.9, weight_decay=1e-2)
     theirs = optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.1, momentum=0.9))
     rng = np.random.default_rng(0)
     first = second = {'a': jnp.asarray(rng.normal(size=(3, 2))), 'b': (jnp.asarray(rng.normal(size=2)),)}

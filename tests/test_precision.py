@@ -13,7 +13,7 @@ from metasemi_jax.batch import Batch
 from metasemi_jax.methods import create_method
 from metasemi_jax.methods.freematch import fairness_term
 from metasemi_jax.models import MODELS, create_model, init_variables, layers, variable_shapes
-from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.optimizer import make_optimizer
 from metasemi_jax.train_step import TrainState, make_train_step
 
 SIZES = {'wide_resnet': {'width': 1, 'depth': 10}}
@@ -44,7 +44,7 @@ def training_step(name, dtype, method='metasemi', **options):
         jnp.zeros((2, 16, 16, 3)),
         strong_images=jnp.zeros((2, 16, 16, 3)),
     )
-    tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
+    tx = make_optimizer('sgd', momentum=0.9, weight_decay=1e-4)
     step = make_train_step(create_method(method, model, **options), tx, lr_schedule=lambda step: 0.1)
     variables = variable_shapes(model, (16, 16, 3))
     return step, jax.eval_shape(lambda v: TrainState.create(v, tx), variables), batch, jax.random.key(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.models import create_model
-from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
+from metasemi_jax.torch_import import convert_state_dict, to_state_dict
 from metasemi_jax.torch_import.state_dict import parameter_keys
 
 STAGES = {'resnet18': (2, 2, 2, 2), 'resnet50': (3, 4, 6, 3)}

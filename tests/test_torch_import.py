@@ -22,7 +22,8 @@ from metasemi_jax.data.sources import registry as sources
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.torch_import import __main__ as torch_import
-from metasemi_jax.torch_import.__main__ import import_checkpoint, to_state_dict
+from metasemi_jax.torch_import import to_state_dict
+from metasemi_jax.torch_import.__main__ import import_checkpoint
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint, rename_imagenet
 from metasemi_jax.torch_import.state_dict import parameter_keys
 from metasemi_jax.training.checkpoint import open_checkpoints

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
+from metasemi_jax.torch_import import convert_state_dict, to_state_dict
 from metasemi_jax.torch_import.state_dict import infer_sizes, parameter_keys
 from reference_runs import NETS, load
 from state_dicts import WIDTHS, random_state_dict

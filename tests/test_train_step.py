@@ -9,7 +9,7 @@ from jax.scipy.special import xlogy
 from metasemi_jax.batch import Batch
 from metasemi_jax.methods import create_method
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.optimizer import make_optimizer
 from metasemi_jax.train_step import TrainState, make_train_step, metasemi_grads, update_ema
 
 B, K, LR, META_LR, WEIGHT = 4, 3, 0.1, 0.7, 0.3
@@ -205,7 +205,7 @@ class Run:
 
     def __init__(self):
         self.model = create_model('conv_small', K, width=4)
-        self.tx = sgd_momentum(momentum=0.9, weight_decay=0.0)
+        self.tx = make_optimizer('sgd', momentum=0.9, weight_decay=0.0)
         self.start = TrainState.create(random_variables(self.model), self.tx, with_ema=True)
         self.step = jax.jit(
             make_train_step(
@@ -300,7 +300,7 @@ def test_sgd_of_the_step_by_hand():
     # Labeled only, no dropout: v ← 0.9 v + g + 0.01 θ, θ ← θ - lr(t) v, with lr(0) in the first step.
     with jax.enable_x64(True), jax.numpy_dtype_promotion('standard'):
         model = create_model('conv_small', K, width=4, dtype=jnp.float64, dropout_rate=0.0)
-        tx = sgd_momentum(momentum=0.9, weight_decay=0.01)
+        tx = make_optimizer('sgd', momentum=0.9, weight_decay=0.01)
         step = jax.jit(
             make_train_step(
                 create_method('supervised', model), tx, lr_schedule=lambda step: 0.1 * (step + 1.0)
@@ -350,7 +350,7 @@ def test_dtypes_of_the_state_are_kept(dtype, estimator):
     wide = 'float64' if dtype == 'float64' else 'float32'
     with jax.enable_x64(dtype == 'float64'), jax.numpy_dtype_promotion(promotion):
         model = create_model('conv_small', K, width=4, dtype=jnp.dtype(dtype))
-        tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
+        tx = make_optimizer('sgd', momentum=0.9, weight_decay=1e-4)
         step = make_train_step(
             create_method('metasemi', model, estimator=estimator), tx,
             lr_schedule=lambda step: jnp.asarray(LR, float), ema_decay=0.9,

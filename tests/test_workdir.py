@@ -147,7 +147,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 def test_a_folder_that_another_host_did_not_make(tmp_path):
     files = Workdir(tmp_path / 'run')
-    with pytest.raises(UserError, match='is not the folder that the first host made'):
+    with pytest.raises(UserError, match='is not the folder that the primary process made'):
         files.check_shared(seconds=0)
     files.path.mkdir()
     files.config.touch()

@@ -14,7 +14,7 @@ from metasemi_jax.errors import UserError
 # A link in the repository, to the folder beside the package; of an installed package its own.
 CONFIGS = Path(__file__).parents[1] / 'configs'
 NO_EXPERIMENTS = ('default', 'wide_resnet')
-PATHS = ('path', 'data_dir', 'manual_dir', 'split_file')  # fields of `data`
+PATHS = ('data.path', 'data.data_dir', 'data.manual_dir', 'data.split_file', 'model.init_from')
 
 
 def find_config(name: str) -> Path:
@@ -74,13 +74,10 @@ def load_config(name: str) -> ConfigDict:
 
 def expand_home(config: Any) -> None:
     """Replace a leading ~ in the folders and files that `config` names."""
-    data = config.get('data')
-    for name in PATHS:
-        if isinstance(data, ConfigDict) and str(data.get(name)).startswith('~'):
-            data[name] = os.path.expanduser(data[name])
-    model = config.get('model')
-    if isinstance(model, ConfigDict) and str(model.get('init_from')).startswith('~'):
-        model.init_from = os.path.expanduser(model.init_from)
+    for group, _, name in (path.partition('.') for path in PATHS):
+        fields = config.get(group)
+        if isinstance(fields, ConfigDict) and str(fields.get(name)).startswith('~'):
+            fields[name] = os.path.expanduser(fields[name])
 
 
 def _place(file: str, error: BaseException) -> str:

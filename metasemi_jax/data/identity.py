@@ -38,11 +38,6 @@ def changed_parts(recorded: str | None, dataset: Dataset, held_out: Sequence[str
     return {part for part, earlier in zip(PARTS, before, strict=True) if earlier != now[part]}
 
 
-def is_same_data(recorded: str | None, dataset: Dataset, held_out: Sequence[str]) -> bool:
-    """Whether nothing has changed; see `changed_parts`."""
-    return not changed_parts(recorded, dataset, held_out)
-
-
 def _sums(dataset: Dataset, held_out: Sequence[str]) -> dict[str, str]:
     training = [_labeled_ids(dataset.train_ids, dataset.train_labels), [dataset.content]]
     judged = [_labeled_ids(dataset.val_ids, dataset.val_labels)]

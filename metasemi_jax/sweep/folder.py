@@ -1,7 +1,6 @@
 """The folder of a sweep: `sweep.json` says what it sweeps over, and each run has a folder in it."""
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +9,7 @@ from metasemi_jax import files
 from metasemi_jax.config.checks import check_saved
 from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.config.form import differing_fields, flatten
-from metasemi_jax.errors import UserError, as_user_error
+from metasemi_jax.errors import UserError
 from metasemi_jax.workdir.outputs import LOG
 from metasemi_jax.workdir.reading import naming, read_json
 
@@ -85,18 +84,18 @@ def check_record(folder: Path, fields: list[str], config: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def sweep_lock(folder: Path) -> Iterator[None]:
+def sweep_lock(folder: Path) -> AbstractContextManager[None]:
     """Make the folder of a sweep, and keep it to this process: two would start each run twice.
 
     Raises:
       UserError: another sweep is at work in it.
     """
-    busy = f'--workdir={folder}: another sweep is at work in it; wait for its end, or name another folder'
-    with contextlib.ExitStack() as stack:
-        with as_user_error(BlockingIOError, busy):
-            stack.enter_context(files.lock(folder / '.lock'))
-        yield
+
+    def refuse() -> None:
+        busy = 'another sweep is at work in it; wait for its end, or name another folder'
+        raise UserError(f'--workdir={folder}: {busy}')
+
+    return files.lock(folder / '.lock', waiting=refuse)
 
 
 def write_record(folder: Path, fields: list[str], config: Any) -> None:

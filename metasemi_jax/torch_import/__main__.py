@@ -28,14 +28,12 @@ from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import folder_atomically, write_json
 from metasemi_jax.models import MODELS
 from metasemi_jax.torch_import.checkpoint_file import convert_momentum, read_checkpoint
-from metasemi_jax.torch_import.state_dict import Sizes, convert_state_dict, infer_sizes, to_state_dict
+from metasemi_jax.torch_import.state_dict import Sizes, convert_state_dict, infer_sizes
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.checkpoint import closing_checkpoints, open_checkpoints, save_checkpoint
 from metasemi_jax.training.experiment import build_optimizer
 from metasemi_jax.training.experiment_data import choose_split, input_spec, load_data
 from metasemi_jax.workdir import Workdir
-
-__all__ = ['convert_state_dict', 'import_checkpoint', 'main', 'to_state_dict']
 
 DEFAULT_CONFIG = Path('configs/svhn.py')
 

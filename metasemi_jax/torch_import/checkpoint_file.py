@@ -37,7 +37,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def convert_momentum(name: str, state_dict: Mapping[str, Any], optimizer: Any) -> dict[str, Any] | None:
-    """Convert the momentum buffers of PyTorch's SGD to the trace of `optimizer.sgd_momentum`.
+    """Convert the momentum buffers of PyTorch's SGD to the trace of `make_optimizer('sgd')`.
 
     The numbers are the same: both optimizers add the weight decay to the gradient first, and both keep the
     learning rate out of the buffer.

@@ -14,7 +14,7 @@ from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
 from metasemi_jax.data.batches.resident import Pipeline
 from metasemi_jax.data.batches.views import make_normalize, statistics_of
 from metasemi_jax.data.dataset import Dataset, InputSpec
-from metasemi_jax.data.identity import data_sha256, is_same_data
+from metasemi_jax.data.identity import changed_parts, data_sha256
 from metasemi_jax.data.splits import Split, split_sha256
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods import Method, as_network, create_method, method_options
@@ -123,7 +123,7 @@ def build_experiment(
         split=split,
         split_sha256=split_sha256(split.labeled),
         data_sha256=data_sha256(dataset, split.validation),
-        is_same_data=lambda recorded: is_same_data(recorded, dataset, split.validation),
+        is_same_data=lambda recorded: not changed_parts(recorded, dataset, split.validation),
         class_names=dataset.class_names,
         input_spec=spec,
         description=_describe(config, dataset, parts, held_out, variables, mesh),

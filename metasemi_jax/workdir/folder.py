@@ -12,7 +12,7 @@ from metasemi_jax.config.fields import OF_WEIGHTS
 from metasemi_jax.config.form import completed, differing_fields, flatten, only_longer, with_fields
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.data.splits import Split, split_text
-from metasemi_jax.errors import UserError, as_user_error
+from metasemi_jax.errors import UserError
 from metasemi_jax.workdir.run_files import RunFiles
 
 
@@ -70,10 +70,12 @@ class Workdir(RunFiles):
           UserError: another run is in it.
         """
         absent = next((path for path in (*self.path.parents[::-1], self.path) if not path.exists()), None)
-        busy = f'workdir={self.path}: another run is in it; wait for its end, or name another folder'
-        with contextlib.ExitStack() as stack:
-            with as_user_error(BlockingIOError, busy):
-                stack.enter_context(files.lock(self.path / '.lock'))
+
+        def refuse() -> None:
+            busy = 'another run is in it; wait for its end, or name another folder'
+            raise UserError(f'workdir={self.path}: {busy}')
+
+        with files.lock(self.path / '.lock', waiting=refuse):
             try:
                 yield
             except BaseException:
@@ -114,7 +116,7 @@ class Workdir(RunFiles):
         files.write_json(self.config, config.to_dict())
 
     def check_shared(self, *, seconds: float = 60) -> None:
-        """Refuse a folder that is another one on the first host, which has `create`d it.
+        """Refuse a folder that is not the one that the primary process has `create`d.
 
         Args:
           seconds: how long to wait, since a network file system may show new files late.
@@ -127,7 +129,7 @@ class Workdir(RunFiles):
         while not (self.path.is_dir() and self.config.name in os.listdir(self.path)):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f'workdir={self.path} is not the folder that the first host made; '
+                    f'workdir={self.path} is not the folder that the primary process made; '
                     'name one on a file system that all hosts share'
                 )
             time.sleep(0.1)

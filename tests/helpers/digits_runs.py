@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.methods import METHODS, create_method, method_options
-from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.optimizer import make_optimizer
 from metasemi_jax.train_step import TrainState, make_train_step
 
 GOLDEN = Path(__file__).parents[1] / 'data' / 'golden_losses.json'
@@ -91,7 +91,7 @@ def train(variant: str, steps: int = TOTAL_STEPS) -> Iterator[tuple[float, dict]
         options = options | {'total_steps': TOTAL_STEPS}
     model = Mlp()
     method = create_method(name, model, **options)
-    tx = sgd_momentum(momentum=0.9, weight_decay=5e-4)
+    tx = make_optimizer('sgd', momentum=0.9, weight_decay=5e-4)
 
     def loss_that_shows(params, inputs, keys):
         loss, outcome = method.loss(params, inputs, keys)

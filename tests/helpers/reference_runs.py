@@ -18,8 +18,8 @@ import optax
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.models import create_model
-from metasemi_jax.optimizer import sgd_momentum
-from metasemi_jax.torch_import.__main__ import convert_state_dict, to_state_dict
+from metasemi_jax.optimizer import make_optimizer
+from metasemi_jax.torch_import import convert_state_dict, to_state_dict
 from metasemi_jax.train_step import metasemi_grads
 
 DATA = Path(__file__).parents[1] / 'data'
@@ -61,7 +61,7 @@ def play(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The metrics after each step, by the keys of `out/`; float64 needs `jax.enable_x64`."""
     model = create_model(net, int(run['num_classes']), dtype=dtype)
-    tx = sgd_momentum(momentum=float(run['momentum']), weight_decay=float(run['weight_decay']))
+    tx = make_optimizer('sgd', momentum=float(run['momentum']), weight_decay=float(run['weight_decay']))
     variables = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, dtype), convert_state_dict(net, initial_state_dict(net, run))
     )

@@ -17,7 +17,7 @@ from metasemi_jax.data.sampling import Sampling
 from metasemi_jax.distributed.sharding import make_mesh, place, replicated
 from metasemi_jax.methods import create_method
 from metasemi_jax.models import create_model, init_variables
-from metasemi_jax.optimizer import sgd_momentum
+from metasemi_jax.optimizer import make_optimizer
 from metasemi_jax.train_step import TrainState, make_train_step
 from metasemi_jax.training.multi_step import make_run_steps, place_host_batches
 
@@ -64,7 +64,7 @@ class Job:
             Sampling(np.arange(16), np.arange(16, 64), batch_size, seed=0, unlabeled_ratio=ratio),
             make_views(pad=2, flip=True, mean=(0.5,) * 3, std=(0.25,) * 3, second=method.second_view),
         )
-        tx = sgd_momentum(momentum=0.9, weight_decay=1e-4)
+        tx = make_optimizer('sgd', momentum=0.9, weight_decay=1e-4)
         step = make_train_step(method, tx, lr_schedule=lambda step: jnp.asarray(0.1), ema_decay=ema_decay)
         variables = init_variables(model, jax.random.key(0), (SIZE, SIZE, 3))
         variables = jax.tree.map(lambda x: np.asarray(x, dtype), variables)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metasemi_jax.models import create_model
-from metasemi_jax.torch_import.__main__ import to_state_dict
+from metasemi_jax.torch_import import to_state_dict
 
 WIDTHS = {'conv_large': 4, 'shake_shake26': 4, 'resnet18': 8, 'resnet50': 8}
 

@@ -2,14 +2,13 @@
 
 import gzip
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import as_user_error
 
 
 class ArchiveSplit(NamedTuple):
@@ -110,16 +109,13 @@ def _cifar_split(content: bytes, features: tuple[str, ...]) -> ArchiveSplit:
     return ArchiveSplit(images, {name: rows[:, i].astype(np.int64) for i, name in enumerate(features)})
 
 
-@contextmanager
-def unreadable(path: Path) -> Iterator[None]:
-    """Turn whatever fails in the block into a UserError that names the archive."""
-    try:
-        yield
-    except UserError:
-        raise
+def unreadable(path: Path) -> AbstractContextManager[None]:
+    """Make whatever fails in the block a UserError that names the archive."""
     # SciPy, tarfile and zlib fail on damaged bytes in a dozen ways.
-    except Exception as error:
-        raise UserError(
+    return as_user_error(
+        Exception,
+        lambda error: (
             f'{path} cannot be read as the archive its name says '
             f'({type(error).__name__}: {" ".join(str(error).split())}); get it again'
-        ) from error
+        ),
+    )

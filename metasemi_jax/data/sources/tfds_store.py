@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from metasemi_jax.data.paths import user_path
 from metasemi_jax.data.sources.tfds_workarounds import DISK_FULL
-from metasemi_jax.errors import UserError, reason_of
+from metasemi_jax.errors import UserError, as_user_error, reason_of
 from metasemi_jax.files import lock
 from metasemi_jax.progress import ProgressLine
 
@@ -38,22 +39,21 @@ def is_prepared(builder: Any) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def readable_errors(name: str, root: Path, *, needed: str) -> Iterator[None]:
-    """Turn the system's errors into a UserError; `needed`: bytes, for people, that preparing takes."""
-    try:
-        yield
-    except OSError as error:
-        reason = reason_of(error)
+def readable_errors(name: str, root: Path, *, needed: str) -> AbstractContextManager[None]:
+    """Make the system's errors a UserError; `needed`: bytes, for people, that preparing takes."""
+
+    def message(error: OSError) -> str:
         if error.errno in DISK_FULL:
-            raise UserError(
-                f'{name}: {root} has no room ({reason}); it needs {needed} while it is prepared: '
+            return (
+                f'{name}: {root} has no room ({reason_of(error)}); it needs {needed} while it is prepared: '
                 'make room, or use another folder with data.data_dir='
-            ) from error
-        raise UserError(
-            f'{name}: {error.filename or root} cannot be used ({reason}); check its permissions, '
+            )
+        return (
+            f'{name}: {error.filename or root} cannot be used ({reason_of(error)}); check its permissions, '
             'or name other folders with data.data_dir= and data.manual_dir='
-        ) from error
+        )
+
+    return as_user_error(OSError, message)
 
 
 def made_once(
