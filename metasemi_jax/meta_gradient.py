@@ -105,11 +105,10 @@ def jvp(
     Returns:
       The meta-gradient, of the structure, shapes and dtypes of `pseudo_labels`.
     """
-    direction = outer_grad
-    if direction is None:
-        direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
+    if outer_grad is None:
+        outer_grad = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
     inner_grad = jax.grad(inner_loss, argnums=1)
-    _, tangent = jax.jvp(lambda p: inner_grad(p, pseudo_labels), (params,), (direction,))
+    _, tangent = jax.jvp(lambda p: inner_grad(p, pseudo_labels), (params,), (outer_grad,))
     return jax.tree.map(lambda t, y: _scaled(t, -lr, like=y), tangent, pseudo_labels)
 
 
@@ -138,15 +137,14 @@ def finite_difference(
     Returns:
       The meta-gradient, of the structure, shapes and dtypes of `pseudo_labels`; zero where ∇L_l is zero.
     """
-    direction = outer_grad
-    if direction is None:
-        direction = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
-    norm = optax.tree.norm(direction)
+    if outer_grad is None:
+        outer_grad = _outer_gradient(outer_loss, inner_loss, params, pseudo_labels, lr, at_inner_step)
+    norm = optax.tree.norm(outer_grad)
     # A zero gradient would make ε infinite and the result NaN; with ε = epsilon the difference is exactly 0.
     step = epsilon / jnp.where(norm > 0, norm, jnp.ones_like(norm))
     inner_grad = jax.grad(inner_loss, argnums=1)
-    ahead = inner_grad(_move(params, direction, step), pseudo_labels)
-    behind = inner_grad(_move(params, direction, -step), pseudo_labels)
+    ahead = inner_grad(_move(params, outer_grad, step), pseudo_labels)
+    behind = inner_grad(_move(params, outer_grad, -step), pseudo_labels)
 
     def slope(ahead: Array, behind: Array, y: Array) -> Array:
         return _scaled((ahead - behind) / (2 * step).astype(ahead.dtype), -lr, like=y)

@@ -5,6 +5,7 @@ A command speaks; in a program that imports the package it is silent, unless tha
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import shutil
@@ -79,6 +80,18 @@ class ProgressLine:
             if not self.in_place or error.errno != errno.EIO:
                 raise
             silence(self._stream)
+
+
+@contextlib.contextmanager
+def logging_level(library: str, level: int) -> Iterator[None]:
+    """Within the block the logger called `library` passes on nothing below `level`."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def silence(stream: TextIO) -> None:

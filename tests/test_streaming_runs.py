@@ -196,13 +196,14 @@ MEMORY = """
 import resource, sys
 from metasemi_jax.data.sources.own_images import load_own_images
 from metasemi_jax.data.batches.streamed_rows import Pool, StreamedRows
+from metasemi_jax.data.sampling import Sampling
 import numpy as np
 
 def peak(folder):
     data = load_own_images(folder, image_size=224, memory_budget=10**8)
-    pools = Pool(np.arange(2), 0), Pool(np.arange(2, len(data.train_images)), 1)
-    rows = StreamedRows(data.train_images, pools, seed=0, start_step=0, batch_size=32, first_row=0,
-                        num_rows=32, crop=None)
+    sampling = Sampling(np.arange(2), np.arange(2, len(data.train_images)), batch_size=32, seed=0)
+    pools = Pool(sampling.labeled, 0), Pool(sampling.unlabeled, 1)
+    rows = StreamedRows(data.train_images, pools, sampling, start_step=0, crop=None)
     for i in range(20):
         rows[i]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -71,14 +71,29 @@ def refine(
       'label_grad_norm' at θ (not where ∇L_l is taken at θ̃), and [n, K] 'moved_from', 'updated' and
       'meta_gradient' where labels moved.
     """
-    images = targets.student_images(inputs.batch)
     has_target = jnp.any(targets.labels > 0, axis=-1)
-    old = {}
-    if labels:
-        old['labels'] = targets.labels
+    old = {'labels': targets.labels} if labels else {}
     if weights:
         ones = jnp.ones(targets.labels.shape[:1], targets.labels.dtype)
         old['weights'] = ones if targets.weights is None else targets.weights
+    gradient, aux = _meta_gradient(targets, old, inputs, meta, network, loss)
+    if labels:
+        moved = update_pseudo_labels(old['labels'], gradient['labels'], meta_lr=meta.meta_lr)
+        aux |= {'moved_from': old['labels'], 'updated': moved, 'meta_gradient': gradient['labels']}
+        targets = targets._replace(labels=moved)
+    if weights:
+        step = jnp.asarray(meta.meta_lr, old['weights'].dtype) * gradient['weights']
+        # A row of zeros is no target: a weight would pull the prediction towards nothing.
+        step = jnp.where(has_target, step, jnp.zeros_like(step))
+        targets = targets._replace(weights=jnp.maximum(old['weights'] - step, 0))
+    return targets.add_aux(**aux)
+
+
+def _meta_gradient(
+    targets: Targets, old: dict[str, Array], inputs: Inputs, meta: Meta, network: Network, loss: ExampleLoss
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """dL_l(θ̃)/d`old`, the labels, weights or both that move; and the scalars of `refine`."""
+    images = targets.student_images(inputs.batch)
 
     def inner_loss(params, moving: dict[str, Array]) -> Array:
         logits = network.logits(inputs.variables(params), images)
@@ -100,14 +115,5 @@ def refine(
         aux['label_grad_norm'] = optax.tree.norm(gradient)
         if meta.estimator != 'exact':
             options['outer_grad'] = gradient
-    gradient = ESTIMATORS[meta.estimator](outer_loss, inner_loss, inputs.params, old, lr=lr, **options)
-    if labels:
-        moved = update_pseudo_labels(old['labels'], gradient['labels'], meta_lr=meta.meta_lr)
-        aux |= {'moved_from': old['labels'], 'updated': moved, 'meta_gradient': gradient['labels']}
-        targets = targets._replace(labels=moved)
-    if weights:
-        step = jnp.asarray(meta.meta_lr, old['weights'].dtype) * gradient['weights']
-        # A row of zeros is no target: a weight would pull the prediction towards nothing.
-        step = jnp.where(has_target, step, jnp.zeros_like(step))
-        targets = targets._replace(weights=jnp.maximum(old['weights'] - step, 0))
-    return targets.add_aux(**aux)
+    estimate = ESTIMATORS[meta.estimator]
+    return estimate(outer_loss, inner_loss, inputs.params, old, lr=lr, **options), aux

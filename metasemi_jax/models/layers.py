@@ -68,11 +68,12 @@ def conv(
     *,
     groups: int = 1,
     padding: int | str | None = None,
+    kernel_init: nn.initializers.Initializer = normal_fan_out,
     bias_init: nn.initializers.Initializer | None = None,
     dtype: Dtype,
     name: str,
 ) -> nn.Conv:
-    """A residual network's convolution, `normal_fan_out`; without bias unless `bias_init` is given."""
+    """A convolution, by default a residual network's; without bias unless `bias_init` is given."""
     # Explicit padding: 'SAME' pads an even size at a stride of 2 on the far side only, PyTorch on both.
     padding = kernel_size // 2 if padding is None else padding
     return nn.Conv(
@@ -82,8 +83,30 @@ def conv(
         padding=padding,
         feature_group_count=groups,
         use_bias=bias_init is not None,
-        kernel_init=normal_fan_out,
+        kernel_init=kernel_init,
         bias_init=bias_init or nn.initializers.zeros,
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        precision=precision(dtype),
+        name=name,
+    )
+
+
+def linear(
+    features: int,
+    dtype: Dtype,
+    name: str,
+    *,
+    use_bias: bool = True,
+    kernel_init: nn.initializers.Initializer = uniform_fan_in,
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+) -> nn.Dense:
+    """A linear layer, by default with weights as PyTorch draws them."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         precision=precision(dtype),
@@ -101,17 +124,8 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        x = nn.Conv(
-            self.features,
-            (self.kernel_size, self.kernel_size),
-            padding=self.padding,
-            use_bias=False,
-            kernel_init=uniform_fan_in,
-            dtype=self.dtype,
-            param_dtype=at_least_float32(self.dtype),
-            precision=precision(self.dtype),
-            name='conv',
-        )(x)
+        uniform_conv = functools.partial(conv, kernel_init=uniform_fan_in, dtype=self.dtype, name='conv')
+        x = uniform_conv(self.features, self.kernel_size, padding=self.padding)(x)
         x = batch_norm(train, self.dtype, 'bn')(x)
         return nn.leaky_relu(x, 0.1)
 
@@ -155,16 +169,8 @@ def classifier(
     bias_init: nn.initializers.Initializer | None = None,
 ) -> nn.Dense:
     """The last linear layer, in float32 or wider whatever the network computes in."""
-    wide = at_least_float32(dtype)
-    return nn.Dense(
-        num_classes,
-        kernel_init=kernel_init,
-        bias_init=bias_init or uniform_bias(fan_in),
-        dtype=wide,
-        param_dtype=wide,
-        precision=precision(wide),
-        name='classifier',
-    )
+    inits = {'kernel_init': kernel_init, 'bias_init': bias_init or uniform_bias(fan_in)}
+    return linear(num_classes, at_least_float32(dtype), 'classifier', **inits)
 
 
 def check_image_size(x: Array, smallest: int, *, model: str, advice: str) -> None:

@@ -29,15 +29,7 @@ class MLP(nn.Module):
         x = x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(self.dtype)
         off = not (train and self.has_rng('dropout'))
         for i in range(1, self.depth + 1):
-            x = nn.Dense(
-                self.width,
-                use_bias=False,
-                kernel_init=layers.uniform_fan_in,
-                dtype=self.dtype,
-                param_dtype=layers.at_least_float32(self.dtype),
-                precision=layers.precision(self.dtype),
-                name=f'linear{i}',
-            )(x)
+            x = layers.linear(self.width, self.dtype, f'linear{i}', use_bias=False)(x)
             x = nn.leaky_relu(layers.batch_norm(train, self.dtype, f'bn{i}')(x), 0.1)
             x = nn.Dropout(self.dropout_rate, deterministic=off)(x)
         features = x.astype(layers.at_least_float32(self.dtype))

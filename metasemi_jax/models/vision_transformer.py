@@ -4,6 +4,7 @@ Each block normalises before attention and before the two linear layers; the cla
 features. There is no BatchNorm, so that the running statistics are empty.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -12,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from metasemi_jax.errors import UserError
+from metasemi_jax.models import layers
 from metasemi_jax.models.layers import Dtype, at_least_float32, classifier, precision
 from metasemi_jax.models.trained_parts import trained_parts
 
 Array = jax.Array
 HEAD_WIDTH = 64  # numbers of a token that one attention head sees
 LONGEST_PERIOD = 100  # of rotations; the shortest is 1, where the images' sides are 2
+# As the paper's program draws tokens, positions and the weights of linear layers.
 narrow_normal = nn.initializers.truncated_normal(0.02)
+linear = functools.partial(layers.linear, kernel_init=narrow_normal)
 
 
 class Block(nn.Module):
@@ -86,16 +90,11 @@ class VisionTransformer(nn.Module):
         trained_parts(self)  # refuses a wrong number
         grid = check_patches(x.shape[1:3], self.patch)
         wide = at_least_float32(self.dtype)
-        x = nn.Conv(
-            self.width,
-            (self.patch, self.patch),
-            strides=self.patch,
-            padding='VALID',
-            dtype=self.dtype,
-            param_dtype=wide,
-            precision=precision(self.dtype),
-            name='patch_embed',
-        )(x.astype(self.dtype))
+        inits = {'kernel_init': nn.initializers.lecun_normal(), 'bias_init': nn.initializers.zeros}
+        embed = layers.conv(
+            self.width, self.patch, self.patch, padding='VALID', **inits, dtype=self.dtype, name='patch_embed'
+        )
+        x = embed(x.astype(self.dtype))
         x = x.reshape(len(x), -1, self.width)
 
         def token(name: str, count: int) -> Array:
@@ -221,19 +220,6 @@ def rotated(x: Array, angles: Array) -> Array:
     left, right = jnp.split(last, 2, axis=-1)
     turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
     return jnp.concatenate([first, turned], axis=1)
-
-
-def linear(features: int, dtype: Dtype, name: str, *, use_bias: bool = True) -> nn.Dense:
-    """A linear layer on every token, its weights drawn narrowly as in the paper's program."""
-    return nn.Dense(
-        features,
-        use_bias=use_bias,
-        kernel_init=narrow_normal,
-        dtype=dtype,
-        param_dtype=at_least_float32(dtype),
-        precision=precision(dtype),
-        name=name,
-    )
 
 
 def layer_norm(epsilon: float, dtype: Dtype, name: str) -> nn.LayerNorm:

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.dataset import InputSpec
-from metasemi_jax.data.splits import Split, split_positions
+from metasemi_jax.data.splits import Split
+from metasemi_jax.training.experiment_data import eval_images
 
 VIEWED = 8  # images of a batch
 LOOKED_AT = 512  # images of a pool that the network classifies at the end
@@ -44,7 +45,6 @@ def view_sheets(to_batch: Callable, device_data: Any, rows: Any, spec: InputSpec
 
 def example_images(dataset: Any, split: Split, unlabeled: np.ndarray) -> Callable[[], dict[str, Examples]]:
     """() -> at most `LOOKED_AT` unlabeled and test (or validation) images, the same in every run."""
-    held_out, _ = split_positions(dataset.train_ids, split.validation)
 
     def pick(images: Any, labels: np.ndarray, positions: np.ndarray) -> Examples:
         chosen = np.random.default_rng(0).permutation(len(positions))[:LOOKED_AT]
@@ -52,15 +52,10 @@ def example_images(dataset: Any, split: Split, unlabeled: np.ndarray) -> Callabl
         return np.asarray(images[positions]), labels[positions]
 
     def examples() -> dict[str, Examples]:
-        found = {}
-        if dataset.test_images is not None:
-            every = np.arange(len(dataset.test_labels))
-            found['test'] = pick(dataset.test_images, dataset.test_labels, every)
-        elif dataset.val_images is not None:
-            every = np.arange(len(dataset.val_labels))
-            found['validation'] = pick(dataset.val_images, dataset.val_labels, every)
-        elif len(held_out):
-            found['validation'] = pick(dataset.train_images, dataset.train_labels, held_out)
+        judged = eval_images(dataset, split)
+        if 'test' in judged:
+            judged.pop('validation', None)
+        found = {name: pick(*pair, np.arange(len(pair[1]))) for name, pair in judged.items()}
         if len(unlabeled):
             found['unlabeled'] = pick(dataset.train_images, dataset.train_labels, unlabeled)
         return found

@@ -11,6 +11,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from metasemi_jax.progress import logging_level
+
 
 @functools.cache
 def silence_orphans() -> None:
@@ -32,14 +34,8 @@ def silence_orphans() -> None:
 
 def saved_tree(folder: Path) -> dict[str, Any]:
     """Shapes and dtypes of a saved state, without the warning of a file that `StandardSave` never writes."""
-    logger = logging.getLogger('absl')
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.metadata(folder).item_metadata.tree
-    finally:
-        logger.setLevel(before)
+    with logging_level('absl', logging.ERROR), ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.metadata(folder).item_metadata.tree
 
 
 def steps_without_listing(folder: Path) -> list[int]:

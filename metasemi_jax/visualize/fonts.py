@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from metasemi_jax.progress import logging_level
+
 OWN = 'DejaVu Sans'  # comes with Matplotlib
 # Fonts that draw a box, or nothing, for every character.
 PRETENDING = ('last resort', 'lastresort', 'blank')
@@ -79,7 +81,7 @@ def _installed() -> list[tuple[str, Any]]:
     # Matplotlib keeps its list from the day it was first used: fonts installed since are not in it.
     for path in findSystemFonts():
         if path not in listed:
-            with contextlib.suppress(Exception), _quiet():
+            with contextlib.suppress(Exception), logging_level('matplotlib.font_manager', logging.CRITICAL):
                 fontManager.addfont(path)
     entries = [
         entry
@@ -101,14 +103,3 @@ def _weight(weight: str | int) -> int:
     from matplotlib.font_manager import weight_dict
 
     return weight if isinstance(weight, int) else weight_dict.get(weight, 400)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger('matplotlib.font_manager')
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

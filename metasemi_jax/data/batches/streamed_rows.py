@@ -11,7 +11,7 @@ import numpy as np
 
 from metasemi_jax.data.images.random_resized_crop import CropRange
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.sampling import sample_stream
+from metasemi_jax.data.sampling import Sampling, sample_stream
 
 ELEMENT_BYTES = 1 << 21
 AUGMENTATION = 1
@@ -50,20 +50,19 @@ class StreamedRows:
         self,
         images: StoredImages,
         pools: tuple[Pool, ...],
+        sampling: Sampling,
         *,
-        seed: int,
         start_step: int,
-        batch_size: int,
-        first_row: int,
-        num_rows: int,
         crop: HostCrop | None,
     ):
-        """`num_rows` of each labeled batch of `batch_size`, from `first_row` on; no `crop`: the middle."""
-        self._images, self._seed, self._start_step, self._crop = images, seed, start_step, crop
+        """The rows of one process of `sampling`, from `start_step` on; no `crop`: the middle."""
+        self._images, self._start_step, self._crop = images, start_step, crop
+        self._seed, self._batch_size = sampling.seed, sampling.batch_size
+        share = sampling.batch_size // sampling.process_count
+        self._first_row = sampling.process_index * share
         # An empty pool has no rows.
-        sizes = [num_rows * pool.ratio if len(pool.positions) else 0 for pool in pools]
+        sizes = [share * pool.ratio if len(pool.positions) else 0 for pool in pools]
         self._pools, self._ends = pools, np.cumsum(sizes)
-        self._batch_size, self._first_row, self._num_rows = batch_size, first_row, num_rows
         self._rows_per_element = max(1, ELEMENT_BYTES // int(np.prod(images.shape[1:])))
 
     @property

@@ -48,16 +48,7 @@ def streaming_pipeline(
         return labels, drawn[1].astype(np.int32)
 
     def host_batches(start_step: int) -> Iterator[PyTree]:
-        rows = StreamedRows(
-            dataset.train_images,
-            tuple(pools),
-            seed=seed,
-            start_step=start_step,
-            batch_size=batch_size,
-            first_row=first_row,
-            num_rows=share,
-            crop=crop,
-        )
+        rows = StreamedRows(dataset.train_images, tuple(pools), sampling, start_step=start_step, crop=crop)
         with contextlib.closing(stream(rows, num_workers=num_workers)) as elements:
             for step in itertools.count(start_step):
                 images = rows.split(_gather(elements, rows, dataset.image_shape))
