@@ -93,13 +93,13 @@ def config_first(argv: list[str], default_config: Path) -> list[str]:
     config, method, rest = str(default_config), '', []
     remaining = iter(argv[1:])
     for arg in remaining:
-        name, _, value = arg.partition('=')
+        name, equals, value = arg.partition('=')
         if name in ('--config', '-config'):
-            config = value or next(remaining, '')
+            config = value if equals else next(remaining, '')
             continue
         rest.append(arg)
         if name in ('--config.method.name', '-config.method.name'):
-            if not value:
+            if not equals:
                 rest += [value] if (value := next(remaining, '')) else []
             method = value
     if method and ':' not in config and _takes_method(config):

@@ -105,6 +105,13 @@ def test_did_you_mean(flag):
     assert ADVICE[flag] in str(caught.value)
 
 
+def test_an_empty_value_takes_no_other_argument():
+    with pytest.raises(UserError, match=r'^--config=: there is no such file'):
+        parse('--config=', '--config.seed=3')
+    arguments = ['main.py', '--config.method.name=', '--workdir=runs/x']
+    assert config_first(arguments, DIGITS) == ['main.py', f'--config={DIGITS}', *arguments[1:]]
+
+
 def test_arguments_without_dashes():
     advice = {
         'configs/svhn.py': 'did you mean --config=configs/svhn.py?',

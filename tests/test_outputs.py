@@ -51,7 +51,7 @@ def refused(line, *parts):
 
 @pytest.mark.parametrize(
     'name',
-    ['config.json', 'results.json', 'checkpoints/4/a', 'events.out.tfevents.1', '.lock'],
+    ['config.json', 'results.json', 'results_4.json', 'checkpoints/4/a', 'events.out.tfevents.1', '.lock'],
 )
 def test_no_file_of_a_run_is_written_over_nor_made(run, name):
     before = contents(run)

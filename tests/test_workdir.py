@@ -1,8 +1,10 @@
+import errno
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +114,19 @@ def test_a_relative_path_stays_where_it_was_meant(tmp_path, monkeypatch):
     workdir = Workdir('runs/x')
     monkeypatch.chdir('/')
     assert workdir.path == tmp_path / 'runs' / 'x'
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    workdir = Workdir(tmp_path)
+    workdir.create(digits.get_config(), IDS)
+
+    def read_bytes(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, 'read_bytes', read_bytes)
+    for read in (workdir.read_config, workdir.read_labeled_ids):
+        with pytest.raises(UserError, match=r'(config\.json|labeled_ids\.txt) cannot be read .Input/output'):
+            read()
 
 
 def test_what_is_described_exists(tmp_path):

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from absl import flags
@@ -170,14 +170,10 @@ def _predict(
     # With the rows on standard output, what people read goes where errors go.
     people = sys.stderr if output in STDOUT else sys.stdout
     print(classifier.description, file=people)
+    has_labels = False
     if split:
-        # Lines that loading prints go there too.
-        with contextlib.redirect_stdout(people):
-            data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
-        if data.changes:
-            print(data.changes, file=people)
-        chosen = split_images(classifier, data, split)
-        sources = [array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)]
+        source, has_labels = _open_split(classifier, split, people, data_path=data_path, data_dir=data_dir)
+        sources = [source]
     else:
         sources = open_images(
             images,
@@ -185,25 +181,15 @@ def _predict(
             resize=evaluation_resize(classifier.config),
             say=lambda line: print(line, file=people),
         )
-    columns = Columns(classifier.class_names, bool(split) and bool((chosen.labels >= 0).any()), all)
-    tally = Tally()
     count = sum(source.count for source in sources)
-    with (
-        open_output(output, classifier.files.path) as file,
-        contextlib.closing(ProgressLine(people)) as progress,
-    ):
-        size = min(batch_size or classifier.config.eval_batch_size, count)
-        results = classify(classifier, sources, batch_size=size)
+    if not batch_size:
+        batch_size = classifier.config.eval_batch_size
+    columns = Columns(classifier.class_names, has_labels, all)
+    with open_output(output, classifier.files.path) as file:
+        results = classify(classifier, sources, batch_size=min(batch_size, count))
         begun = time.perf_counter()
-        rows = _counted(results, columns, tally, ImageCounter(progress, 'classified'), count)
-        if unlabeled:
-            rows = sorted(rows, key=lambda row: -row[0])
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(columns.header())
-        writer.writerows(row for _, row in rows)
+        tally = _write_rows(file, results, columns, count, people, surest_first=unlabeled)
         seconds = time.perf_counter() - begun
-        if len(tally.failed) == count:
-            raise UserError(f'none of the {count:,} images can be read: {first_ten(tally.failed)}')
     for line in _summary(tally, split, seconds, time.perf_counter() - started):
         print(line, file=people)
     if output not in STDOUT:
@@ -223,18 +209,48 @@ def _check_choice(images: Sequence[str], split: str | None, unlabeled: bool) -> 
     return split
 
 
-def _counted(
+def _open_split(
+    classifier: Classifier, split: str, people: TextIO, *, data_path: str, data_dir: str
+) -> tuple[ImageSource, bool]:
+    """The run's images of `split`, and whether the label of any is known."""
+    # Lines that loading prints are for people too.
+    with contextlib.redirect_stdout(people):
+        data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+    if data.changes:
+        print(data.changes, file=people)
+    chosen = split_images(classifier, data, split)
+    source = array_source(chosen.ids, chosen.images, chosen.positions, chosen.labels)
+    return source, bool((chosen.labels >= 0).any())
+
+
+def _write_rows(
+    file: TextIO,
     results: Iterator[tuple[Chunk, Predictions]],
     columns: Columns,
-    tally: Tally,
-    counter: ImageCounter,
     count: int,
-) -> Iterator[tuple[float, list[str]]]:
-    for chunk, predictions in results:
-        tally.add(chunk, predictions)
-        for row in columns.rows(chunk, predictions):
-            counter(count)
-            yield row
+    people: TextIO,
+    *,
+    surest_first: bool,
+) -> Tally:
+    """Write the table of `count` images; refuses to write one without a single image that can be read."""
+    tally = Tally()
+    with contextlib.closing(ProgressLine(people)) as progress:
+        counter = ImageCounter(progress, 'classified')
+
+        def counted() -> Iterator[tuple[float, list[str]]]:
+            for chunk, predictions in results:
+                tally.add(chunk, predictions)
+                for row in columns.rows(chunk, predictions):
+                    counter(count)
+                    yield row
+
+        rows = sorted(counted(), key=lambda row: -row[0]) if surest_first else counted()
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(columns.header())
+        writer.writerows(row for _, row in rows)
+    if len(tally.failed) == count:
+        raise UserError(f'none of the {count:,} images can be read: {first_ten(tally.failed)}')
+    return tally
 
 
 def _summary(tally: Tally, split: str | None, seconds: float, whole: float) -> Iterator[str]:

@@ -44,8 +44,12 @@ def naming(path: Path, remedy: str) -> contextlib.AbstractContextManager[None]:
 
 def read_text(path: Path, remedy: str) -> str:
     """The text of a file of ours in UTF-8; `remedy` as for `read_json`."""
-    with naming(path, remedy), as_user_error(UnicodeDecodeError, str):
+    # The file may be whole.
+    unread = f'{path} cannot be read'
+    with as_user_error(OSError, lambda error: f'{unread} ({reason_of(error)}); mend that, and start again'):
         # Reading a pipe would wait forever.
-        if not path.is_file():
+        content = path.read_bytes() if path.is_file() else None
+    with naming(path, remedy), as_user_error(UnicodeDecodeError, str):
+        if content is None:
             raise UserError('it is no file')
-        return path.read_bytes().decode()
+        return content.decode()

@@ -110,7 +110,7 @@ def sweep_again(folder: Path) -> None:
     """The sweep's command, without starting a process: a run that is not finished is only planned."""
     check_record(folder, [], CONFIG)
     runs = plan(CONFIG, {}, [0], folder)
-    with mock.patch('metasemi_jax.sweep.__main__._start', side_effect=lambda run: sys.exit(0)):
+    with mock.patch('metasemi_jax.sweep.__main__._Process', side_effect=lambda run: sys.exit(0)):
         run_all(runs, 1, StopRequest())
 
 
