@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
 from metasemi_jax.config.form import completed, flatten
-from metasemi_jax.data.batches.augment import normalize
+from metasemi_jax.data.batches.views import make_normalize
 from metasemi_jax.data.dataset import InputSpec
 from metasemi_jax.errors import UserError
 from metasemi_jax.training.checkpoint import open_checkpoints
@@ -137,10 +137,10 @@ def load_classifier(workdir: str | Path, *, weights: str = 'reported') -> Classi
 
 def make_predict(classifier: Classifier) -> Callable[[dict, Array], dict[str, Array]]:
     """(variables, uint8 [B, H, W, C]) -> 'classes' [B], 'probs' [B, K], 'features' [B, D]; to be jitted."""
-    form = classifier.input_spec
+    normalize = make_normalize(classifier.input_spec)
 
     def predict(variables: dict, images: Array) -> dict[str, Array]:
-        images = normalize(images, mean=form.mean, std=form.std)
+        images = normalize(images)
         logits, features = classifier.model.apply(variables, images, train=False, return_features=True)
         # The argmax of the logits, as in `evaluate`: two probabilities may round to the same number.
         classes = jnp.argmax(logits, axis=-1)

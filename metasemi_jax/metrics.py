@@ -18,10 +18,14 @@ def mean_of(values: Array, where: Array | None = None) -> Array:
     return jnp.stack([total, jnp.sum(kept.astype(jnp.float32))])
 
 
+def entropy(probs: Array) -> Array:
+    """-Σ p·log p of each row of [..., K], in nats, with 0·log 0 = 0."""
+    return -jnp.sum(jax.scipy.special.xlogy(probs, probs), axis=-1)
+
+
 def pseudo_label_metrics(when: str, pseudo_labels: Array, labels: Array | None) -> Metrics:
     """Entropy (nats) of pseudo-labels [B, K], and accuracy where the true labels [B] are known (not -1)."""
-    entropy = -jnp.sum(jax.scipy.special.xlogy(pseudo_labels, pseudo_labels), axis=-1)
-    metrics = {f'pseudo_label_entropy_{when}': mean_of(entropy)}
+    metrics = {f'pseudo_label_entropy_{when}': mean_of(entropy(pseudo_labels))}
     if labels is not None:
         # A row that the update emptied names no class, and would count as the first.
         named = jnp.max(pseudo_labels, axis=-1) > 0

@@ -16,6 +16,12 @@ PROTOCOLS = {
     'validation_error_median20': f'median of the last {MEDIAN_OVER} evaluations',
     'validation_error_best': 'lowest of all; selected on the validation images',
 }
+# Name in results.json -> which weights, and the meaning.
+METRICS = {
+    prefix + protocol: (weights, meaning)
+    for prefix, weights in WEIGHT_PREFIXES.items()
+    for protocol, meaning in PROTOCOLS.items()
+}
 
 
 class Evaluation(NamedTuple):
@@ -68,8 +74,7 @@ def summarize(history: list[Evaluation]) -> dict[str, Any]:
 
 def check_results(results: dict[str, Any]) -> None:
     """Refuse what is not of the form of `results.json`: the metrics of `summarize`, the number of steps."""
-    names = [prefix + protocol for prefix in WEIGHT_PREFIXES for protocol in PROTOCOLS]
-    for name in names:
+    for name in METRICS:
         value = results.get(name, 0.0)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value <= 100:
@@ -123,10 +128,9 @@ def table(metrics: dict[str, Any]) -> str:
     lines = []
     for split in ('test', 'validation'):
         rows = [
-            f'  {metrics[prefix + protocol]:>7.2f}%  {weights}, {meaning}'
-            for prefix, weights in WEIGHT_PREFIXES.items()
-            for protocol, meaning in PROTOCOLS.items()
-            if protocol.startswith(split) and prefix + protocol in metrics
+            f'  {metrics[name]:>7.2f}%  {weights}, {meaning}'
+            for name, (weights, meaning) in METRICS.items()
+            if f'{split}_error' in name and name in metrics
         ]
         if rows:
             lines += [f'{split} error', *rows]

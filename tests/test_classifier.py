@@ -1,4 +1,3 @@
-import functools
 import json
 import os
 
@@ -9,7 +8,7 @@ import pytest
 
 from metasemi_jax.classifier import WEIGHTS, load_classifier, predict_batches, predict_images
 from metasemi_jax.config.form import flatten
-from metasemi_jax.data.batches.augment import normalize
+from metasemi_jax.data.batches.views import make_normalize
 from metasemi_jax.distributed.sharding import make_mesh
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import write_json
@@ -72,9 +71,7 @@ def test_the_error_is_that_of_evaluate(run, digits):
     """To the digit, for the last batch is filled up in both; and the probabilities are the network's."""
     classifier = load_classifier(run)
     predictions = predict_images(classifier, digits.test_images, batch_size=64, with_features=True)
-    form = classifier.input_spec
-    scale = functools.partial(normalize, mean=form.mean, std=form.std)
-    mesh = make_mesh()
+    scale, mesh = make_normalize(classifier.input_spec), make_mesh()
     evaluate = make_evaluate(classifier.model, scale, mesh)
     data = place_eval_data(digits.test_images, digits.test_labels, batch_size=64, mesh=mesh)
     wrong = (predictions.classes != digits.test_labels).sum()
@@ -99,11 +96,14 @@ def test_batches_of_any_size_in_order_and_one_trace(run, digits, monkeypatch):
     classifier = load_classifier(run)
     traces = []
 
-    def counted(images, **options):
-        traces.append(images.shape)
-        return normalize(images, **options)
+    def counting(spec):
+        def counted(images):
+            traces.append(images.shape)
+            return make_normalize(spec)(images)
 
-    monkeypatch.setattr('metasemi_jax.classifier.normalize', counted)
+        return counted
+
+    monkeypatch.setattr('metasemi_jax.classifier.make_normalize', counting)
     images = digits.test_images[:23]
     whole = predict_images(classifier, images, batch_size=23)
     assert traces == [(23, 8, 8, 1)]

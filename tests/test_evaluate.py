@@ -70,10 +70,13 @@ def test_padding_would_be_right_if_it_counted(evaluate):
 def test_data_on_the_device():
     images = np.arange(7, dtype=np.uint8)[:, None, None, None] + 1
     data = place_eval_data(images, np.arange(7), batch_size=5, mesh=MESH)
-    assert data.images.shape == (2, 5, 1, 1, 1)
-    assert data.images.dtype == jnp.uint8
-    np.testing.assert_array_equal(data.labels, [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1]])
-    np.testing.assert_array_equal(data.images.ravel(), [1, 2, 3, 4, 5, 6, 7, 0, 0, 0])
+    first, last = data()
+    assert first.images.shape == last.images.shape == (5, 1, 1, 1)
+    assert first.images.dtype == jnp.uint8
+    np.testing.assert_array_equal([first.labels, last.labels], [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1]])
+    np.testing.assert_array_equal(first.images.ravel(), [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(last.images.ravel(), [6, 7, 0, 0, 0])
+    assert data() is data()
 
 
 def test_one_compilation_serves_every_batch_and_evaluation():
@@ -103,8 +106,8 @@ def test_streamed_batches_give_the_same_figures(evaluate, count, batch_size):
     variables = {'params': rng.normal(0, 0.1, (16, 3)).astype(np.float32)}
     streamed = stream_eval_data(images, labels, batch_size=batch_size, mesh=MESH)
     size = min(batch_size, count)
-    shapes = {(batch.images.shape, batch.labels.shape, batch.labels.dtype) for batch in streamed.batches()}
-    assert shapes == {((1, size, 4, 4, 1), (1, size), np.dtype(np.int32))}
+    shapes = {(batch.images.shape, batch.labels.shape, batch.labels.dtype) for batch in streamed()}
+    assert shapes == {((size, 4, 4, 1), (size,), np.dtype(np.int32))}
     resident = place_eval_data(images, labels, batch_size=batch_size, mesh=MESH)
     for _ in range(2):  # it can be read again
         assert evaluate(variables, streamed) == evaluate(variables, resident)

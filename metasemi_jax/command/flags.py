@@ -2,12 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from metasemi_jax.errors import UserError
+from metasemi_jax.errors import UserError, reason_of
+from metasemi_jax.files import check_writable, write_atomically
 
 # absl's help then shows these flags among those of the command that defines them here.
 flags.disclaim_key_flags()
@@ -57,6 +59,28 @@ def define_output(values: flags.FlagValues, text: str) -> None:
     flags.DEFINE_string('output', None, text, flag_values=values)
 
 
+def check_output_folder(folder: Path, files: Sequence[Path], is_own: Callable[[bytes], bool]) -> None:
+    """Refuse, before the work, an `--output` that cannot be written, or holds somebody else's `files`.
+
+    The first of `files`, with bytes that `is_own` knows, identifies the others as the command's own.
+    """
+    check_writable(folder, f'--output={folder}')
+    with naming_output(folder, 'folder'):
+        there = [path for path in files if path.exists()]
+        if there and not (files[0].is_file() and is_own(files[0].read_bytes())):
+            raise UserError(
+                f'--output={folder}: {there[0]} was not written by this command; name another folder'
+            )
+
+
+def write_output_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write the files of `--output`, by their paths below it, in this order; each all or nothing."""
+    with naming_output(folder, 'folder'):
+        for name, content in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / name, content)
+
+
 @contextlib.contextmanager
 def naming_output(output: str | os.PathLike, kind: str = 'file') -> Iterator[None]:
     """Make an OSError of writing what `--output` names (a `kind`: 'file' or 'folder') a UserError.
@@ -70,5 +94,5 @@ def naming_output(output: str | os.PathLike, kind: str = 'file') -> Iterator[Non
         raise
     except OSError as error:
         raise UserError(
-            f'--output={output} cannot be written ({error.strerror or error}); name another {kind}'
+            f'--output={output} cannot be written ({reason_of(error)}); name another {kind}'
         ) from error

@@ -88,18 +88,15 @@ def _check_classes(dataset: Dataset, labeled: Sequence[str]) -> None:
         )
 
 
-def _fewer(most: int) -> str:
-    return f'use at most data.num_validation={most}' if most else 'label more images'
-
-
 def _hold_out(labels: np.ndarray, ids: np.ndarray, count: int, *, seed: int) -> list[str]:
     """Sorted ids of `count` of these images, of each class in proportion, leaving one of each at least."""
     sizes = np.bincount(labels)
     spare = np.maximum(sizes - 1, 0)
-    if count > spare.sum():
+    if count > (most := spare.sum()):
+        advice = f'use at most data.num_validation={most}' if most else 'label more images'
         raise UserError(
             f'{count} validation images cannot be held out of {len(labels)} labeled ones, since one of each '
-            f'class must be left to train on; {_fewer(int(spare.sum()))}, or give test images'
+            f'class must be left to train on; {advice}, or give test images'
         )
     wanted = count * sizes / len(labels)
     taken = np.minimum(np.floor(wanted).astype(int), spare)

@@ -27,7 +27,8 @@ def predict_probs(
       examples: [N, ...] as `form` says.
     """
     model, _ = build_model(ml_collections.ConfigDict(config), num_classes)
-    run, (variables, statistics) = _program(model), jax.device_put((variables, statistics_of(form)))
+    run = _program(model)
+    variables, statistics = jax.device_put((variables, statistics_of(form.mean, form.std)))
     parts = []
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]

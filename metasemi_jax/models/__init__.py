@@ -19,35 +19,19 @@ from metasemi_jax.models.layers import at_least_float32
 from metasemi_jax.models.mlp import MLP
 from metasemi_jax.models.resnet import ResNet18, ResNet50
 from metasemi_jax.models.shake_shake import ShakeShake26
-from metasemi_jax.models.vision_transformer import (
-    DINOv2B14,
-    DINOv2B14Registers,
-    DINOv2S14,
-    DINOv2S14Registers,
-    DINOv3B16,
-    DINOv3S16,
-    ViTB16,
-    ViTS16,
-)
+from metasemi_jax.models.vision_transformer import VISION_TRANSFORMERS
 from metasemi_jax.models.wide_resnet import WideResNet
 
 MODELS = {
     'conv_large': ConvLarge,
     'conv_small': ConvSmall,
-    'dinov2_b14': DINOv2B14,
-    'dinov2_b14_registers': DINOv2B14Registers,
-    'dinov2_s14': DINOv2S14,
-    'dinov2_s14_registers': DINOv2S14Registers,
-    'dinov3_b16': DINOv3B16,
-    'dinov3_s16': DINOv3S16,
     'efficientnet_lite0': EfficientNetLite0,
     'mlp': MLP,
     'resnet18': ResNet18,
     'resnet50': ResNet50,
     'shake_shake26': ShakeShake26,
-    'vit_b16': ViTB16,
-    'vit_s16': ViTS16,
     'wide_resnet': WideResNet,
+    **VISION_TRANSFORMERS,
 }
 
 

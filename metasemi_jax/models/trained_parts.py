@@ -29,7 +29,7 @@ def trained_parts(model: Any) -> list[bool]:
 
 
 def frozen_layers(model: Any) -> frozenset[str]:
-    """Names in the parameters of the layers that are not trained."""
+    """Names in the parameters of the layers that are not trained; none without a `model`."""
     if getattr(model, 'trained_blocks', None) is None:
         return frozenset()
     pairs = zip(model.parts(), trained_parts(model), strict=True)

@@ -172,6 +172,18 @@ class DINOv3B16(DINOv3S16):
     width: int = 768
 
 
+VISION_TRANSFORMERS = {
+    'dinov2_b14': DINOv2B14,
+    'dinov2_b14_registers': DINOv2B14Registers,
+    'dinov2_s14': DINOv2S14,
+    'dinov2_s14_registers': DINOv2S14Registers,
+    'dinov3_b16': DINOv3B16,
+    'dinov3_s16': DINOv3S16,
+    'vit_b16': ViTB16,
+    'vit_s16': ViTS16,
+}
+
+
 def attend(qkv: Array, angles: Array | None = None) -> Array:
     """Softmax attention among the tokens of an image: queries, keys and values [B, N, 3 D] -> [B, N, D].
 

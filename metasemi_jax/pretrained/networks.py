@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from metasemi_jax.errors import UserError, as_user_error
 from metasemi_jax.models import MODELS
-from metasemi_jax.models.vision_transformer import VisionTransformer
+from metasemi_jax.models.vision_transformer import VISION_TRANSFORMERS
 from metasemi_jax.torch_import.state_dict import convert_body, head_classes, infer_sizes
 
 KNOWN = "torchvision's ResNet-18 and -50, EfficientNet-Lite0, and timm's ViT-S/16, ViT-B/16, DINOv2 and -v3"
@@ -107,9 +107,8 @@ def _transformer(weights: Mapping[str, np.ndarray]) -> str:
     count = registers.shape[1] if registers is not None and registers.ndim == 3 else 0
     fitting = {
         name: kind
-        for name, kind in MODELS.items()
-        if issubclass(kind, VisionTransformer)
-        and ((kind.patch,) * 2, kind.rotary, kind.scaled, kind.registers) == (patch, rotary, scaled, count)
+        for name, kind in VISION_TRANSFORMERS.items()
+        if ((kind.patch,) * 2, kind.rotary, kind.scaled, kind.registers) == (patch, rotary, scaled, count)
     }
     if not fitting:
         positions = 'without' if rotary else 'with'

@@ -17,10 +17,9 @@ from pathlib import Path
 from absl import flags
 
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_output, naming_output
+from metasemi_jax.command.flags import check_output_folder, define_output, write_output_folder
 from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.errors import UserError
-from metasemi_jax.files import check_writable, write_atomically
 from metasemi_jax.report.figure import FORMATS
 from metasemi_jax.report.runs import find_runs, make_rows, read_runs
 from metasemi_jax.report.table import FIRST_CELLS, comma_separated, markdown, notes
@@ -73,25 +72,16 @@ def _report(values: flags.FlagValues, folders: tuple[str, ...]) -> None:
     # Matplotlib takes a second to load.
     from metasemi_jax.report.figure import draw
 
-    contents = {'md': report + '\n', 'csv': comma_separated(rows)} | draw(rows)
-    with naming_output(output, 'folder'):
-        output.mkdir(parents=True, exist_ok=True)
-        for suffix, content in contents.items():
-            write_atomically(output / f'report.{suffix}', content)
-    print(f'written to {output}: {", ".join(f"report.{suffix}" for suffix in contents)}')
+    texts = {'report.md': f'{report}\n', 'report.csv': comma_separated(rows)}
+    contents = {name: text.encode() for name, text in texts.items()}
+    contents |= {f'report.{suffix}': content for suffix, content in draw(rows).items()}
+    write_output_folder(output, contents)
+    print(f'written to {output}: {", ".join(contents)}')
 
 
 def _check_output(folder: Path) -> None:
-    """Refuse, before the work, a folder that cannot be written, or holds somebody's own report.md."""
-    check_writable(folder, f'--output={folder}')
-    with naming_output(folder, 'folder'):
-        there = [path for end in SUFFIXES if (path := folder / f'report.{end}').exists()]
-        text = folder / 'report.md'
-        # The table identifies the other files as ours.
-        if there and not (text.is_file() and text.read_bytes().startswith(FIRST_CELLS)):
-            raise UserError(
-                f'--output={folder}: {there[0]} was not written by this command; name another folder'
-            )
+    files = [folder / f'report.{suffix}' for suffix in SUFFIXES]
+    check_output_folder(folder, files, lambda content: content.startswith(FIRST_CELLS))
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ from metasemi_jax.config.form import differing_fields, flatten, settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods.titles import method_title
 from metasemi_jax.report.published import Published, published
-from metasemi_jax.results import PROTOCOLS, WEIGHT_PREFIXES
+from metasemi_jax.results import METRICS
 from metasemi_jax.sweep.folder import is_sweep, run_folders, swept_fields
 from metasemi_jax.workdir import Workdir
 
@@ -184,10 +184,9 @@ def _row(
         setting={name: fields[name] for name in by},
         seeds=[run.fields['seed'] for run in runs],
         errors={
-            prefix + protocol: [run.results[prefix + protocol] for run in runs]
-            for prefix in WEIGHT_PREFIXES
-            for protocol in PROTOCOLS
-            if all(prefix + protocol in run.results for run in runs)
+            name: [run.results[name] for run in runs]
+            for name in METRICS
+            if all(name in run.results for run in runs)
         },
         published=published(fields, runs[0].num_labels),
         recipe=recipe,

@@ -20,7 +20,7 @@ from flax import traverse_util
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import MODELS, create_model
 from metasemi_jax.models.trained_parts import HEAD
-from metasemi_jax.models.vision_transformer import VisionTransformer
+from metasemi_jax.models.vision_transformer import VISION_TRANSFORMERS
 
 _RESIDUAL = (
     (r'(layer\d)_(\d+)/downsample_conv', r'\1.\2.downsample.0'),
@@ -44,7 +44,6 @@ _VIT = (
     (r'norm', 'norm'),
     (r'classifier', 'head'),
 )
-VISION_TRANSFORMERS = tuple(name for name, kind in MODELS.items() if issubclass(kind, VisionTransformer))
 # Flax module path -> PyTorch module; the first pattern that matches counts.
 _MODULES = {
     'conv_large': (

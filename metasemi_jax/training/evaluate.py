@@ -1,7 +1,7 @@
 """The test error, exact for any number of images."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,62 +21,51 @@ Array = jax.Array
 TOP5_CLASSES = 100  # fewest classes for which the top-5 error is reported
 
 
-class EvalData(NamedTuple):
-    """A split on the devices, cut into equal batches; the last is filled up with images of label -1."""
+class EvalBatch(NamedTuple):
+    """A batch of a split on the devices; the last one of a split is filled up with images of label -1."""
 
-    images: Array  # uint8 [batches, B, H, W, C]
-    labels: Array  # int32 [batches, B]
-
-
-class StreamedEvalData(NamedTuple):
-    """A split whose batches every evaluation makes anew, as from image files."""
-
-    # () -> EvalData of one batch [1, B, ...] each, all of one shape; the last filled up as in `EvalData`
-    batches: Callable[[], Iterator[EvalData]]
+    images: Array  # uint8 [B, H, W, C]
+    labels: Array  # int32 [B]
 
 
-def stream_eval_data(images: Any, labels: np.ndarray, *, batch_size: int, mesh: Mesh) -> StreamedEvalData:
-    """`images`, an array or `StoredImages`, in batches as of `place_eval_data`: two are in memory at a time.
+EvalData = Callable[[], Iterable[EvalBatch]]  # the batches of a split, all of one shape, for each evaluation
 
-    Each process reads the images of its own devices.
+
+def stream_eval_data(images: Any, labels: np.ndarray, *, batch_size: int, mesh: Mesh) -> EvalData:
+    """Batches of about `batch_size` that every evaluation makes anew: two are in memory at a time.
+
+    Each process reads the images of its own devices. A batch is at most as large as the split, rounded up to
+    a multiple of the number of devices.
+
+    Args:
+      images: uint8 [N, H, W, C], an array or `StoredImages`.
+      labels: int [N].
     """
-    size = _shared_size(min(batch_size, len(images)), mesh)
+    size = -(-min(batch_size, len(images)) // mesh.size) * mesh.size
     rows = process_rows(size, jax.process_index(), jax.process_count())
 
-    def batches() -> Iterator[EvalData]:
+    def batches() -> Iterator[EvalBatch]:
         for start in range(0, len(images), size):
             mine = slice(start + rows.start, start + rows.stop)
-            pixels, known = np.asarray(images[mine]), labels[mine]
+            pixels, known = np.asarray(images[mine]), labels[mine].astype(np.int32)
             padding = rows.stop - rows.start - len(known)
-            pixels = np.pad(pixels, [(0, padding), (0, 0), (0, 0), (0, 0)]) if padding else pixels
-            known = np.pad(known, (0, padding), constant_values=-1).astype(np.int32)
-            yield place(EvalData(pixels[None], known[None]), split_axis(mesh, 1))
+            if padding:
+                pixels = np.pad(pixels, [(0, padding), *[(0, 0)] * (pixels.ndim - 1)])
+            known = np.pad(known, (0, padding), constant_values=-1)
+            yield place(EvalBatch(pixels, known), split_axis(mesh, 0))
 
-    return StreamedEvalData(batches)
+    return batches
 
 
 def place_eval_data(images: np.ndarray, labels: np.ndarray, *, batch_size: int, mesh: Mesh) -> EvalData:
-    """Place uint8 [N, H, W, C] and int [N] on the devices in batches of about `batch_size`, split among them.
-
-    Every process gives all images, and keeps those of its devices. A batch is at most as large as the split,
-    rounded up to a multiple of the number of devices.
-    """
-    size = _shared_size(min(batch_size, len(images)), mesh)
-    padding = -len(images) % size
-    images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
-    labels = np.concatenate([labels, np.full(padding, -1)]).astype(np.int32)
-    rows = process_rows(size, jax.process_index(), jax.process_count())
-    batches = EvalData(images.reshape(-1, size, *images.shape[1:]), labels.reshape(-1, size))
-    return place(jax.tree.map(lambda x: x[:, rows], batches), split_axis(mesh, 1))
-
-
-def _shared_size(batch_size: int, mesh: Mesh) -> int:
-    return -(-batch_size // mesh.size) * mesh.size
+    """The batches of `stream_eval_data`, made once, to stay on the devices."""
+    batches = list(stream_eval_data(images, labels, batch_size=batch_size, mesh=mesh)())
+    return lambda: batches
 
 
 def make_evaluate(
     model: Any, normalize: Callable[[Array], Array], mesh: Mesh
-) -> Callable[[dict, EvalData | StreamedEvalData], dict[str, float]]:
+) -> Callable[[dict, EvalData], dict[str, float]]:
     """(variables, data) -> {'error': percent, 'loss': mean cross-entropy}, in evaluation mode.
 
     With 100 classes or more also 'error_top5', percent: the class is not among the five most probable.
@@ -91,9 +80,9 @@ def make_evaluate(
     """
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh), compiler_options=deterministic_options())
-    def batch_metrics(variables: dict, data: EvalData, i: Array) -> Metrics:
-        labels = data.labels[i]
-        logits = model.apply(variables, normalize(data.images[i]), train=False)
+    def batch_metrics(variables: dict, batch: EvalBatch) -> Metrics:
+        labels = batch.labels
+        logits = model.apply(variables, normalize(batch.images), train=False)
         known = labels >= 0
         losses = cross_entropy(logits=logits, labels=jnp.where(known, labels, 0))
         # Percent before the division: 3400 / 500 is 6.8, 100 * (34 / 500) is 6.800000000000001.
@@ -104,22 +93,15 @@ def make_evaluate(
             measured['error_top5'] = mean_of(jnp.where(found, 0, 100), where=known)
         return measured
 
-    def of_batches(variables: dict, data: EvalData | StreamedEvalData) -> Iterator[Metrics]:
-        if isinstance(data, EvalData):
-            yield from (batch_metrics(variables, data, np.int32(i)) for i in range(len(data.labels)))
-            return
-        previous = None
-        for batch in data.batches():
+    def evaluate(variables: dict, data: EvalData) -> dict[str, float]:
+        found = []
+        for batch in data():
             # One batch is made while the device works on another; no third one is held.
-            jax.block_until_ready(previous)
-            previous = batch_metrics(variables, batch, np.int32(0))
-            yield previous
-
-    def evaluate(variables: dict, data: EvalData | StreamedEvalData) -> dict[str, float]:
-        batches = list(of_batches(variables, data))
+            jax.block_until_ready(found[-1:])
+            found.append(batch_metrics(variables, batch))
         # Added up on the host in float64: a float32 sum of losses over many batches would drift.
         total = jax.tree.map(
-            lambda *pairs: np.sum(np.asarray(pairs, np.float64), axis=0), *jax.device_get(batches)
+            lambda *pairs: np.sum(np.asarray(pairs, np.float64), axis=0), *jax.device_get(found)
         )
         return metrics.compute(total)
 

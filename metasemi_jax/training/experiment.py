@@ -160,7 +160,8 @@ def _make_evaluate(
 
 
 def _make_probe(dataset: Dataset, parts: Parts, mesh: Mesh) -> Callable[[dict], dict[str, float]]:
-    data = place_probe_data(dataset, (parts.labeled, parts.drawn), statistics_of(parts.spec), mesh)
+    statistics = statistics_of(parts.spec.mean, parts.spec.std)
+    data = place_probe_data(dataset, (parts.labeled, parts.drawn), statistics, mesh)
     probe = make_probe(parts.model, mesh)
     return lambda variables: probe(variables, data)
 
@@ -251,9 +252,9 @@ def build_optimizer(config: Any, model: nn.Module | None = None) -> optax.Gradie
         weight_decay=optimizer.weight_decay,
         weight_decay_on=optimizer.weight_decay_on,
     )
-    frozen = frozenset() if model is None else frozen_layers(model)
     # Configs of older runs lack this field.
-    return by_layer(tx, head=HEAD, frozen=frozen, body_lr_scale=optimizer.get('body_lr_scale', 1.0))
+    body_lr_scale = optimizer.get('body_lr_scale', 1.0)
+    return by_layer(tx, head=HEAD, frozen=frozen_layers(model), body_lr_scale=body_lr_scale)
 
 
 def _lr_schedule(config: Any, factor: float) -> Schedule:
@@ -277,8 +278,8 @@ def build_method(config: Any, model: nn.Module) -> Method:
     options = {name: value for name, value in config.method.items() if name != 'name' and value is not None}
     if 'total_steps' in method_options(config.method.name):
         options['total_steps'] = config.total_steps
-    frozen = frozen_layers(model) if isinstance(model, nn.Module) else frozenset()
-    network = as_network(model, undropped_statistics=config.undropped_statistics, frozen=frozen)
+    undropped = config.undropped_statistics
+    network = as_network(model, undropped_statistics=undropped, frozen=frozen_layers(model))
     method = create_method(config.method.name, network, **options)
     if method.teacher and not config.ema_decay:
         raise UserError(

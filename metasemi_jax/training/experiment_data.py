@@ -215,8 +215,8 @@ def on_disk(images: Any) -> bool:
 
 
 def _split_file(data: Any) -> str:
-    if data.name == IMAGENET and data.split_file in SUBSETS and not Path(data.split_file).exists():
-        return str(subset_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
-    if data.name == STL10 and data.split_file in FOLDS and not Path(data.split_file).exists():
-        return str(fold_file(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
+    published = {IMAGENET: (SUBSETS, subset_file), STL10: (FOLDS, fold_file)}
+    names, find = published.get(data.name, ((), None))
+    if data.split_file in names and not Path(data.split_file).exists():
+        return str(find(data.split_file, data_dir=data.data_dir, manual_dir=data.manual_dir))
     return data.split_file

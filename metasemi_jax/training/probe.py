@@ -14,6 +14,7 @@ from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.distributed.sharding import place, replicated
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.network import as_network
+from metasemi_jax.metrics import entropy
 from metasemi_jax.training.compiler_options import deterministic_options
 
 Array = jax.Array
@@ -74,9 +75,9 @@ def make_probe(model: Any, mesh: Mesh) -> Callable[[dict, ProbeData], dict[str, 
         if len(data.unlabeled_images):
             probs = jax.nn.softmax(network.logits(variables, normalize(data.unlabeled_images)))
             found |= {
-                'entropy': jnp.mean(_entropy(probs)),
+                'entropy': jnp.mean(entropy(probs)),
                 'confidence': jnp.mean(jnp.max(probs, axis=-1)),
-                'classes': jnp.exp(_entropy(jnp.mean(probs, axis=0))),
+                'classes': jnp.exp(entropy(jnp.mean(probs, axis=0))),
             }
         return found
 
@@ -84,7 +85,3 @@ def make_probe(model: Any, mesh: Mesh) -> Callable[[dict, ProbeData], dict[str, 
     return lambda variables, data: {
         name: float(value) for name, value in jax.device_get(run(variables, data)).items()
     }
-
-
-def _entropy(probs: Array) -> Array:
-    return -jnp.sum(jax.scipy.special.xlogy(probs, probs), axis=-1)

@@ -25,10 +25,15 @@ from absl import flags
 
 from metasemi_jax.classifier import Classifier, load_classifier
 from metasemi_jax.cli import run_command
-from metasemi_jax.command.flags import define_data_location, define_output, define_weights, naming_output
+from metasemi_jax.command.flags import (
+    check_output_folder,
+    define_data_location,
+    define_output,
+    define_weights,
+    write_output_folder,
+)
 from metasemi_jax.compilation_cache import enable_compilation_cache
 from metasemi_jax.errors import UserError
-from metasemi_jax.files import check_writable, write_atomically
 from metasemi_jax.predict.run_data import RUN_SPLITS
 from metasemi_jax.visualize.html_report import is_report
 from metasemi_jax.visualize.look import look
@@ -101,7 +106,7 @@ def _visualize(
     for classifier in classifiers:
         print(classifier.description)
         places = {'data_path': data_path, 'data_dir': data_dir}
-        runs.append(look(classifier, split, num_points=num_points, seed=seed, say=print, **places))
+        runs.append(look(classifier, split, num_points=num_points, seed=seed, **places))
     contents = draw_files(runs, seed, now=datetime.now().astimezone())
     if line := undrawable(classifiers[0].class_names):
         print(line)
@@ -126,28 +131,19 @@ def _output_folder(output: str | None, classifiers: Sequence[Classifier]) -> Pat
     several = len(classifiers) > 1
     target = Path(output or ('runs/figures' if several else classifiers[0].files.path / 'figures'))
     folders = output_folders([c.files.path.name for c in classifiers]) if several else []
-    with naming_output(target, 'folder'):
-        _check_output(target, ['', *folders])
+    _check_output(target, ['', *folders])
     return target
 
 
 def _check_output(target: Path, folders: Sequence[str]) -> None:
-    """Refuse a folder that cannot be written, or holds somebody's own pictures in the `folders` below it."""
-    check_writable(target, f'--output={target}')
     names = [f'{name}.{suffix}' for name in NAMES for suffix in FORMATS]
-    paths = [target / PAGE, *(target / folder / name for folder in folders for name in names)]
-    there = [path for path in paths if path.exists()]
-    # The page identifies the pictures beside it as ours.
-    if there and not (paths[0].is_file() and is_report(paths[0].read_bytes()[:1000])):
-        raise UserError(f'--output={target}: {there[0]} was not written by this command; name another folder')
+    pictures = [target / folder / name for folder in folders for name in names]
+    check_output_folder(target, [target / PAGE, *pictures], is_report)
 
 
 def _write(target: Path, contents: dict[str, bytes]) -> None:
-    with naming_output(target, 'folder'):
-        # The page comes first: a later start recognizes its own pictures by it.
-        for name in sorted(contents, key=lambda name: name != PAGE):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target / name, contents[name])
+    # The page comes first: a later start recognizes its own pictures by it.
+    write_output_folder(target, {PAGE: contents[PAGE]} | contents)
 
 
 if __name__ == '__main__':

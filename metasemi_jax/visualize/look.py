@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from metasemi_jax.classifier import Classifier
 from metasemi_jax.config.form import flatten
 from metasemi_jax.predict.run_data import RunData, find_split, load_run_data
-from metasemi_jax.progress import ImageCounter, ProgressLine
+from metasemi_jax.progress import ImageCounter, ProgressLine, say
 from metasemi_jax.visualize.calibration import (
     FEWEST,
     Confidence,
@@ -54,7 +54,6 @@ def look(
     *,
     num_points: int,
     seed: int,
-    say: Callable[[str], None],
     data_path: str = '',
     data_dir: str = '',
 ) -> Run:
@@ -95,7 +94,7 @@ def look(
         mistakes=_mistakes(found[judged]) if judged else None,
         review=_review(found['unlabeled']) if 'unlabeled' in found else None,
         reliability=_reliability(found, judged) if judged else None,
-        pools=_embed(samples, seed, say),
+        pools=_embed(samples, seed),
     )
 
 
@@ -161,7 +160,7 @@ def _reliability(found: dict[str, Judged], judged: str) -> Reliability:
     )
 
 
-def _embed(samples: Sequence[Sample], seed: int, say: Callable[[str], None]) -> list[EmbeddedPool]:
+def _embed(samples: Sequence[Sample], seed: int) -> list[EmbeddedPool]:
     features = np.concatenate([sample.features for sample in samples])
     begun = time.perf_counter()
     points = embed(features, seed=seed)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from metasemi_jax.results import PROTOCOLS, WEIGHT_PREFIXES
+from metasemi_jax.results import METRICS, PROTOCOLS, WEIGHT_PREFIXES
 from metasemi_jax.visualize.calibration import draw_reliability
 from metasemi_jax.visualize.classes import class_header, class_rows, draw_class_errors
 from metasemi_jax.visualize.confusion import draw_confusion
@@ -175,10 +175,9 @@ def _comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
 
 def _result_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
-        (f'{results[prefix + protocol]:.2f}%', f'{protocol.split("_")[0]} images, {weights}', meaning)
-        for prefix, weights in WEIGHT_PREFIXES.items()
-        for protocol, meaning in PROTOCOLS.items()
-        if prefix + protocol in results
+        (f'{results[name]:.2f}%', f'{name.removeprefix("ema_").split("_")[0]} images, {weights}', meaning)
+        for name, (weights, meaning) in METRICS.items()
+        if name in results
     ]
 
 

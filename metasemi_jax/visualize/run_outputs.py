@@ -18,7 +18,6 @@ PROBABILITY_BYTES = 400_000_000
 class Judged(NamedTuple):
     """The predictions for n images of a split."""
 
-    name: str
     images: SplitImages
     chosen: np.ndarray  # int [n], positions in the split
     classes: np.ndarray  # int [n]
@@ -123,10 +122,7 @@ def run_network(
         part, (classes, _, _, features) = parts[name], outputs[name]
         labels = part.images.labels[part.chosen[part.kept]]
         samples.append(Sample(name, sizes[name], features, labels, classes[part.kept]))
-    found = {
-        name: Judged(name, part.images, part.chosen, *outputs[name][:2], outputs[name][2])
-        for name, part in parts.items()
-    }
+    found = {name: Judged(part.images, part.chosen, *outputs[name][:3]) for name, part in parts.items()}
     return found, samples
 
 

@@ -59,7 +59,7 @@ def make_views(
     else:
         strongly = then(weak, functools.partial(rand_augment, variant=strong))
     seconds = {None: None, 'weak': weak, 'strong': strongly}
-    return Views(weak, _statistics(mean, std), seconds[second])
+    return Views(weak, statistics_of(mean, std), seconds[second])
 
 
 def feature_views(second: str | None) -> Views:
@@ -84,18 +84,14 @@ def normalize_by(statistics: Statistics, examples: Array) -> Array:
     return normalize(examples, mean=mean, std=std)
 
 
-def statistics_of(spec: InputSpec) -> Statistics:
-    """The argument of `normalize_by` for images of `spec`."""
-    return _statistics(spec.mean, spec.std)
-
-
 @functools.lru_cache(maxsize=64)
 def make_normalize(spec: InputSpec) -> Callable[[Array], Array]:
     """`normalize_by` with the statistics of `spec`; equal specs give one function."""
-    return functools.partial(normalize_by, statistics_of(spec))
+    return functools.partial(normalize_by, statistics_of(spec.mean, spec.std))
 
 
-def _statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:
+def statistics_of(mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:
+    """The argument of `normalize_by` from those of an `InputSpec`."""
     # In JAX's default float: the transfer to a device is explicit, and makes no other type of them.
     dtype = jax.dtypes.canonicalize_dtype(float)
     return (np.asarray(mean, dtype), np.asarray(std, dtype)) if mean else ()

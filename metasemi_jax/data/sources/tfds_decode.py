@@ -31,11 +31,6 @@ def from_archives(
     return _arrays({split: len(splits[split].images) for split in splits}, recipe, read, count)
 
 
-def archive_images(splits: Mapping[str, ArchiveSplit], recipe: TfdsRecipe) -> int:
-    """Number of training and test images in the archives of `recipe`."""
-    return sum(len(splits[part].images) for parts in _parts(recipe).values() for part in parts)
-
-
 def decode(
     builder: Any, recipe: TfdsRecipe, count: Callable[[int], None], *, pixels: bool = True
 ) -> dict[str, np.ndarray]:

@@ -3,9 +3,12 @@
 import contextlib
 import errno
 import io
+import logging
 import os
 from collections.abc import Iterator
 from unittest import mock
+
+from metasemi_jax.progress import logging_level
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_SECONDS = 60
@@ -15,17 +18,14 @@ READ_SECONDS = 60
 def quiet_tfds() -> Iterator[None]:
     """Keep TFDS's progress bars, prints and logs off the terminal: no option turns all of them off."""
     import tensorflow_datasets as tfds
-    from absl import logging
     from tensorflow_datasets.core.utils import tqdm_utils
 
-    verbosity, bars = logging.get_verbosity(), tqdm_utils._active
-    logging.set_verbosity(logging.ERROR)
+    bars = tqdm_utils._active
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with logging_level('absl', logging.ERROR), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.set_verbosity(verbosity)
         tfds.display_progress_bar(bars)
 
 
