@@ -1,10 +1,11 @@
 import io
+import re
 import types
 
 import pytest
 
 from metasemi_jax import progress
-from metasemi_jax.progress import Pace, ProgressLine, Ticks, duration
+from metasemi_jax.progress import ImageCounter, Pace, ProgressLine, Ticks, duration
 
 
 class Terminal(io.StringIO):
@@ -102,3 +103,17 @@ def test_ticks_come_every_5_seconds_in_a_terminal_and_ever_more_rarely_in_a_file
         if ticks.due():
             seen.append(clock[0])
     assert seen == shown
+
+
+@pytest.mark.parametrize(
+    ('stream', 'shown'), [(Terminal(), [100, 200, 300, 350]), (io.StringIO(), [300, 350])]
+)
+def test_a_counter_waits_by_the_stream_that_it_writes_to(monkeypatch, stream, shown):
+    """Not by standard output, which may be a file beside a terminal, or a terminal beside a log."""
+    clock = [0.0]
+    monkeypatch.setattr(progress, 'time', types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    count = ImageCounter(ProgressLine(stream), 'read')
+    for clock[0] in (0.04 * i for i in range(1, 351)):
+        count(350)
+    assert [int(number) for number in re.findall(r'read (\d+)/350 images', stream.getvalue())] == shown
+    assert 'read 350/350 images, 25 images/s' in stream.getvalue()

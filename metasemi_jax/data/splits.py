@@ -173,10 +173,10 @@ def split_positions(
 
 
 def split_text(labeled_ids: Sequence[str]) -> str:
-    """The artifact: one id a line."""
+    """The text of `labeled_ids.txt`: one id a line."""
     return ''.join(f'{name}\n' for name in labeled_ids)
 
 
 def split_sha256(labeled_ids: Sequence[str]) -> str:
-    """SHA-256 of the artifact, in hex."""
+    """SHA-256 of `split_text`, in hex."""
     return hashlib.sha256(split_text(labeled_ids).encode()).hexdigest()

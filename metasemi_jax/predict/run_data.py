@@ -24,7 +24,7 @@ class RunData(NamedTuple):
     labeled: np.ndarray  # int, positions in the training images; the labeled ones of the run
     unlabeled: np.ndarray
     held_out: np.ndarray
-    changes: str  # what was moved, added or removed since, one line for people; '' for nothing
+    changes: str = ''  # what was moved, added or removed since, one line for people; '' for nothing
 
 
 class SplitImages(NamedTuple):
@@ -69,8 +69,7 @@ def _run_data(classifier: Classifier, config: Any, dataset: Dataset) -> RunData:
     labeled, held_out = files.read_labeled_ids() or [], files.read_validation_ids()
     changed = changed_parts(classifier.record.get('data_sha256'), dataset, held_out)
     if not changed:
-        positions, unlabeled = split_positions(dataset.train_ids, labeled, held_out)
-        return RunData(dataset, positions, unlabeled, split_positions(dataset.train_ids, held_out)[0], '')
+        return _of_ids(dataset, labeled, held_out)
     there = {*dataset.train_ids.tolist()}
     kept, kept_held_out = ([name for name in ids if name in there] for ids in (labeled, held_out))
     # A position says nothing of an image once others were added: only the names of files do. And where the
@@ -82,24 +81,25 @@ def _run_data(classifier: Classifier, config: Any, dataset: Dataset) -> RunData:
             f'the images have changed since {files.path} was begun: some were added, removed, renamed, '
             'relabeled or replaced; put the old ones back, or name files and folders in the place of a split'
         )
-    positions, unlabeled = split_positions(dataset.train_ids, kept, kept_held_out)
-    new = np.zeros(len(unlabeled), bool)
+    data = _of_ids(dataset, kept, kept_held_out)
+    new = np.zeros(len(data.unlabeled), bool)
     if not (config.data.num_labels or config.data.split_file):
         # The run had every label that there was: what else has one was given it since.
-        new = dataset.train_labels[unlabeled] >= 0
+        new = dataset.train_labels[data.unlabeled] >= 0
     changes = [f'{count} labeled images are new, and left out' for count in [int(new.sum())] if count]
     for kind, before, now in (('labeled', labeled, kept), ('validation', held_out, kept_held_out)):
         if len(now) < len(before):
             changes.append(f'{len(before) - len(now)} of its {len(before)} {kind} images are gone')
     what = '; '.join(changes) or 'unlabeled ones were added, removed or renamed'
-    held_out_positions, _ = split_positions(dataset.train_ids, kept_held_out)
-    return RunData(
-        dataset,
-        positions,
-        unlabeled[~new],
-        held_out_positions,
-        f'the images have changed since {files.path} was begun: {what}; its splits are what is left of them',
+    what = f'the images have changed since {files.path} was begun: {what}'
+    return data._replace(
+        unlabeled=data.unlabeled[~new], changes=f'{what}; its splits are what is left of them'
     )
+
+
+def _of_ids(dataset: Dataset, labeled: list[str], held_out: list[str]) -> RunData:
+    positions, unlabeled = split_positions(dataset.train_ids, labeled, held_out)
+    return RunData(dataset, positions, unlabeled, split_positions(dataset.train_ids, held_out)[0])
 
 
 def split_images(classifier: Classifier, data: RunData, name: str) -> SplitImages:
