@@ -44,7 +44,7 @@ class Fitted(NamedTuple):
     warnings: list[Warned]
 
 
-def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitted:
+def fit(config: Any, dataset: Dataset, listener: Listener) -> Fitted:
     """Train a network on `dataset`; labels of -1 make the unlabeled pool.
 
     Where all are labeled, they are the unlabeled pool too.
@@ -52,7 +52,7 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     Args:
       config: as `make_config` returns it.
       dataset: in memory, without test and validation images.
-      listener: receives lines and losses; None: they are dropped.
+      listener: receives lines and losses.
 
     Raises:
       UserError: settings that do not fit the data.
@@ -66,7 +66,6 @@ def fit(config: Any, dataset: Dataset, listener: Listener | None = None) -> Fitt
     experiment = _with_rounded_pools(build_experiment(config, mesh, split, dataset=dataset))
     config = experiment.config
     check_batch_size(config.batch_size, mesh.size)
-    listener = listener or Listener()
     listener.say(experiment.description)
     listener.say(experiment.chosen.rpartition(';')[0])
     if config.time_budget:

@@ -35,6 +35,4 @@ class ConvLarge(nn.Module):
         x = layers.ConvBlock(4 * w, 3, 'VALID', self.dtype, name='block7')(x, train=train)
         x = layers.ConvBlock(2 * w, 1, dtype=self.dtype, name='block8')(x, train=train)
         x = layers.ConvBlock(w, 1, dtype=self.dtype, name='block9')(x, train=train)
-        features = layers.global_mean(x)
-        logits = layers.classifier(self.num_classes, self.dtype, w)(features)
-        return (logits, features) if return_features else logits
+        return layers.classified(layers.global_mean(x), self, return_features)

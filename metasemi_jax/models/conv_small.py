@@ -33,6 +33,4 @@ class ConvSmall(nn.Module):
         x = layers.ConvBlock(2 * w, dtype=self.dtype, name='block4')(x, train=train)
         x = layers.PoolDropout(self.dropout_rate, name='pool2')(x, train=train)
         x = layers.ConvBlock(4 * w, dtype=self.dtype, name='block5')(x, train=train)
-        features = layers.global_mean(x)
-        logits = layers.classifier(self.num_classes, self.dtype, 4 * w)(features)
-        return (logits, features) if return_features else logits
+        return layers.classified(layers.global_mean(x), self, return_features)

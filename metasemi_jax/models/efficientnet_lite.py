@@ -111,6 +111,4 @@ class EfficientNetLite0(nn.Module):
             x = block(x, train=next(learns))
         x = layers.conv(channels(HEAD_WIDTH), 1, dtype=self.dtype, name='conv_head')(x)
         x = nn.relu6(layers.batch_norm(next(learns), self.dtype, 'bn_head', epsilon=EPSILON)(x))
-        features = layers.global_mean(x)
-        logits = layers.classifier(self.num_classes, self.dtype, features.shape[-1])(features)
-        return (logits, features) if return_features else logits
+        return layers.classified(layers.global_mean(x), self, return_features)

@@ -160,17 +160,21 @@ class PoolDropout(nn.Module):
         return nn.Dropout(self.rate, broadcast_dims=(1, 2), deterministic=off)(x)
 
 
-def classifier(
-    num_classes: int,
-    dtype: Dtype,
-    fan_in: int,
+def classified(
+    features: Array,
+    model: nn.Module,
+    return_features: bool,
     *,
     kernel_init: nn.initializers.Initializer = uniform_fan_in,
     bias_init: nn.initializers.Initializer | None = None,
-) -> nn.Dense:
-    """The last linear layer, in float32 or wider whatever the network computes in."""
-    inits = {'kernel_init': kernel_init, 'bias_init': bias_init or uniform_bias(fan_in)}
-    return linear(num_classes, at_least_float32(dtype), 'classifier', **inits)
+) -> Array | tuple[Array, Array]:
+    """What `model` returns of features [B, D]: logits [B, K], and the features if they are wanted.
+
+    The last linear layer computes in float32 or wider, whatever the network computes in.
+    """
+    inits = {'kernel_init': kernel_init, 'bias_init': bias_init or uniform_bias(features.shape[-1])}
+    last = linear(model.num_classes, at_least_float32(model.dtype), 'classifier', **inits)
+    return (last(features), features) if return_features else last(features)
 
 
 def check_image_size(x: Array, smallest: int, *, model: str, advice: str) -> None:

@@ -33,5 +33,4 @@ class MLP(nn.Module):
             x = nn.leaky_relu(layers.batch_norm(train, self.dtype, f'bn{i}')(x), 0.1)
             x = nn.Dropout(self.dropout_rate, deterministic=off)(x)
         features = x.astype(layers.at_least_float32(self.dtype))
-        logits = layers.classifier(self.num_classes, self.dtype, self.width)(features)
-        return (logits, features) if return_features else logits
+        return layers.classified(features, self, return_features)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean, max_pool
+from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean, max_pool
 from metasemi_jax.models.trained_parts import trained_parts
 
 Array = jax.Array
@@ -77,9 +77,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f'layer{stage + 1}_{i}'
                 x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=next(learns))
-        features = global_mean(x)
-        logits = classifier(self.num_classes, self.dtype, features.shape[-1])(features)
-        return (logits, features) if return_features else logits
+        return classified(global_mean(x), self, return_features)
 
 
 class ResNet18(ResNet):

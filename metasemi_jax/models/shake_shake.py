@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean, uniform_bias
+from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean, uniform_bias
 
 Array = jax.Array
 
@@ -35,9 +35,7 @@ class ShakeShake26(nn.Module):
                     dtype=self.dtype,
                     name=f'layer{stage + 1}_{i}',
                 )(x, train=train)
-        features = global_mean(x)
-        logits = classifier(self.num_classes, self.dtype, 4 * self.width)(features)
-        return (logits, features) if return_features else logits
+        return classified(global_mean(x), self, return_features)
 
 
 class ShakeBlock(nn.Module):

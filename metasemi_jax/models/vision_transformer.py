@@ -14,7 +14,7 @@ import numpy as np
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import layers
-from metasemi_jax.models.layers import Dtype, at_least_float32, classifier, precision
+from metasemi_jax.models.layers import Dtype, at_least_float32, classified, precision
 from metasemi_jax.models.trained_parts import trained_parts
 
 Array = jax.Array
@@ -116,8 +116,7 @@ class VisionTransformer(nn.Module):
             block = Block(self.scaled, not self.rotary, self.epsilon, self.dtype, name=f'block_{i}')
             x = block(x, angles)
         features = layer_norm(self.epsilon, self.dtype, 'norm')(x)[:, 0].astype(wide)
-        logits = classifier(self.num_classes, self.dtype, self.width)(features)
-        return (logits, features) if return_features else logits
+        return classified(features, self, return_features)
 
 
 class ViTS16(VisionTransformer):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.models.layers import Dtype, batch_norm, classifier, conv, global_mean
+from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean
 
 Array = jax.Array
 
@@ -63,14 +63,8 @@ class WideResNet(nn.Module):
                     name=f'layer{stage + 1}_{i}',
                 )(x, train=train)
         features = global_mean(_activate(x, train, self.dtype, 'bn'))
-        logits = classifier(
-            self.num_classes,
-            self.dtype,
-            features.shape[-1],
-            kernel_init=nn.initializers.glorot_normal(),
-            bias_init=nn.initializers.zeros,
-        )(features)
-        return (logits, features) if return_features else logits
+        inits = {'kernel_init': nn.initializers.glorot_normal(), 'bias_init': nn.initializers.zeros}
+        return classified(features, self, return_features, **inits)
 
 
 class WideBlock(nn.Module):

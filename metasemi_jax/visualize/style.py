@@ -149,7 +149,7 @@ def _width(text: str, points: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _letter_width(letter: str) -> float:
-    """Width of `text` over the height of its letters, without kerning (less than a hundredth)."""
+    """Width of `letter` over the height of its font, without kerning (less than a hundredth)."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
