@@ -111,7 +111,8 @@ def test_a_finished_run_names_its_images_if_others_are_given(documented, monkeyp
     do(['main.py', *short, '--config.data.path=mine'], '')
     assert 'this run is finished\n' in capsys.readouterr().out
     do(['main.py', *short, '--config.data.path=yours'], '')
-    assert 'finished, on the images of mine; to train on those of yours, name' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'finished, on the images of mine; to train on those of yours, name another --workdir\n' in said
 
 
 def test_the_documented_commands_predict(documented):

@@ -40,7 +40,7 @@ def required_workdir(value: str | None, what: str = 'the folder of a run') -> st
 
 def define_weights(values: flags.FlagValues) -> None:
     """`--weights`, of `classifier.WEIGHTS`."""
-    # This imports JAX, which takes a second, and a mistyped flag should not have to wait for it.
+    # Imported here: it loads JAX, which takes seconds. `train` has no such flag, and parses its own before.
     from metasemi_jax.classifier import WEIGHTS
 
     text = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
@@ -64,8 +64,8 @@ def check_output_folder(folder: Path, files: Sequence[Path], is_own: Callable[[b
 
     The first of `files`, with bytes that `is_own` knows, identifies the others as the command's own.
     """
-    check_writable(folder, f'--output={folder}')
     with naming_output(folder, 'folder'):
+        check_writable(folder, f'--output={folder}')
         there = [path for path in files if path.exists()]
         if there and not (files[0].is_file() and is_own(files[0].read_bytes())):
             raise UserError(

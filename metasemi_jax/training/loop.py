@@ -126,7 +126,7 @@ def _on_other_images(config: Any, files: Workdir) -> str:
     trained, named = files.read_config()['data'].get('path', ''), config.data.path
     if trained == named:
         return ''
-    return f', on the images of {trained}; to train on those of {named}, name another --workdir'
+    return f', on the images of {trained}; to train on those of {named}, name another workdir'
 
 
 def _settings_of_run(config: Any, files: Workdir) -> tuple[Any, bool]:
