@@ -51,7 +51,7 @@ def test_a_small_step_fits_and_its_cost_is_that_of_its_passes(found, chips):
     assert found['memory']['data'] >= 1297 * 8 * 8
     assert 0 < sum(found['memory'].values()) == found['memory_wanted'] < found['memory_available'] / 10
     step = found['step']
-    assert step['counted_by'] == 'compiler'
+    assert step['flops_by'] == 'compiler'
     assert step['least_s'] == max(step['compute_s'], step['memory_s'], step['network_s'])
     assert found['run_s'][0] == pytest.approx(2000 * step['least_s'])
 
