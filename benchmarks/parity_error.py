@@ -25,7 +25,7 @@ def main() -> None:
         expected = dict(file)
     actual = figures_of('convlarge_mixup', dtype=jnp.float32, estimator='jvp')
     columns['float32 `jvp`'] = {key: relative_error(actual[key], expected[key]) for key in expected}
-    print(f'| figure | {" | ".join(columns)} |\n|---{"|---" * len(columns)}|')
+    print(f'| number | {" | ".join(columns)} |\n|---{"|---" * len(columns)}|')
     for key in expected:
         print(f'| `{key}` | {" | ".join(f"{errors[key]:.1e}" for errors in columns.values())} |')
 

@@ -4,7 +4,7 @@
     python main.py --config=configs/mnist.py --config.method.name=fixmatch --workdir=runs/mnist_fixmatch
 
 The first run downloads the four files (12 MB), or takes them from data.manual_dir (docs/data.md). MetaSemi's
-paper has no MNIST, so there is no figure to compare with; the settings are those of configs/digits.py on a
+paper has no MNIST, so there is no error to compare with; the settings are those of configs/digits.py on a
 longer schedule. On 10,000 of these images a network with dropout lost what it had learnt once the rate
 fell, hence none. Not run to its end here; no result is claimed.
 """

@@ -42,7 +42,7 @@ class HostCrop(NamedTuple):
 class StreamedRows:
     """A Grain source: element i is a piece of a batch, uint8 [R, H, W, C], R the same but in a batch's last.
 
-    A step's rows are this host's of the labeled batch, then those of the other pools in turn; they are cut
+    A step's rows are this process's of the labeled batch, then those of the other pools in turn; they are cut
     into `elements_per_step` pieces of about 2 MB, so that a worker never holds a whole batch.
     """
 
