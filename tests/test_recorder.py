@@ -37,8 +37,7 @@ def make_recorder(stream, *, started=100.0):
         Pace(0, 1000, images_per_step=64),
         total_steps=1000,
         num_classes=10,
-        split_sha256='',
-        data_sha256='',
+        identity={},
         started=started,
         record=None,
     )

@@ -36,8 +36,7 @@ class Recorder:
         *,
         total_steps: int,
         num_classes: int,
-        split_sha256: str,
-        data_sha256: str,
+        identity: dict[str, str],
         started: float,
         record: dict[str, Any] | None,
         rollbacks: int = 0,
@@ -48,7 +47,7 @@ class Recorder:
           manager, log, progress, pace: destinations of checkpoints, metrics, lines for people and timings.
           total_steps: steps of the whole run.
           num_classes: K.
-          split_sha256, data_sha256: kept in every checkpoint.
+          identity: checksums of the run's data, kept in every checkpoint.
           started: a `time.perf_counter()`.
           record: metadata of the checkpoint that the run goes on from; None in a new run.
           rollbacks: rollbacks so far; each halves the learning rate. The larger of this number and the one
@@ -56,8 +55,7 @@ class Recorder:
         """
         self._manager, self._log, self._progress, self._pace = manager, log, progress, pace
         self._total_steps, self._num_classes = total_steps, num_classes
-        self._identity = {'split_sha256': split_sha256, 'data_sha256': data_sha256}
-        self._started = started
+        self._identity, self._started = identity, started
         self._throughput = math.nan
         self._ticks = Ticks(in_place=progress.in_place)
         record = record or {}
