@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
+from jax import Array
 
 from metasemi_jax.config.form import completed, flatten
 from metasemi_jax.data.batches.views import make_normalize
@@ -23,7 +24,6 @@ from metasemi_jax.training.restore import best_step, restore_step, saved_shapes
 from metasemi_jax.workdir import Workdir
 from metasemi_jax.workdir.reading import RESTORE, REWRITE
 
-Array = jax.Array
 # Fields that the config must have. Configs of older versions may lack others.
 NEEDED = {
     'data.crop',

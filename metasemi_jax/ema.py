@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-Array = jax.Array
 Params = Any
 EMA_CONVENTIONS = ('constant', 'mean_teacher')
 

@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
-Array = jax.Array
 Params = Any
 OuterLoss = Callable[[Params], Array]
 Targets = Any  # y: an array, or a pytree of arrays

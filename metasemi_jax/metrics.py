@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-Array = jax.Array
 Metrics = dict[str, Array]  # name -> float32 [2]: sum, count
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
-Array = jax.Array
 Schedule = Callable[[Array], Array]  # step, an integer scalar -> learning rate, scalar, JAX's default float
 OPTIMIZERS = ('adam', 'adamw', 'sgd')
 # 'kernels': of convolutions and linear layers alone; neither biases nor BatchNorm's scales.

@@ -7,6 +7,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.ema import update_ema
@@ -17,7 +18,6 @@ from metasemi_jax.metrics import Metrics, mean_of
 
 __all__ = ['Batch', 'TrainState', 'make_train_step', 'metasemi_grads', 'update_ema']
 
-Array = jax.Array
 Params = Any
 
 

@@ -191,9 +191,10 @@ def assert_one_is_lost(processes, victim):
 
 def test_a_killed_process_ends_the_other_and_both_continue(folder, by_two):
     """One run through a signal to one process, the loss of the second, and that of the first."""
-    # One process speaks; Gloo says its own from C++.
+    # One process speaks; Gloo says its own from C++, in threads that cut each other's lines.
     said = by_two['long'][1][0].splitlines()
-    assert [line for line in said if 'Gloo' not in line and 'peer ranks' not in line] == []
+    ours = [line for line in said if not re.search(r'Gloo|peer ranks|^\W*\d*$', line)]
+    assert ours == []
     said = by_two['long'][0][0]
     saved = int(re.search(r'SIGTERM: saved after step ([\d,]+);', said)[1].replace(',', ''))
     for victim in (1, 0):

@@ -4,12 +4,11 @@ import functools
 from collections.abc import Callable
 
 import jax
+from jax import Array
 
 from metasemi_jax.methods.meta import ExampleLoss, Meta, refine
 from metasemi_jax.methods.method import Inputs, Targets
 from metasemi_jax.methods.network import Network
-
-Array = jax.Array
 
 
 def find_targets(

@@ -1,7 +1,7 @@
 """FlexMatch (Zhang et al., NeurIPS 2021), as microsoft/Semi-supervised-learning `flexmatch` has it."""
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Inputs, Method, Targets
@@ -9,8 +9,6 @@ from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 from metasemi_jax.methods.targets import hard, predictions
-
-Array = jax.Array
 
 
 def flexmatch(

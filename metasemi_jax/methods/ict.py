@@ -1,6 +1,7 @@
 """Interpolation consistency training (Verma et al., IJCAI 2019)."""
 
 import jax
+from jax import Array
 
 from metasemi_jax.methods.losses import mean_brier_score
 from metasemi_jax.methods.meta import Meta
@@ -9,8 +10,6 @@ from metasemi_jax.methods.mixup import interpolate, sample_lambda
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.schedules import gaussian_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
-
-Array = jax.Array
 
 
 def ict(

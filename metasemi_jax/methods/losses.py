@@ -7,8 +7,7 @@ their dtype.
 import jax
 import jax.numpy as jnp
 import optax
-
-Array = jax.Array
+from jax import Array
 
 
 def cross_entropy(*, logits: Array, labels: Array) -> Array:

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from metasemi_jax.meta_gradient import ESTIMATORS, update_pseudo_labels
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.method import Inputs, Targets
 from metasemi_jax.methods.network import Network
 
-Array = jax.Array
 ExampleLoss = Callable[..., Array]  # (*, logits [n, K], targets [n, K]) -> [n]
 
 

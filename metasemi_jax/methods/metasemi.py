@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+from jax import Array
 
 from metasemi_jax.methods.losses import brier_score, kl_divergence
 from metasemi_jax.methods.meta import Meta
@@ -13,7 +14,6 @@ from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 from metasemi_jax.methods.targets import predictions, sharp_predictions
 
-Array = jax.Array
 MOVED_LABELS = Meta()
 
 

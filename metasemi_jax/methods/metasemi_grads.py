@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.methods.meta import Meta, labeled_loss
@@ -12,7 +13,6 @@ from metasemi_jax.methods.metasemi import metasemi_from
 from metasemi_jax.methods.method import Inputs, Keys
 from metasemi_jax.methods.network import as_network
 
-Array = jax.Array
 Params = Any
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
+from jax import Array
 
 from metasemi_jax.batch import Batch
 
-Array = jax.Array
 Params = Any
 Aux = dict[str, Array]
 

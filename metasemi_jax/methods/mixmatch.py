@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.methods.losses import mean_brier_score
 from metasemi_jax.methods.meta import Meta
@@ -11,8 +12,6 @@ from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 from metasemi_jax.methods.targets import sharpen
-
-Array = jax.Array
 
 
 def mixmatch(

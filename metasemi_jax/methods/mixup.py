@@ -2,8 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 
 def sample_lambda(key: Array, batch_size: int, *, gamma: float) -> Array:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
+from jax import Array
 
-Array = jax.Array
 Variables = dict[str, Any]  # {'params': ..., 'batch_stats': ...}
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.optimizer import ramp_up
 
-Array = jax.Array
 Schedule = Callable[[Array], Array]
 
 

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.methods.find_targets import find_targets
 from metasemi_jax.methods.losses import soft_cross_entropy
@@ -14,8 +14,6 @@ from metasemi_jax.methods.method import Inputs, Method, Targets
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.passes import PASSES
 from metasemi_jax.methods.step_loss import Pieces, step_loss
-
-Array = jax.Array
 
 
 def semi_supervised(

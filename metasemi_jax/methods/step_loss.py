@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.methods.meta import ExampleLoss
@@ -12,7 +13,6 @@ from metasemi_jax.methods.method import Aux, Inputs, Keys, Outcome, Params, Targ
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.passes import PASSES, JointPass, SeparatePasses, needed_views
 
-Array = jax.Array
 Passes = SeparatePasses | JointPass
 
 

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.methods.method import Inputs, Targets
-
-Array = jax.Array
 
 
 def predictions(inputs: Inputs, key: Array) -> Targets:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.methods.losses import kl_divergence
 from metasemi_jax.methods.meta import Meta
@@ -11,8 +12,6 @@ from metasemi_jax.methods.method import Inputs, Method, Targets
 from metasemi_jax.methods.network import Network
 from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
-
-Array = jax.Array
 
 
 def vat(

@@ -1,12 +1,11 @@
 """ConvLarge, the 13-layer net of the paper's SVHN and CIFAR experiments ("CNN-13")."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.models import layers
 
-Array = jax.Array
 MIN_SIZE = 12
 
 

@@ -1,12 +1,11 @@
 """ConvSmall, ConvLarge's little sister for images of 8×8 to 32×32 on a laptop."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.models import layers
 
-Array = jax.Array
 MIN_SIZE = 4
 
 

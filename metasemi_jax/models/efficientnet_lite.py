@@ -3,11 +3,11 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.models import layers
 from metasemi_jax.models.trained_parts import trained_parts
 
-Array = jax.Array
 EPSILON = 1e-3  # of BatchNorm, as TensorFlow's
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
 # A stage: blocks, side of the depthwise kernel, stride of the first block, expansion, channels.

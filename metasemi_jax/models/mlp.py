@@ -3,12 +3,10 @@
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.models import layers
-
-Array = jax.Array
 
 
 class MLP(nn.Module):

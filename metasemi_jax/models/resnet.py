@@ -1,13 +1,11 @@
 """ResNet-18 and ResNet-50 (He et al., 2016), as torchvision builds them: version 1.5, stride in the 3×3."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean, max_pool
 from metasemi_jax.models.trained_parts import trained_parts
-
-Array = jax.Array
 
 
 class BasicBlock(nn.Module):

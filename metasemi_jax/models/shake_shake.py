@@ -3,11 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean, uniform_bias
-
-Array = jax.Array
 
 
 class ShakeShake26(nn.Module):

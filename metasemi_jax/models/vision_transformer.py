@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models import layers
 from metasemi_jax.models.layers import Dtype, at_least_float32, classified, precision
 from metasemi_jax.models.trained_parts import trained_parts
 
-Array = jax.Array
 HEAD_WIDTH = 64  # numbers of a token that one attention head sees
 LONGEST_PERIOD = 100  # of rotations; the shortest is 1, where the images' sides are 2
 # As the paper's program draws tokens, positions and the weights of linear layers.

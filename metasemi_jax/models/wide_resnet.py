@@ -20,13 +20,11 @@ so in training mode its gradient is 0, and at zero it stays.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean
-
-Array = jax.Array
 
 
 class WideResNet(nn.Module):

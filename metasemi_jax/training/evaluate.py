@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
@@ -14,9 +15,6 @@ from metasemi_jax.distributed.sharding import place, process_rows, replicated, s
 from metasemi_jax.methods.losses import cross_entropy
 from metasemi_jax.metrics import Metrics, mean_of
 from metasemi_jax.training.compiler_options import deterministic_options
-
-Array = jax.Array
-
 
 TOP5_CLASSES = 100  # fewest classes for which the top-5 error is reported
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.sharding import Mesh
 
 from metasemi_jax.data.batches.rand_augment.draws import GOOGLE_CUTOUT
@@ -46,8 +47,6 @@ from metasemi_jax.training.multi_step import StepFn
 from metasemi_jax.training.probe import make_probe, place_probe_data
 from metasemi_jax.training.published_weights import with_normalisation, with_published_network
 from metasemi_jax.training.recipe import sentence
-
-Array = jax.Array
 
 
 class Experiment(NamedTuple):

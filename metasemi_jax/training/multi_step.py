@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from metasemi_jax import metrics
@@ -15,7 +16,6 @@ from metasemi_jax.metrics import Metrics
 from metasemi_jax.train_step import TrainState
 from metasemi_jax.training.compiler_options import step_compiler_options
 
-Array = jax.Array
 PyTree = Any
 StepFn = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 ACCELERATOR_STEPS = 100

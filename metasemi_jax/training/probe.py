@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from metasemi_jax.data.batches.views import Statistics, normalize_by
@@ -17,7 +18,6 @@ from metasemi_jax.methods.network import as_network
 from metasemi_jax.metrics import entropy
 from metasemi_jax.training.compiler_options import deterministic_options
 
-Array = jax.Array
 PROBED_IMAGES = 256  # of each pool
 PROBED_BYTES = 1 << 25
 

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 
-Array = jax.Array
 PAD_MODES = ('black', 'reflect')
 
 

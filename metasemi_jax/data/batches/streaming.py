@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
+from jax import Array
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.batches.resident import LABELED_STREAM, UNLABELED_STREAM, Pipeline, make_batch
@@ -16,7 +16,6 @@ from metasemi_jax.data.batches.workers import stream
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.sampling import Sampling
 
-Array = jax.Array
 PyTree = Any
 
 

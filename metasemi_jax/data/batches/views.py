@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from metasemi_jax.data.batches.affine import affine_view
 from metasemi_jax.data.batches.augment import normalize, random_crop, random_flip
 from metasemi_jax.data.batches.rand_augment import rand_augment
 from metasemi_jax.data.dataset import InputSpec
 
-Array = jax.Array
 Augment = Callable[[Array, Array], Array]
 Statistics = tuple[Array, Array] | tuple[()]  # mean and standard deviation [C] of images; () of features
 # Standard deviations of the noise on standardised features.
