@@ -6,11 +6,13 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from metasemi_jax.classifier import load_classifier, predict_images
 from metasemi_jax.command.advice import with_flags
 from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.data.sources.registry import load_dataset
+from metasemi_jax.errors import UserError
 from metasemi_jax.predict.run_data import find_split, load_run_data
 from metasemi_jax.progress import ProgressLine, say
 from metasemi_jax.sklearn import MetaSemiClassifier
@@ -46,6 +48,17 @@ def test_a_saved_fit_is_a_run(fitted, tmp_path):
     assert len(unlabeled.positions) == 40
     probs = predict_images(loaded, data.dataset.train_images).probs
     np.testing.assert_allclose(probs, classifier.predict_proba(images), atol=1e-6)
+
+
+def test_a_saved_fit_is_not_trained_on(fitted, tmp_path):
+    """It has no images to evaluate on, and its optimizer's state is gone."""
+    classifier, images, y = fitted
+    classifier.save(tmp_path / 'run', images, y)
+    config = ConfigDict(json.loads((tmp_path / 'run' / 'config.json').read_text()))
+    advice = f'was fitted in memory.*name another folder, and add model.init_from={tmp_path}/run'
+    with pytest.raises(UserError, match=advice):
+        train_and_evaluate(config, tmp_path / 'run')
+    assert load_classifier(tmp_path / 'run').step == 4
 
 
 def test_without_its_images_the_network_is_saved(fitted, tmp_path):

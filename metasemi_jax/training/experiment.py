@@ -58,8 +58,9 @@ class Experiment(NamedTuple):
     pipeline: Pipeline
     model: nn.Module
     make_train_step: Callable[[float], StepFn]  # factor on the learning rate -> step
-    # variables -> {split: {'error': percent, 'loss': ...}}; splits: 'test' and 'validation', if not empty
+    # variables -> {split: {'error': percent, 'loss': ...}}
     evaluate: Callable[[dict], dict[str, dict[str, float]]]
+    evaluated: tuple[str, ...]  # those splits: 'test' and 'validation', if not empty
     # variables -> metrics of a few training images, see `make_probe`
     probe: Callable[[dict], dict[str, float]]
     split: Split
@@ -118,6 +119,7 @@ def build_experiment(
         model=model,
         make_train_step=lambda lr_factor: build_train_step(config, method, tx, lr_factor),
         evaluate=_make_evaluate(config, model, to_input, held_out, mesh),
+        evaluated=tuple(held_out),
         probe=_make_probe(dataset, parts, mesh),
         split=split,
         split_sha256=split_sha256(split.labeled),

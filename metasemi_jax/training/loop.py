@@ -22,7 +22,7 @@ from metasemi_jax.distributed.multi_host import (
     of_primary,
 )
 from metasemi_jax.distributed.sharding import check_batch_size, make_mesh, place, replicated
-from metasemi_jax.errors import DivergedError
+from metasemi_jax.errors import DivergedError, UserError
 from metasemi_jax.files import write_json
 from metasemi_jax.metrics import Metrics
 from metasemi_jax.progress import Pace, ProgressLine, duration, parse_duration, say
@@ -145,6 +145,11 @@ def _settings_of_run(config: Any, files: Workdir) -> tuple[Any, bool]:
 def _build_experiment(config: Any, files: Workdir, mesh: Mesh) -> Experiment:
     experiment = build_experiment(config, mesh, files.begun_split(config))
     config = experiment.config
+    if not experiment.evaluated:
+        raise UserError(
+            f'workdir={files.path} holds a network that was fitted in memory, without images to evaluate on; '
+            f'to train it further, name another folder, and add model.init_from={files.path}'
+        )
     check_batch_size(config.batch_size, mesh.size)
     if config.model.init_from and not files.saved_steps():
         experiment, note = begin_from(experiment, config.model.init_from)
