@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from metasemi_jax.data.batches.affine import affine_view, bilinear
+from metasemi_jax.data.batches.affine import (
+    affine_view,
+    bilinear,
+    bilinear_by_gather,
+    bilinear_by_products,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 9, 7, 3)).astype(np.uint8)
 
@@ -17,6 +22,14 @@ def test_bilinear_is_scipys(pad_mode, scipys):
     for channel in range(3):
         theirs = map_coordinates(image[..., channel], [rows, columns], order=1, mode=scipys)
         np.testing.assert_allclose(ours[..., channel], theirs, atol=1e-3)
+
+
+def test_the_form_for_tpus_is_bilinear_too():
+    image = jnp.asarray(IMAGES[0], float)
+    rows, columns = jnp.asarray(np.random.default_rng(1).uniform(-5, 14, (2, 40, 3)), float)
+    columns = columns.at[:5].set(jnp.arange(-2.0, 3.0)[:, None])
+    gathered = bilinear_by_gather(image, rows, columns)
+    np.testing.assert_allclose(bilinear_by_products(image, rows, columns), gathered, atol=1e-3)
 
 
 @pytest.mark.parametrize('pad_mode', ['black', 'reflect'])

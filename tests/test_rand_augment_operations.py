@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from metasemi_jax.data.batches.rand_augment import geometry, tables
+from metasemi_jax.data.batches.rand_augment import geometry, lookups, tables
 from metasemi_jax.data.batches.rand_augment.blending import blend, smooth
 from metasemi_jax.data.batches.rand_augment.layer import apply
 from metasemi_jax.data.batches.rand_augment.operations import CODES, OPERATIONS
@@ -88,6 +88,28 @@ def test_the_operations_do_something():
     for name, changed in ours.items():
         share = (np.asarray(changed) != images).any((1, 2, 3)).mean()
         assert share == 0 if name == 'identity' else share > 0.5, name
+
+
+@pytest.mark.parametrize('max_strip', [1 << 15, 5 * 6 * 7 * 2, 1])
+def test_the_forms_for_tpus_look_up_the_same(monkeypatch, max_strip):
+    """All rows of the result at once, some at a time with some left over, one at a time."""
+    monkeypatch.setattr(lookups, 'MAX_STRIP', max_strip)
+    rng = np.random.default_rng(0)
+    image, table = (
+        jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in ((6, 7, 3), (3, 512))
+    )
+    y, x = (jnp.asarray(rng.integers(0, size, (5, 7)), jnp.int32) for size in image.shape[:2])
+    equal = np.testing.assert_array_equal
+    equal(lookups.take_by_products(image, y, x), image[y, x])
+    equal(lookups.take_by_gather(image, y, x), image[y, x])
+    for places in (image, 2 * image.astype(jnp.int32)):
+        looked_up = np.stack([table[c, places[..., c]] for c in range(3)], -1)
+        equal(lookups.look_up_by_products(table, places), looked_up)
+        equal(lookups.look_up_by_gather(table, places), looked_up)
+    pixels = jnp.concatenate([image.reshape(-1, 3), jnp.full((300, 3), 7, jnp.uint8)])
+    counts = np.stack([np.bincount(pixels[:, c], minlength=256) for c in range(3)])
+    equal(lookups.count_by_products(pixels), counts)
+    equal(lookups.count_by_scatter(pixels), counts)
 
 
 @pytest.mark.parametrize('opaque', [False, True])

@@ -80,6 +80,17 @@ def test_nor_those_of_other_methods(found, method, own):
         assert len({*last_class}) > 3
 
 
+@pytest.mark.parametrize('method', ['flexmatch', 'mean_teacher', 'fixmatch'])
+def test_nor_do_they_send_images(found, method):
+    """The joint pass takes each device's own images; FlexMatch gathers the class and the id of each image."""
+    operations, shapes = (found[f'sent by {method}/8/{name}'].tolist() for name in ('operations', 'shapes'))
+    assert {*operations} == {'all-reduce'} | ({'all-gather'} if method == 'flexmatch' else set())
+    summed = {shape for op, shape in zip(operations, shapes, strict=True) if op == 'all-reduce'}
+    assert summed == {'()', '(4,)', '(4, 4)', '(4, 768)'}  # numbers, and the layers of `mlp`
+    gathered = [shape for op, shape in zip(operations, shapes, strict=True) if op == 'all-gather']
+    assert {*gathered} <= {'(16,)', '(16, 1)'}  # of 16 unlabeled images
+
+
 def test_only_gradients_and_statistics_are_sent(found):
     """A batch on two devices or on eight: what each sends depends neither on it nor on their number."""
     sent = {n: sorted(found[f'float32/{n}/shapes']) for n in (2, 8)}

@@ -6,9 +6,9 @@ weak view moves the statistics there, and its activations are kept for a gradien
 """
 
 import jax
-import jax.numpy as jnp
 
 from metasemi_jax.batch import Batch
+from metasemi_jax.methods.interleave import interleave, separate
 from metasemi_jax.methods.method import Inputs, Keys, Params
 from metasemi_jax.methods.network import Network
 
@@ -61,10 +61,10 @@ class JointPass:
         del predict, batch_norm
         batch = inputs.batch
         labeled_key, _ = _split(keys.dropout)
-        images = jnp.concatenate([batch.labeled_images, batch.unlabeled_images, batch.strong_images])
+        parts = batch.labeled_images, batch.unlabeled_images, batch.strong_images
+        images = interleave(parts)
         logits, self.batch_stats = network.train_logits(inputs.variables(params), images, labeled_key)
-        ends = [len(batch.labels), len(batch.labels) + len(batch.unlabeled_images)]
-        self._labeled, weak, self._second = jnp.split(logits, ends)
+        self._labeled, weak, self._second = separate(logits, [len(part) for part in parts])
         self._views = batch.labeled_images, batch.strong_images
         self.inputs = inputs._replace(weak_logits=jax.lax.stop_gradient(weak))
         self.forward = None

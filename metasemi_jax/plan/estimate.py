@@ -55,10 +55,10 @@ class Estimate(NamedTuple):
 
     memory: Memory
     flops: float
-    bytes: float
+    bytes: float  # of the device's memory, read and written
     sent: Counter[tuple[str, hlo.Array]]
     time: Time
-    counted_by: str  # 'compiler' or 'text': whose count FLOPs and bytes are
+    flops_by: str  # 'compiler' or 'text', whose count they are; bytes are counted from the text
 
 
 def estimate(compiled: Any, topology: Topology, *, state: int, evaluation: int, dtype: str) -> Estimate:
@@ -71,18 +71,16 @@ def estimate(compiled: Any, topology: Topology, *, state: int, evaluation: int, 
     """
     program = hlo.parse(compiled.as_text())
     counted = compiled.cost_analysis()
-    if counted:
-        flops, traffic, counted_by = counted['flops'], counted['bytes accessed'], 'compiler'
-    else:
-        flops, traffic, counted_by = hlo.flops(program), hlo.traffic(program), 'text'
-    sent = hlo.sent(program)
+    flops, flops_by = (counted['flops'], 'compiler') if counted else (hlo.flops(program), 'text')
+    # Not the compiler's 'bytes accessed', which count what a TPU reads and writes in the memory on the chip.
+    traffic, sent = hlo.traffic(program), hlo.sent(program)
     return Estimate(
         memory_of(compiled.memory_analysis(), topology.chip, state=state, evaluation=evaluation),
         flops,
         traffic,
         sent,
         roofline(topology, flops=flops, traffic=traffic, sent=sent_bytes(sent), dtype=dtype),
-        counted_by,
+        flops_by,
     )
 
 

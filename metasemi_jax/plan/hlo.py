@@ -28,7 +28,10 @@ _FREE = {
     'partition-id', 'replica-id', 'tuple',
 }  # fmt: skip
 _SLICES = ('dynamic-slice', 'gather', 'slice')
-_ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\]')
+_LAYOUT = re.compile(r'(?<=\])\{[^{}]*\}')
+_ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?')
+# What copies in the background, and where the result is among what it makes.
+_COPIES = {'copy-start': 0, 'slice-start': -2}
 
 
 class Array(NamedTuple):
@@ -36,6 +39,9 @@ class Array(NamedTuple):
 
     dtype: str  # XLA's name: 'f32', 'bf16'
     shape: tuple[int, ...]
+    layout: str = (
+        ''  # '1,0:T<8,128>S<1>': axes from the fastest on, tiles, and what memory, if not the main one
+    )
 
     @property
     def size(self) -> int:
@@ -45,8 +51,26 @@ class Array(NamedTuple):
     @property
     def bytes(self) -> int:
         """Without padding."""
-        bits = re.search(r'\d+', self.dtype)
-        return math.ceil(self.size * (_BITS[self.dtype] if self.dtype in _BITS else int(bits[0])) / 8)
+        return self._bytes(self.size)
+
+    @property
+    def padded_bytes(self) -> int:
+        """With the padding of a TPU's tiles."""
+        shape, found = list(self.shape), re.match(r'([\d,]+):T<([\d,]+)>', self.layout)
+        if found:
+            axes, tile = (list(map(int, numbers.split(','))) for numbers in found.groups())
+            for axis, length in zip(axes, reversed(tile), strict=False):
+                shape[axis] = math.ceil(shape[axis] / length) * length
+        return self._bytes(math.prod(shape))
+
+    @property
+    def in_main_memory(self) -> bool:
+        """Whether it lies in the device's memory, and not in a TPU's memory on the chip."""
+        return 'S<' not in self.layout
+
+    def _bytes(self, size: int) -> int:
+        bits = _BITS[self.dtype] if self.dtype in _BITS else int(re.search(r'\d+', self.dtype)[0])
+        return math.ceil(size * bits / 8)
 
 
 class Instruction(NamedTuple):
@@ -93,7 +117,7 @@ def sent(program: Program) -> Counter[tuple[str, Array]]:
             elif instruction.operation.endswith('-start'):
                 # The instruction makes (operand, result, context); the result is sent.
                 arrays = arrays[1:2]
-            found.update((operation, array) for array in arrays)
+            found.update((operation, array._replace(layout='')) for array in arrays)
     return found
 
 
@@ -103,16 +127,17 @@ def flops(program: Program) -> float:
 
 
 def traffic(program: Program) -> float:
-    """Bytes that the instructions read and write, if nothing stays in a cache between two of them.
+    """Bytes of the device's memory that the instructions read and write, if no cache keeps them between two.
 
-    Of an array that an instruction slices, only the slices count.
+    Of an array that an instruction slices, only the slices count. What a TPU's compiler keeps in the memory
+    on the chip does not.
     """
     return _total(program, program.entry, functools.partial(_traffic, program), into_fusions=False)
 
 
 def _instruction(line: str) -> Instruction | None:
-    # Layouts have parentheses of their own.
-    line = re.sub(r'(?<=\])\{[^{}]*\}', '', line.strip())
+    # The parentheses in layouts are none of the instruction's.
+    line = _LAYOUT.sub(lambda layout: layout[0].replace('(', '<').replace(')', '>'), line.strip())
     match = re.match(r'(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$', line)
     if not match:
         return None
@@ -127,8 +152,8 @@ def _instruction(line: str) -> Instruction | None:
 
 def _arrays(shape: str) -> tuple[Array, ...]:
     return tuple(
-        Array(dtype, tuple(int(n.lstrip('<=')) for n in dims.split(',') if n))
-        for dtype, dims in _ARRAY.findall(shape)
+        Array(dtype, tuple(int(n.lstrip('<=')) for n in dims.split(',') if n), layout)
+        for dtype, dims, layout in _ARRAY.findall(shape)
     )
 
 
@@ -192,6 +217,9 @@ def _traffic(program: Program, computation: dict[str, Instruction], instruction:
     operation = instruction.operation
     if operation in _FREE or operation.endswith('-done'):
         return 0
+    if operation in _COPIES:
+        source, copy = computation[instruction.operands[0]].arrays[0], instruction.arrays[_COPIES[operation]]
+        return copy.padded_bytes * (source.in_main_memory + copy.in_main_memory)
     out = _bytes(instruction.arrays)
     if operation in _SLICES:
         return 2 * out
@@ -229,4 +257,4 @@ def _fusion_traffic(inner: dict[str, Instruction], out: float) -> float:
 
 
 def _bytes(arrays: tuple[Array, ...]) -> int:
-    return sum(array.bytes for array in arrays)
+    return sum(array.padded_bytes for array in arrays if array.in_main_memory)

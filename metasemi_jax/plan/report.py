@@ -24,10 +24,9 @@ ASSUMPTION = (
     'behind the slowest, the upper one hides none; without evaluations, checkpoints, compiling and waiting '
     'for images'
 )
-COUNTED = {
-    'compiler': "by the compiler's own count",
-    'text': 'counted from the text of the compiled program: convolutions and matrix products; operands '
-    'and results of every instruction',
+FLOPS_BY = {
+    'compiler': 'FLOPs as the compiler counts them',
+    'text': 'FLOPs of convolutions and matrix products',
 }
 
 
@@ -93,7 +92,7 @@ def _estimated(found: Estimate, total_steps: int) -> dict[str, Any]:
         'step': {
             'flops': found.flops,
             'bytes': found.bytes,
-            'counted_by': found.counted_by,
+            'flops_by': found.flops_by,
             'sent_bytes': sent_bytes(found.sent),
             'compute_s': time.compute,
             'memory_s': time.memory,
@@ -144,8 +143,9 @@ def lines(plan: Plan) -> Iterator[str]:
     yield f'  {ASSUMPTION}'
     yield (
         f'a device and step: {found.flops / 1e12:.4g} TFLOP ({_ms(time.compute)} ms), '
-        f'{found.bytes / 1e9:.4g} GB read and written ({_ms(time.memory)} ms), {COUNTED[found.counted_by]}'
+        f'{found.bytes / 1e9:.4g} GB of its memory read and written ({_ms(time.memory)} ms)'
     )
+    yield (f'  {FLOPS_BY[found.flops_by]}; bytes as the compiled program names them, if no cache keeps any')
     if topology.size > 1:
         yield f'sent between devices: {sent_bytes(found.sent) / 1e6:.4g} MB a step ({_ms(time.network)} ms)'
         yield from _sent(found.sent)

@@ -105,6 +105,12 @@ def collectives(text):
     return found
 
 
+def as_arrays(name, sent):
+    """`collectives` as arrays."""
+    operations, shapes = zip(*sent, strict=True) if sent else ((), ())
+    return {f'{name}/operations': np.array(operations), f'{name}/shapes': np.array(list(map(str, shapes)))}
+
+
 def main(path):
     jax.config.update('jax_num_cpu_devices', 8)
     jax.config.update('jax_enable_x64', True)
@@ -121,14 +127,15 @@ def main(path):
         name = f'{np.dtype(dtype).name}/{n}'
         found |= {f'{name}/weights{k}': v for k, v in job.weights(compiled).items()}
         sent = collectives(compiled.as_text())
-        found[f'{name}/operations'] = np.array([operation for operation, _ in sent])
-        found[f'{name}/shapes'] = np.array([str(shape) for _, shape in sent])
+        found |= as_arrays(name, sent)
     # What methods keep and send does not depend on the layers; these compile soonest.
     for method, options in METHODS.items():
         for n in (1, 8):
             job = Job('mlp', np.float64, num_devices=n, name=method, **options)
-            weights = job.weights(job.compile(), METHOD_STEPS)
+            compiled = job.compile()
+            weights = job.weights(compiled, METHOD_STEPS)
             found |= {f'{method}/{n}/weights{k}': v for k, v in weights.items()}
+            found |= as_arrays(f'sent by {method}/{n}', collectives(compiled.as_text()))
     np.savez(path, **found)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metasemi_jax.data.batches.rand_augment.lookups import weighted_pixels
+
 Array = jax.Array
 DEGREES = 25.0
 ZOOM = 1.25  # largest factor, and its inverse the smallest
@@ -62,9 +64,17 @@ def bilinear(image: Array, rows: Array, columns: Array, *, pad_mode: str) -> Arr
 
     Outside, from the middle of the outermost pixels on, it is black, or reflected there.
     """
-    height, width, _ = image.shape
     if pad_mode == 'reflect':
-        rows, columns = _reflected(rows, height), _reflected(columns, width)
+        rows, columns = _reflected(rows, image.shape[0]), _reflected(columns, image.shape[1])
+    # A TPU gathers one pixel at a time; its matrix units are 40 times as fast by the compiler's estimate.
+    return jax.lax.platform_dependent(
+        image, rows, columns, tpu=bilinear_by_products, default=bilinear_by_gather
+    )
+
+
+def bilinear_by_gather(image: Array, rows: Array, columns: Array) -> Array:
+    """`bilinear` on CPUs and GPUs, black outside."""
+    height, width, _ = image.shape
     top, left = jnp.floor(rows), jnp.floor(columns)
     result = jnp.zeros((*rows.shape, image.shape[-1]), image.dtype)
     for row, row_weight in ((top, 1 - (rows - top)), (top + 1, rows - top)):
@@ -74,6 +84,15 @@ def bilinear(image: Array, rows: Array, columns: Array, *, pad_mode: str) -> Arr
             i, j = (jnp.clip(at, 0, size - 1).astype(int) for at, size in ((row, height), (column, width)))
             result += weight[..., None] * image[i, j]
     return result
+
+
+def bilinear_by_products(image: Array, rows: Array, columns: Array) -> Array:
+    """`bilinear` on TPUs, black outside."""
+
+    def weights(at: Array, size: int) -> Array:
+        return jnp.maximum(0, 1 - jnp.abs(at[..., None] - jnp.arange(size, dtype=at.dtype)))
+
+    return weighted_pixels(image, rows, columns, weights)
 
 
 def _reflected(at: Array, size: int) -> Array:

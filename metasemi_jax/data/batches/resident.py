@@ -52,15 +52,18 @@ def resident_pipeline(dataset: Dataset, sampling: Sampling, views: Views) -> Pip
             position[index] for position, index in zip(positions, drawn, strict=True)
         )
         raw = Batch(
-            images[labeled_index],
+            images[labeled_index].reshape(-1, *shape),
             labels[labeled_index],
-            images[unlabeled_index],
+            images[unlabeled_index].reshape(-1, *shape),
             labels[unlabeled_index],
             unlabeled_ids=drawn[1],
         )
         return make_batch(views._replace(statistics=statistics), raw, key)
 
-    data = (dataset.train_images, dataset.train_labels, labeled, unlabeled, views.statistics)
+    # An image a row: a TPU pads the last axis to 128, which would make four times as much of a width of 32.
+    shape = dataset.train_images.shape[1:]
+    rows = dataset.train_images.reshape(len(dataset.train_images), -1)
+    data = (rows, dataset.train_labels, labeled, unlabeled, views.statistics)
     return Pipeline(data, host_batches, to_batch)
 
 

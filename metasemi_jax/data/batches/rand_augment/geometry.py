@@ -7,6 +7,7 @@ the source's at (floor(a·x + b·y + c), floor(d·x + e·y + f)). Sizes up to 2*
 import jax
 import jax.numpy as jnp
 
+from .lookups import take_pixels
 from .sines import cos_sin, offset, to_16_bits
 
 Array = jax.Array
@@ -15,13 +16,12 @@ ONE, HALF = 1 << 16, 1 << 15
 
 def transform(image: Array, coefficients: Array) -> Array:
     """`image` [H, W, C] transformed; 0 where the source has no pixel."""
-    height, width, channels = image.shape
+    height, width, _ = image.shape
     a, b, c, d, e, f = coefficients
     y, x = jnp.arange(height, dtype=jnp.int32)[:, None], jnp.arange(width, dtype=jnp.int32)
     from_x, from_y = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
     inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-    place = jnp.where(inside, from_y * width + from_x, 0)
-    moved = image.reshape(-1, channels).at[place].get(mode='promise_in_bounds')
+    moved = take_pixels(image, jnp.where(inside, from_y, 0), jnp.where(inside, from_x, 0))
     return jnp.where(inside[..., None], moved, jnp.zeros((), image.dtype))
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from . import geometry, tables
 from .blending import blend, gray, mean_gray, smooth
+from .lookups import look_up
 from .operations import CODES, is_one_of
 
 Array = jax.Array
@@ -36,7 +37,7 @@ def apply(images: Array, operation: Array, value: Array, *, channels: int) -> Ar
         jnp.any(is_one_of(operation, BLENDS)), jax.vmap(_blended), lambda colors, *_: colors, *drawn
     )
     table = jax.lax.cond(jnp.any(is_one_of(operation, TABLES)), jax.vmap(_table), _no_tables, *drawn)
-    colors = jax.vmap(tables.apply_table)(blended, table)
+    colors = jax.vmap(look_up)(table, blended)
     if opacity.shape[-1]:
         filled = is_one_of(operation, FILLS_EMPTY)[:, None, None, None]
         opacity = jnp.where(filled, jnp.uint8(255), opacity)

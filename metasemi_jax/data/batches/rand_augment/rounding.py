@@ -14,7 +14,7 @@ class Shortfalls(NamedTuple):
     common divisor of 255 and hi - lo, there are g exact levels above 0 for each lo: 255·j/g, j = 1..g.
     """
 
-    bits: np.ndarray  # uint8, eight cases a byte; case i is bit i % 8 of byte i // 8
+    short: np.ndarray  # uint8 [rows, 256], 1 or 0: case i is in row i // 256, and the last row is empty
     first: np.ndarray  # int32 [256], by hi - lo: the case of lo = 0, j = 1; each lo has g cases
     divisor: np.ndarray  # int32 [256], by hi - lo: g
 
@@ -31,4 +31,6 @@ def autocontrast_shortfalls() -> Shortfalls:
         scale = 255.0 / spread
         level = (darkest + part * (spread // divisor[spread])) * scale + -darkest * scale
         cases.append((level < part * (255 // divisor[spread])).ravel())
-    return Shortfalls(np.packbits(np.concatenate(cases), bitorder='little'), first, divisor)
+    short = np.concatenate(cases)
+    short = np.pad(short, (0, 256 + -len(short) % 256)).reshape(-1, 256).astype(np.uint8)
+    return Shortfalls(short, first, divisor)
