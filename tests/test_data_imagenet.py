@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import tarfile
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from metasemi_jax.config.checks import check_config
 from metasemi_jax.data.identity import data_sha256
 from metasemi_jax.data.images.decode import decode_square
 from metasemi_jax.data.images.stored import StoredImages
-from metasemi_jax.data.images.tar_images import TarImages
+from metasemi_jax.data.images.tar_images import TarImages, files_in
 from metasemi_jax.data.sources.imagenet import load_imagenet
 from metasemi_jax.data.sources.imagenet_subsets import subset_file
 from metasemi_jax.data.split_files import read_split_file
@@ -168,6 +169,25 @@ def test_ctrl_c_leaves_nothing_half(tmp_path, monkeypatch):
                 load(tmp_path)
         assert besides_locks(tmp_path) == before
     assert len(load(tmp_path).train_ids) == 8
+
+
+@pytest.mark.parametrize('form', [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_only_headers_are_read_of_any_form_of_tar(tmp_path, form):
+    path, name = tmp_path / 'a.tar', ('x' * 90 if form == tarfile.USTAR_FORMAT else 'é' * 150) + '.JPEG'
+    contents = [bytes([i]) * 1_000_000 for i in range(5)]
+    with tarfile.open(path, 'w', format=form) as archive:
+        for i, content in enumerate(contents):
+            member = tarfile.TarInfo(f'{i}{name}')
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with path.open('rb') as file, tarfile.open(fileobj=file, mode='r:') as archive:
+        counted = mock.patch.object(archive, 'fileobj', wraps=file)
+        with counted as reads:
+            members = list(files_in(archive))
+        assert sum(call.args[0] for call in reads.read.call_args_list) < 2_000_000
+    assert [member.name for member in members] == [f'{i}{name}' for i in range(5)]
+    images = TarImages(path, np.array([(member.offset_data, member.size) for member in members]))
+    assert [images.open(i).read() for i in range(5)] == contents
 
 
 def test_an_archive_that_goes_during_a_run_is_named(tmp_path):
