@@ -158,6 +158,7 @@ def _predict(
     batch_size: int,
     data_path: str,
     data_dir: str,
+    manual_dir: str,
 ) -> None:
     workdir = required_workdir(workdir)
     split = _check_choice(images, split, unlabeled)
@@ -173,7 +174,8 @@ def _predict(
     if split:
         # Lines that loading prints go there too.
         with contextlib.redirect_stdout(people):
-            data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+            places = {'data_path': data_path, 'data_dir': data_dir, 'manual_dir': manual_dir}
+            data = load_run_data(classifier, **places)
         if data.changes:
             print(data.changes, file=people)
         chosen = split_images(classifier, data, split)
