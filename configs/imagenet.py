@@ -2,8 +2,8 @@
 
     python main.py --config=configs/imagenet.py --config.data.manual_dir=DIR --workdir=runs/imagenet
 
-DIR holds ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, without a network, 10percent.txt; only the
-first run needs it (docs/data.md). The paper reports 44.87% top-1 and 18.88% top-5 error, the best of 600
+DIR holds ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and, without a network, 10percent.txt; every run
+reads its images there (docs/data.md). The paper reports 44.87% top-1 and 18.88% top-5 error, the best of 600
 evaluations on the validation images, which serve as the test set here too. Not reproduced here yet.
 
     python main.py --config=configs/imagenet.py --config.method.name=supervised --workdir=runs/labeled_only

@@ -1,13 +1,16 @@
-"""ImageNet from tiny tar files in the real format, prepared by TFDS's own builder, without TensorFlow."""
+"""ImageNet in tiny tar files of the real format, and as TFDS prepares it, without TensorFlow."""
 
 import io
 import json
+import os
+import pickle
 import subprocess
+import tarfile
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from archives import (
     CMYK_NAME,
@@ -16,17 +19,25 @@ from archives import (
     command,
     expect_archives,
     hide_tensorflow,
+    imagenet_image,
+    prepare_imagenet,
     tar_bytes,
     write_imagenet,
 )
 from configs import imagenet as imagenet_config
+from metasemi_jax.classifier import load_classifier
 from metasemi_jax.config.checks import check_config
+from metasemi_jax.data.identity import data_sha256
 from metasemi_jax.data.images.decode import decode_square
+from metasemi_jax.data.images.stored import StoredImages
+from metasemi_jax.data.images.tar_images import TarImages, files_in
 from metasemi_jax.data.sources.imagenet import load_imagenet
 from metasemi_jax.data.sources.imagenet_subsets import subset_file
 from metasemi_jax.data.split_files import read_split_file
-from metasemi_jax.data.splits import split_positions
+from metasemi_jax.data.splits import draw_split, split_positions
 from metasemi_jax.errors import UserError
+from metasemi_jax.predict.run_data import load_run_data
+from metasemi_jax.progress import speaking
 from small_runs import ROOT, contents
 
 NAMES = 'imagenet2012,imagenet2012_subset'
@@ -38,12 +49,12 @@ def expect(monkeypatch, folder):
 
 
 def load(root, **options):
-    options = {'image_size': 28, 'resize': 32} | options
-    return load_imagenet(data_dir=str(root / 'tfds'), manual_dir=str(root / 'originals'), **options)
+    options = {'manual_dir': str(root / 'originals'), 'image_size': 28, 'resize': 32} | options
+    return load_imagenet(data_dir=str(root / 'tfds'), **options)
 
 
 @pytest.fixture(scope='module')
-def prepared(tmp_path_factory):
+def indexed(tmp_path_factory):
     """(its folder, the files in the archives, the dataset)."""
     root = tmp_path_factory.mktemp('imagenet')
     files = write_imagenet(root / 'originals')
@@ -53,73 +64,147 @@ def prepared(tmp_path_factory):
         yield root, files, load(root)
 
 
-def test_contents_are_those_of_the_archive_image_by_image(prepared):
-    root, files, data = prepared
-    for split in ('train', 'validation'):
-        stored = {
-            example['file_name'].decode(): example
-            for example in tfds.data_source(
-                'imagenet2012',
-                split=split,
-                data_dir=root / 'tfds',
-                download=False,
-                decoders={'image': tfds.decode.SkipDecoding()},
-            )
-        }
-        assert stored.keys() == files[split].keys()
-        for name, content in files[split].items():
-            if name not in (CMYK_NAME, PNG_NAME):
-                assert stored[name]['image'] == content
-    labels = dict(zip(data.train_ids.tolist(), data.train_labels.tolist(), strict=True))
-    assert {name: data.class_names[label] for name, label in labels.items()} == {
-        name: name.partition('_')[0] for name in files['train']
-    }
-    assert np.bincount(data.train_labels)[np.bincount(data.train_labels) > 0].tolist() == [6, 7, 7]
+def square(content):
+    return decode_square(io.BytesIO(content), 28, resize=32, colour=True)
+
+
+def test_images_and_labels_are_those_of_the_archives(indexed):
+    _, files, data = indexed
+    assert sorted(data.train_ids) == sorted(files['train'])
+    assert data.train_images.shape == (20, 28, 28, 3)
+    for i, name in enumerate(data.train_ids):
+        # The CMYK image and the PNG among them, in RGB.
+        np.testing.assert_array_equal(data.train_images.decode(i), square(files['train'][name]))
+        assert data.class_names[data.train_labels[i]] == name.partition('_')[0]
     assert data.num_classes == 1000
     # TFDS keeps the validation labels in the order of the files' names.
     official = tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt').read_text().split()
-    assert sorted(data.class_names[k] for k in data.test_labels) == sorted(official[:7])
+    label_of = {
+        square(files['validation'][name]).tobytes(): label
+        for name, label in zip(sorted(files['validation']), official, strict=False)
+    }
+    found = [label_of.pop(pixels.tobytes()) for pixels in np.asarray(data.test_images)]
+    assert found == [data.class_names[k] for k in data.test_labels]
+    assert not label_of
+    # As Grain's workers get them.
+    again = pickle.loads(pickle.dumps(data.train_images[3:5]))
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(data.train_images[3:5]))
 
 
-def test_odd_images_become_rgb_jpegs(prepared):
-    root, files, _ = prepared
-    source = tfds.data_source(
-        'imagenet2012', split='train', data_dir=root / 'tfds', decoders={'image': tfds.decode.SkipDecoding()}
-    )
-    stored = {example['file_name'].decode(): example['image'] for example in source}
-    for name in (CMYK_NAME, PNG_NAME):
-        image = Image.open(io.BytesIO(stored[name]))
-        assert (image.format, image.mode) == ('JPEG', 'RGB')
-        expected = np.asarray(Image.open(io.BytesIO(files['train'][name])).convert('RGB')).astype(int)
-        assert np.abs(np.asarray(image) - expected).mean() < 2
+def test_what_tfds_has_prepared_gives_the_same_data(indexed, tmp_path):
+    """A run that began on TFDS's records goes on with the archives."""
+    root, files, data = indexed
+    prepare_imagenet(tmp_path, files)
+    options = {'data_dir': str(tmp_path), 'image_size': 28, 'resize': 32}
+    prepared = load_imagenet(**options, manual_dir=str(root / 'originals'))
+    # The records, which go first.
+    indexes = [path.name for path in (tmp_path / 'metasemi_jax' / 'imagenet2012').iterdir()]
+    assert sorted(indexes) == ['5.1.0', '5.1.0.lock']
+    assert prepared.class_names == data.class_names
+    for kind in ('train_ids', 'train_labels', 'test_labels'):
+        np.testing.assert_array_equal(getattr(prepared, kind), getattr(data, kind))
+    assert data_sha256(prepared, []) == data_sha256(data, [])
+    drawn = {'num_labels': 0, 'num_validation': 5, 'seed': 3}
+    assert draw_split(prepared, **drawn) == draw_split(data, **drawn)
+    odd = np.isin(data.train_ids, (CMYK_NAME, PNG_NAME))
+    for one, other in (
+        (prepared.train_images[~odd], data.train_images[~odd]),
+        (prepared.test_images, data.test_images),
+    ):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    # TFDS has encoded these two anew, as JPEGs of quality 100.
+    differences = np.asarray(prepared.train_images[odd]).astype(int) - np.asarray(data.train_images[odd])
+    assert 0 < np.abs(differences).mean() < 2
+    # The index of the records serves without the archives.
+    before = contents(tmp_path)
+    np.testing.assert_array_equal(load_imagenet(**options).train_ids, data.train_ids)
+    assert contents(tmp_path) == before
 
 
-def test_images_are_decoded_from_the_records(prepared):
-    _, files, data = prepared
-    for images, ids in ((data.train_images, data.train_ids), (data.test_images, None)):
-        assert images.shape == (len(images), 28, 28, 3)
-        decoded = np.asarray(images)
-        if ids is None:
-            assert len(decoded) == 7
-            continue
-        for pixels, name in zip(decoded, ids, strict=True):
-            if name not in (CMYK_NAME, PNG_NAME):
-                content = io.BytesIO(files['train'][name])
-                np.testing.assert_array_equal(pixels, decode_square(content, 28, resize=32, colour=True))
-
-
-def test_the_second_load_reads_no_image_and_writes_nothing(prepared, monkeypatch):
-    root, _, data = prepared
-    monkeypatch.setattr('metasemi_jax.data.sources.imagenet.index_records', None)
+def test_a_later_load_decodes_no_image_and_writes_nothing(indexed, monkeypatch, tmp_path):
+    root, _, data = indexed
+    monkeypatch.setattr('metasemi_jax.data.sources.imagenet_tars.check_all', None)
     before = contents(root)
-    again = load_imagenet(data_dir=str(root / 'tfds'), manual_dir='nowhere', image_size=28)
-    assert contents(root) == before
+    # The archives may have moved.
+    (tmp_path / 'moved').symlink_to(root / 'originals')
+    again = load(root, manual_dir=str(tmp_path / 'moved'))
     np.testing.assert_array_equal(again.train_ids, data.train_ids)
-    np.testing.assert_array_equal(again.test_labels, data.test_labels)
+    np.testing.assert_array_equal(np.asarray(again.test_images), np.asarray(data.test_images))
+    gone = r'gone lacks ILSVRC2012_img_train.tar .* which every run reads; get them.*data.manual_dir='
+    refused(root, gone, manual_dir=str(root / 'gone'))
+    assert contents(root) == before
 
 
-def test_the_lists_of_labeled_images(prepared, tmp_path):
-    root, _, data = prepared
+def test_a_replaced_archive_is_indexed_anew(tmp_path, monkeypatch, capsys):
+    originals = tmp_path / 'originals'
+    files = write_imagenet(originals, per_class=2, val=3)
+    expect(monkeypatch, originals)
+    first = load(tmp_path)
+    train = originals / 'ILSVRC2012_img_train.tar'
+    # As many bytes, in which the first class comes last.
+    with tarfile.open(train) as archive:
+        synsets = {member.name: archive.extractfile(member).read() for member in archive}
+    train.write_bytes(tar_bytes(dict(reversed(synsets.items()))))
+    os.utime(train, (1, 1))
+    with speaking():
+        second = load(tmp_path)
+    assert 'originals, again: they have changed since\n' in capsys.readouterr().out
+    np.testing.assert_array_equal(first.train_ids, second.train_ids)
+    expected = [square(files['train'][name]) for name in second.train_ids]
+    np.testing.assert_array_equal(np.asarray(second.train_images), expected)
+
+
+def test_ctrl_c_leaves_nothing_half(tmp_path, monkeypatch):
+    write_imagenet(tmp_path / 'originals', per_class=2, val=3)
+    expect(monkeypatch, tmp_path / 'originals')
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    before = besides_locks(tmp_path)
+    for place in ('sources.imagenet_tars.check_image', 'sources.array_cache.files.write_json'):
+        with monkeypatch.context() as context:
+            context.setattr(f'metasemi_jax.data.{place}', interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                load(tmp_path)
+        assert besides_locks(tmp_path) == before
+    assert len(load(tmp_path).train_ids) == 8
+
+
+@pytest.mark.parametrize('form', [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_only_headers_are_read_of_any_form_of_tar(tmp_path, form):
+    path, name = tmp_path / 'a.tar', ('x' * 90 if form == tarfile.USTAR_FORMAT else 'é' * 150) + '.JPEG'
+    contents = [bytes([i]) * 1_000_000 for i in range(5)]
+    with tarfile.open(path, 'w', format=form) as archive:
+        for i, content in enumerate(contents):
+            member = tarfile.TarInfo(f'{i}{name}')
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with path.open('rb') as file, tarfile.open(fileobj=file, mode='r:') as archive:
+        counted = mock.patch.object(archive, 'fileobj', wraps=file)
+        with counted as reads:
+            members = list(files_in(archive))
+        assert sum(call.args[0] for call in reads.read.call_args_list) < 2_000_000
+    assert [member.name for member in members] == [f'{i}{name}' for i in range(5)]
+    images = TarImages(path, np.array([(member.offset_data, member.size) for member in members]))
+    assert [images.open(i).read() for i in range(5)] == contents
+
+
+def test_an_archive_that_goes_during_a_run_is_named(tmp_path):
+    path = tmp_path / 'a.tar'
+    path.write_bytes(tar_bytes({'x.JPEG': imagenet_image(0, (9, 9))}))
+    places = np.array([(512, path.stat().st_size), (70_000, 10)])
+    images = StoredImages(TarImages(path, places), 2, 8, colour=True)
+    assert images.decode(0).shape == (8, 8, 3)
+    with pytest.raises(UserError, match=r'a\.tar, byte 70,000 cannot be read any more \(not an image, or'):
+        images.decode(1)
+    path.unlink()
+    with pytest.raises(UserError, match=r'byte 512 cannot be read any more \(No such file.*put it back'):
+        images.decode(0)
+
+
+def test_the_lists_of_labeled_images(indexed, tmp_path):
+    root, _, data = indexed
     path = subset_file('10percent.txt', data_dir=str(tmp_path), manual_dir=str(root / 'originals'))
     named = read_split_file(str(path), data.train_ids)
     assert len(named) == 6
@@ -164,15 +249,25 @@ def test_missing_and_damaged_archives(tmp_path, monkeypatch):
     refused(tmp_path, r'data.image_size=0: ImageNet needs a size', image_size=0)
     train = originals / 'ILSVRC2012_img_train.tar'
     whole = train.read_bytes()
-    # Cut within a synset, the size being what is expected: only reading finds out.
-    train.write_bytes(whole[: len(whole) // 2])
-    expect(monkeypatch, originals)
-    refused(tmp_path, r'img_train.tar cannot be read as the archive its name says')
-    train.write_bytes(whole[:-1])
+    with tarfile.open(train) as archive:
+        second = archive.getmembers()[1]
+        with tarfile.open(fileobj=archive.extractfile(second)) as images:
+            header = second.offset_data + images.getmembers()[1].offset
+    # The size is what is expected: cut within a synset; a damaged header, at which tarfile would stop without
+    # a word, of a synset and of an image; a download whose rest is zeros, and one that is nothing else.
+    cut, ones = whole[: len(whole) // 2], b'1' * 512
+    damaged = [whole[:at] + ones + whole[at + 512 :] for at in (second.offset, header)]
+    for content in (cut, *damaged, whole[: second.offset] + bytes(3 << 20), bytes(3 << 20)):
+        train.write_bytes(content)
+        expect(monkeypatch, originals)
+        refused(tmp_path, r'img_train.tar cannot be read as the archive its name says')
+    train.write_bytes(whole)
     refused(tmp_path, r'img_train.tar is damaged: it has')
     train.unlink()
-    refused(tmp_path, r'lacks ILSVRC2012_img_train.tar \(\d+ bytes\); get them from https://image-net.org')
-    assert not (tmp_path / 'tfds' / 'imagenet2012' / '5.1.0').exists()
+    refused(
+        tmp_path, r'lacks ILSVRC2012_img_train.tar \(\d+ bytes\), which every run reads; get them from http'
+    )
+    assert {path.suffix for path in (tmp_path / 'tfds').rglob('*') if path.is_file()} == {'.lock'}
 
 
 def test_all_images_that_cannot_be_decoded_are_named(tmp_path, monkeypatch):
@@ -191,9 +286,9 @@ def test_all_images_that_cannot_be_decoded_are_named(tmp_path, monkeypatch):
     assert names[2] not in str(caught.value)
 
 
-def test_the_config_trains_without_tensorflow(prepared, tmp_path):
+def test_the_config_trains_without_tensorflow(indexed, tmp_path):
     """Two steps of the real config as a user types it; the images, the width and the batch are small."""
-    root, _, _ = prepared
+    root, _, _ = indexed
     flags = {
         'data.data_dir': root / 'tfds',
         'data.manual_dir': root / 'originals',
@@ -224,3 +319,7 @@ def test_the_config_trains_without_tensorflow(prepared, tmp_path):
     assert json.loads((tmp_path / 'run' / 'results.json').read_text())['steps'] == 2
     last = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
     assert 0 <= last['test/error_top5'] <= last['test/error'] <= 100
+    trained = load_classifier(str(tmp_path / 'run'))
+    assert len(load_run_data(trained, manual_dir=str(root / 'originals')).labeled) == 6
+    with pytest.raises(UserError, match=r'lacks ILSVRC2012_img_train.*--manual_dir= names the new place'):
+        load_run_data(trained, manual_dir=str(tmp_path))

@@ -269,7 +269,7 @@ def test_as_a_user_types_it(tmp_path):
     options = {'capture_output': True, 'text': True, 'cwd': tmp_path, 'env': environment, 'timeout': 120}
     helped = subprocess.run([*command, '--help'], **options)
     assert (helped.returncode, helped.stderr) == (0, '')
-    for flag in ('num_points', 'seed', 'output', 'split', 'weights', 'data_path', 'data_dir'):
+    for flag in ('num_points', 'seed', 'output', 'split', 'weights', 'data_path', 'data_dir', 'manual_dir'):
         assert f'--{flag}:' in helped.stdout
     wrong = subprocess.run([*command, 'nowhere'], **options)
     assert (wrong.returncode, wrong.stdout) == (1, '')

@@ -48,10 +48,11 @@ def define_weights(values: flags.FlagValues) -> None:
 
 
 def define_data_location(values: flags.FlagValues) -> None:
-    """`--data_path` and `--data_dir`, for commands that look at a run's own images."""
+    """`--data_path`, `--data_dir` and `--manual_dir`, for commands that look at a run's own images."""
     where = "Where a run's own images have moved to: the folder, .csv or .npz file."
     flags.DEFINE_string('data_path', '', where, flag_values=values)
     flags.DEFINE_string('data_dir', '', "Where a run's TFDS datasets have moved to.", flag_values=values)
+    flags.DEFINE_string('manual_dir', '', "Where ImageNet's tar files have moved to.", flag_values=values)
 
 
 def define_output(values: flags.FlagValues, text: str) -> None:

@@ -158,6 +158,7 @@ def _predict(
     batch_size: int,
     data_path: str,
     data_dir: str,
+    manual_dir: str,
 ) -> None:
     workdir = required_workdir(workdir)
     split = _check_choice(images, split, unlabeled)
@@ -172,7 +173,8 @@ def _predict(
     print(classifier.description, file=people)
     has_labels = False
     if split:
-        source, has_labels = _open_split(classifier, split, people, data_path=data_path, data_dir=data_dir)
+        places = {'data_path': data_path, 'data_dir': data_dir, 'manual_dir': manual_dir}
+        source, has_labels = _open_split(classifier, split, people, **places)
         sources = [source]
     else:
         sources = open_images(
@@ -210,12 +212,12 @@ def _check_choice(images: Sequence[str], split: str | None, unlabeled: bool) -> 
 
 
 def _open_split(
-    classifier: Classifier, split: str, people: TextIO, *, data_path: str, data_dir: str
+    classifier: Classifier, split: str, people: TextIO, **places: str
 ) -> tuple[ImageSource, bool]:
     """The run's images of `split`, and whether the label of any is known."""
     # Lines that loading prints are for people too.
     with contextlib.redirect_stdout(people):
-        data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+        data = load_run_data(classifier, **places)
     if data.changes:
         print(data.changes, file=people)
     chosen = split_images(classifier, data, split)

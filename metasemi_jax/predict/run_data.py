@@ -36,23 +36,25 @@ class SplitImages(NamedTuple):
     ids: np.ndarray  # str [n]
 
 
-def load_run_data(classifier: Classifier, *, data_path: str = '', data_dir: str = '') -> RunData:
+def load_run_data(
+    classifier: Classifier, *, data_path: str = '', data_dir: str = '', manual_dir: str = ''
+) -> RunData:
     """The data that the run of `classifier` was trained on.
 
     Files may have been moved, added or removed since, as when unlabeled images were reviewed into labeled/:
     then the splits hold those that are left, and `changes` says so.
 
     Args:
-      data_path, data_dir: folders of the images today, in the place of the run's `data.path` and
-        `data.data_dir`.
+      data_path, data_dir, manual_dir: folders of the images today, in the place of the run's `data.path`,
+        `data.data_dir` and `data.manual_dir`.
 
     Raises:
       UserError: images that cannot be had, or are not those of the run any more.
     """
     classifier.files.read_split(classifier.record.get('split_sha256'))
-    moved = {'data.path': data_path, 'data.data_dir': data_dir}
+    moved = {'data.path': data_path, 'data.data_dir': data_dir, 'data.manual_dir': manual_dir}
     config = with_fields(classifier.config, {name: place for name, place in moved.items() if place})
-    advice = 'where they have moved, --data_path= or --data_dir= names the new place'
+    advice = 'where they have moved, --data_path=, --data_dir= or --manual_dir= names the new place'
     what = f'the images that {classifier.files.path} was trained on cannot be had'
     with as_user_error(UserError, lambda error: f'{what}: {error} ({advice})'):
         dataset = load_data(config)

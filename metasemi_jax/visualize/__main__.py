@@ -94,6 +94,7 @@ def _visualize(
     weights: str,
     data_path: str,
     data_dir: str,
+    manual_dir: str,
 ) -> None:
     if not folders:
         raise UserError('name the folders of runs: metasemi visualize runs/digits')
@@ -105,7 +106,7 @@ def _visualize(
     runs = []
     for classifier in classifiers:
         print(classifier.description)
-        places = {'data_path': data_path, 'data_dir': data_dir}
+        places = {'data_path': data_path, 'data_dir': data_dir, 'manual_dir': manual_dir}
         runs.append(look(classifier, split, num_points=num_points, seed=seed, **places))
     contents = draw_files(runs, seed, now=datetime.now().astimezone())
     if line := undrawable(classifiers[0].class_names):

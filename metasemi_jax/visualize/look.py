@@ -54,8 +54,7 @@ def look(
     *,
     num_points: int,
     seed: int,
-    data_path: str = '',
-    data_dir: str = '',
+    **places: str,
 ) -> Run:
     """Run the network over the run's images and keep what is drawn.
 
@@ -63,12 +62,12 @@ def look(
       split: images to judge by; None for the test images, or without any the validation images.
       num_points: largest number of images in t-SNE.
       seed: seeds the choice of those images, and t-SNE.
-      data_path, data_dir: see `load_run_data`.
+      places: where the images lie now, as for `load_run_data`.
 
     Raises:
       UserError: images that cannot be had, or a `split` that the run does not have.
     """
-    data = load_run_data(classifier, data_path=data_path, data_dir=data_dir)
+    data = load_run_data(classifier, **places)
     if data.changes:
         say(data.changes)
     judged = choose_judged(classifier, data, split)

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from importlib.machinery import PathFinder
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -269,3 +270,34 @@ def write_imagenet(folder, *, per_class=6, val=7, labeled=2):
         'train': {name: content for files in synsets.values() for name, content in files.items()},
         'validation': val_files,
     }
+
+
+def prepare_imagenet(data_dir, files):
+    """What TFDS's builder makes of `files`, as `write_imagenet` returns them; two images are encoded anew."""
+    import tensorflow_datasets as tfds
+
+    from metasemi_jax.data.sources.tfds_workarounds import quiet_tfds
+
+    official = tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt').read_text().split()
+    label_of = dict(zip(sorted(files['validation']), official, strict=False))
+
+    def encoded(name, content):
+        if name not in (CMYK_NAME, PNG_NAME):
+            return content
+        file = io.BytesIO()
+        Image.open(io.BytesIO(content)).convert('RGB').save(file, 'JPEG', quality=100)
+        return file.getvalue()
+
+    def examples(split):
+        for name, content in files[split].items():
+            label = label_of.get(name) or name.partition('_')[0]
+            yield name, {'file_name': name, 'image': io.BytesIO(encoded(name, content)), 'label': label}
+
+    builder = tfds.builder_cls('imagenet2012')(data_dir=str(data_dir), version='5.1.0')
+    # Its own functions read archives by TensorFlow.
+    splits = {split: examples(split) for split in files}
+    with mock.patch.object(type(builder), '_split_generators', return_value=splits), quiet_tfds():
+        builder.download_and_prepare(
+            file_format='array_record',
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False, manual_dir=str(data_dir)),
+        )

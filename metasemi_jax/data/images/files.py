@@ -2,18 +2,18 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from metasemi_jax.data.images.attempts import attempts, refuse_bad
 from metasemi_jax.data.images.checked_files import file_key, recall, remember
-from metasemi_jax.data.images.decode import check_image, decode_square, is_colour, reason
-from metasemi_jax.data.images.parallel import in_threads
-from metasemi_jax.errors import UserError, first_ten
+from metasemi_jax.data.images.decode import check_image, decode_square, is_colour
 from metasemi_jax.progress import ImageCounter, ProgressLine
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.webp', '.tif', '.tiff', '.gif')  # of `FORMATS`
+ADVICE = 'repair them or take them out'
 
 
 class ImageFiles:
@@ -57,14 +57,14 @@ def read_images(files: ImageFiles, size: int, *, source: str) -> np.ndarray:
       UserError: files that cannot be read; all of them are counted, the first ten named.
     """
     reasons: dict[int, str] = {}
-    colour = any(list(_attempts(is_colour, files, range(len(files)), reasons)))
+    colour = any(list(attempts(lambda i: is_colour(files.path(i)), range(len(files)), reasons)))
     images = np.empty((len(files), size, size, 3 if colour else 1), np.uint8)
     todo = [i for i in range(len(files)) if i not in reasons]
-    decoded = _attempts(lambda path: decode_square(path, size, colour=colour), files, todo, reasons)
+    decoded = attempts(lambda i: decode_square(files.path(i), size, colour=colour), todo, reasons)
     for i, pixels in zip(todo, counted(decoded, len(todo), f'{source}: read'), strict=True):
         if pixels is not None:
             images[i] = pixels
-    _refuse_bad(files, reasons, source)
+    refuse_bad(files.name, reasons, len(files), source, ADVICE)
     return images
 
 
@@ -81,7 +81,8 @@ def check_images(files: ImageFiles, *, source: str) -> bool:
     keys = np.array([file_key(files.name(i), files.path(i)) for i in range(len(files))], np.uint64)
     good, colour = recall(source, keys)
     todo = np.flatnonzero(~good).tolist()
-    kinds = counted(_attempts(check_image, files, todo, reasons), len(todo), f'{source}: checked')
+    checks = attempts(lambda i: check_image(files.path(i)), todo, reasons)
+    kinds = counted(checks, len(todo), f'{source}: checked')
     try:
         for i, kind in zip(todo, kinds, strict=True):
             good[i], colour[i] = kind is not None, bool(kind)
@@ -89,7 +90,7 @@ def check_images(files: ImageFiles, *, source: str) -> bool:
         # After Ctrl-C too: the checks so far may have taken minutes.
         if todo:
             remember(source, keys[good], colour[good])
-    _refuse_bad(files, reasons, source)
+    refuse_bad(files.name, reasons, len(files), source, ADVICE)
     return bool(colour.any())
 
 
@@ -100,28 +101,3 @@ def counted(done: Iterator[Any], total: int, doing: str) -> Iterator[Any]:
         for result in done:
             count(total)
             yield result
-
-
-def _attempts(
-    function: Callable[[str], Any], files: ImageFiles, numbers: Sequence[int], reasons: dict[int, str]
-) -> Iterator[Any]:
-    """`function` of each file's path; None, and an entry in `reasons`, where it fails."""
-
-    def attempt(i: int) -> Any:
-        try:
-            return function(files.path(i))
-        # Pillow fails on damaged files with SyntaxError, struct.error and others.
-        except Exception as error:
-            reasons[i] = reason(error)
-            return None
-
-    return in_threads(attempt, numbers)
-
-
-def _refuse_bad(files: ImageFiles, reasons: dict[int, str], source: str) -> None:
-    if reasons:
-        listed = [f'{files.name(i)} ({reasons[i]})' for i in sorted(reasons)]
-        raise UserError(
-            f'{source}: {len(reasons):,} of {len(files):,} images cannot be read: {first_ten(listed)}; '
-            'repair them or take them out'
-        )

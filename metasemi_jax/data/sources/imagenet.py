@@ -1,7 +1,7 @@
-"""`imagenet2012` from TensorFlow Datasets, without TensorFlow: prepared once, then read from disk.
+"""`imagenet2012`, its images read where they lie: in the original tar files, or in what TFDS made of them.
 
-original tar files -> array_record, by TFDS's builder -> an index of file names and labels. The images stay
-in the array_record files and are decoded when they are needed.
+Either -> an index of file names and labels, made once, for which every image is decoded. Later the images are
+decoded when they are needed.
 """
 
 import functools
@@ -14,32 +14,26 @@ import numpy as np
 from metasemi_jax.data.dataset import Dataset
 from metasemi_jax.data.images.stored import StoredImages
 from metasemi_jax.data.sources.array_cache import read_cache, write_cache
-from metasemi_jax.data.sources.image_records import ImageRecords, index_records
-from metasemi_jax.data.sources.imagenet_archives import ARCHIVES, check_archives, imagenet_splits
-from metasemi_jax.data.sources.tfds_prepare import prepare
-from metasemi_jax.data.sources.tfds_store import (
-    data_root,
-    is_prepared,
-    made_once,
-    manual_folder,
-    readable_errors,
-)
+from metasemi_jax.data.sources.imagenet_records import RecordSource
+from metasemi_jax.data.sources.imagenet_tars import TarSource
+from metasemi_jax.data.sources.tfds_store import data_root, made_once, manual_folder, readable_errors
 from metasemi_jax.errors import UserError
 from metasemi_jax.files import check_writable
-from metasemi_jax.progress import ImageCounter, ProgressLine, duration
+from metasemi_jax.progress import ProgressLine, duration
 
 NAME = 'imagenet2012'
 VERSION = '5.1.0'
-TFDS_SPLITS = ('train', 'validation')
+Source = TarSource | RecordSource
 
 
 def load_imagenet(*, data_dir: str = '', manual_dir: str = '', image_size: int, resize: int = 0) -> Dataset:
-    """ImageNet's training images, and its validation images to test on; the first use prepares them.
+    """ImageNet's training images, and its validation images to test on; the first use indexes them.
+
+    What TFDS has prepared in `data_dir` goes before the tar files. Ids, labels and order are the same.
 
     Args:
-      data_dir: folder of prepared TFDS datasets; '' for TFDS's own default.
-      manual_dir: folder of the two tar files, needed by the first use alone; '' for TFDS's own default,
-        `downloads/manual` in `data_dir`.
+      data_dir: folder of prepared TFDS datasets and of the index; '' for TFDS's own default.
+      manual_dir: folder of the two tar files; '' for TFDS's own default, `downloads/manual` in `data_dir`.
       image_size, resize: arguments of `decode_square`.
 
     Returns:
@@ -52,68 +46,36 @@ def load_imagenet(*, data_dir: str = '', manual_dir: str = '', image_size: int, 
     if not image_size:
         raise UserError('data.image_size=0: ImageNet needs a size, since its images differ')
     root = data_root(data_dir)
-    cache = root / 'metasemi_jax' / NAME / VERSION
-    with readable_errors(NAME, root, needed='about 300 GB'):
-        arrays, class_names = _read_index(cache, root) or _build_index(root, cache, manual_dir)
-        builder = _builder(root)
-        train, test = (
-            StoredImages(records, len(records), image_size, colour=True, resize=resize)
-            for records in (ImageRecords(builder, split) for split in TFDS_SPLITS)
-        )
-    return Dataset(
-        train,
-        np.asarray(arrays['train_labels']),
-        np.asarray(arrays['train_ids']),
-        test,
-        np.asarray(arrays['validation_labels']),
-        tuple(class_names),
+    with readable_errors(NAME, root, needed='about 150 MB'):
+        prepared = (root / NAME / VERSION).exists()
+        source = RecordSource(root, NAME, VERSION) if prepared else TarSource(manual_folder(root, manual_dir))
+        cache = root / 'metasemi_jax' / NAME / (VERSION if prepared else f'{VERSION}.tars')
+        find, make = (functools.partial(function, source, cache) for function in (_read_index, _write_index))
+        found = find()
+        if found is None:
+            # Before the lock, which is the first thing to be written.
+            check_writable(cache, NAME, 'use another folder with data.data_dir=')
+            found = made_once(NAME, root, cache, find, make)
+        arrays, class_names = found
+    kinds = ('train_labels', 'train_ids', 'validation_labels')
+    labels, ids, test_labels = (np.asarray(arrays[kind]) for kind in kinds)
+    train, test = (
+        StoredImages(source.images(split, arrays), count, image_size, colour=True, resize=resize)
+        for split, count in (('train', len(labels)), ('validation', len(test_labels)))
     )
+    return Dataset(train, labels, ids, test, test_labels, tuple(class_names))
 
 
-def _builder(root: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_cls(NAME)(data_dir=str(root), version=VERSION)
-
-
-def _read_index(cache: Path, root: Path) -> tuple[dict[str, np.ndarray], Any] | None:
+def _read_index(source: Source, cache: Path) -> tuple[dict[str, np.ndarray], Any] | None:
     """The index; None if there is none, or if it is of other files."""
     found = read_cache(cache)
-    if found is None:
-        return None
-    builder = _builder(root)
-    if not is_prepared(builder):
-        return None
-    counts = {split: builder.info.splits[split].num_examples for split in TFDS_SPLITS}
-    return found if counts == {split: len(found[0][f'{split}_labels']) for split in TFDS_SPLITS} else None
+    return found if found and source.matches(found[0]) else None
 
 
-def _build_index(root: Path, cache: Path, manual_dir: str) -> tuple[dict[str, np.ndarray], Any]:
-    folder = manual_folder(root, manual_dir)
-    # Before the lock, which is the first thing to be written.
-    check_writable(cache, NAME, 'use another folder with data.data_dir=')
-    if not is_prepared(_builder(root)):
-        check_archives(folder)
-    find = functools.partial(_read_index, cache, root)
-    return made_once(NAME, root, cache, find, functools.partial(_prepare_and_index, root, cache, folder))
-
-
-def _prepare_and_index(
-    root: Path, cache: Path, folder: Path, line: ProgressLine
-) -> tuple[dict[str, np.ndarray], Any]:
+def _write_index(source: Source, cache: Path, line: ProgressLine) -> tuple[dict[str, np.ndarray], Any]:
     start = time.perf_counter()
-    builder = _builder(root)
-    if not is_prepared(builder):
-        line.say(f'{NAME}: preparing it in {root}, once, from {" and ".join(ARCHIVES)}')
-        prepare(builder, folder, imagenet_splits(folder, ImageCounter(line, f'{NAME}: prepared')))
-        builder = _builder(root)
-    lacking = [split for split in TFDS_SPLITS if split not in builder.info.splits]
-    if lacking:
-        raise UserError(
-            f'{NAME}: {builder.data_dir} lacks the split {lacking[0]}; delete that folder to prepare it '
-            'again, or use another one with data.data_dir='
-        )
-    arrays = index_records(builder, TFDS_SPLITS, ImageCounter(line, f'{NAME}: checked'))
-    write_cache(cache, arrays, builder.info.features['label'].names)
+    when = 'once' if read_cache(cache) is None else 'again: they have changed since'
+    line.say(f'{NAME}: indexing the images in {source.place}, {when}')
+    write_cache(cache, *source.index(line))
     line.say(f'{NAME}: ready after {duration(time.perf_counter() - start)}, file names and labels in {cache}')
     return read_cache(cache)

@@ -7,6 +7,7 @@ shards are the stock builder's. A subclass would not do: TFDS refuses a second c
 """
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +29,6 @@ from metasemi_jax.data.sources.tfds_recipes import RECIPES
 from metasemi_jax.data.sources.tfds_store import manual_folder
 from metasemi_jax.data.sources.tfds_workarounds import network_patience, quiet_tfds, written_error
 from metasemi_jax.errors import as_user_error, reason_of
-
-SplitGenerators = Callable[[Any, Any], dict[str, Iterator]]  # (builder, dl_manager) -> examples of each split
 
 
 def stock_builder(name: str, data_dir: Path) -> Any:
@@ -108,13 +107,13 @@ def read_originals(builder: Any, manual_dir: Path) -> dict[str, ArchiveSplit]:
         return _contents(builder, manager)
 
 
-def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -> None:
+def prepare(builder: Any, manual_dir: Path, count: Callable[[int], None]) -> None:
     """Write the dataset of `builder` into its folder, as array_record, all or nothing.
 
     Args:
-      builder: a TFDS builder whose folder does not exist.
+      builder: a TFDS builder of a dataset of `RECIPES` whose folder does not exist.
       manual_dir: original files in it are used, the others are downloaded.
-      split_generators: replaces the builder's own `_split_generators`, which needs TensorFlow.
+      count: as for `ImageCounter`.
 
     Raises:
       UserError: a download that fails, or an archive that cannot be read.
@@ -123,10 +122,9 @@ def prepare(builder: Any, manual_dir: Path, split_generators: SplitGenerators) -
     import tensorflow_datasets as tfds
 
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir), try_download_gcs=False)
-    with (
-        mock.patch.object(type(builder), '_split_generators', split_generators),
-        _tfds_at_work(builder),
-    ):
+    # The builder's own `_split_generators` needs TensorFlow.
+    splits = functools.partialmethod(_split_generators, count)
+    with mock.patch.object(type(builder), '_split_generators', splits), _tfds_at_work(builder):
         builder.download_and_prepare(download_config=config, file_format='array_record')
 
 
@@ -167,19 +165,14 @@ def _contents(builder: Any, manager: Any) -> dict[str, ArchiveSplit]:
     return splits
 
 
-def archive_splits(count: Callable[[int], None]) -> SplitGenerators:
-    """For `prepare`: the splits of a dataset of `RECIPES`; `count` as for `ImageCounter`."""
-
-    def split_generators(builder: Any, dl_manager: Any) -> dict[str, Iterator]:
-        recipe = RECIPES[builder.name]
-        splits = _contents(builder, dl_manager)
-        total = sum(len(split.images) for split in splits.values())
-        digits = recipe.id_digits if recipe.has_ids else 0
-        return {
-            name: _examples(f'{name}_', split, digits, lambda: count(total)) for name, split in splits.items()
-        }
-
-    return split_generators
+def _split_generators(builder: Any, count: Callable[[int], None], dl_manager: Any) -> dict[str, Iterator]:
+    recipe = RECIPES[builder.name]
+    splits = _contents(builder, dl_manager)
+    total = sum(len(split.images) for split in splits.values())
+    digits = recipe.id_digits if recipe.has_ids else 0
+    return {
+        name: _examples(f'{name}_', split, digits, lambda: count(total)) for name, split in splits.items()
+    }
 
 
 def _examples(prefix: str, split: ArchiveSplit, digits: int, count: Callable[[], None]) -> Iterator:

@@ -19,7 +19,6 @@ from metasemi_jax.data.sources.array_cache import read_cache, write_cache
 from metasemi_jax.data.sources.image_records import ImageRecords
 from metasemi_jax.data.sources.tfds_decode import bytes_of, decode, from_archives, num_images
 from metasemi_jax.data.sources.tfds_prepare import (
-    archive_splits,
     check_sources,
     originals_folder,
     prepare,
@@ -141,7 +140,7 @@ def _prepare(name: str, root: Path, budget: int, originals: Path, line: Progress
         arrays = _read_archives(builder, budget, originals, line)
         if arrays is None:
             # Records on disk are needed: an archive gives no image without those before it.
-            prepare(builder, originals, archive_splits(ImageCounter(line, f'{name}: prepared')))
+            prepare(builder, originals, ImageCounter(line, f'{name}: prepared'))
     if arrays is None:
         arrays = _read_prepared(builder, budget, line, made_here=not prepared)
     pixels = 'train_images' in arrays
