@@ -125,9 +125,9 @@ def _shared(experiment: Experiment, mesh: Mesh, run: Callable[..., Any]) -> Call
     if ':' in fields['method.name']:
         return run  # a file, which may change
     own = {name: value for name, value in fields.items() if name not in ('seed', *LOCATIONS)}
-    # Images and features have different views.
-    dimensions = len(experiment.input_spec.image_shape)
-    key = (json.dumps(own, sort_keys=True), experiment.model, dimensions, mesh)
+    # The batches are made in the shape of an example.
+    shape = experiment.input_spec.image_shape
+    key = (json.dumps(own, sort_keys=True), experiment.model, shape, mesh)
     shared = _steps(key)
     shared.setdefault('run', run)
     return shared['run']
