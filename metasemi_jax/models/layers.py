@@ -74,7 +74,7 @@ def conv(
     dtype: Dtype,
     name: str,
 ) -> nn.Conv:
-    """A convolution, by default a residual network's; without bias unless `bias_init` is given."""
+    """A convolution, by default as residual networks draw it; without bias unless `bias_init` is given."""
     # Explicit padding: 'SAME' pads an even size at a stride of 2 on the far side only, PyTorch on both.
     padding = kernel_size // 2 if padding is None else padding
     return nn.Conv(

@@ -91,7 +91,7 @@ def make_normalize(spec: InputSpec) -> Callable[[Array], Array]:
 
 
 def statistics_of(mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:
-    """The argument of `normalize_by` from those of an `InputSpec`."""
+    """The argument of `normalize_by`; `mean` and `std` are those of an `InputSpec`."""
     # In JAX's default float: the transfer to a device is explicit, and makes no other type of them.
     dtype = jax.dtypes.canonicalize_dtype(float)
     return (np.asarray(mean, dtype), np.asarray(std, dtype)) if mean else ()
