@@ -3,7 +3,6 @@
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Method
 from metasemi_jax.methods.network import Network
-from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 from metasemi_jax.methods.targets import confident, predictions
 
@@ -32,7 +31,7 @@ def fixmatch(
         targets=predictions,
         select=confident(threshold),
         meta=meta,
-        weight=linear_ramp(consistency_weight, 0),
+        weight=consistency_weight,
         batch_norm=batch_norm,
         second_view='strong',
     )

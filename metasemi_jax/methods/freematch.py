@@ -7,7 +7,6 @@ from jax import Array
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Inputs, Method, Targets
 from metasemi_jax.methods.network import Network
-from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 from metasemi_jax.methods.targets import hard, predictions
 
@@ -64,7 +63,7 @@ def freematch(
         targets=predictions,
         select=select,
         meta=meta,
-        weight=linear_ramp(consistency_weight, 0),
+        weight=consistency_weight,
         extra=fairness if fairness_weight else None,
         batch_norm=batch_norm,
         init=init,

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from metasemi_jax.methods.find_targets import find_targets
@@ -26,7 +25,7 @@ def semi_supervised(
     predict: str = 'training',
     labeled_loss: ExampleLoss = soft_cross_entropy,
     unlabeled_loss: ExampleLoss | None = soft_cross_entropy,
-    weight: Callable[[Array], Array] = lambda step: jnp.ones((), float),
+    weight: Callable[[Array], Array] | float = 1.0,
     extra: Callable[..., Array] | None = None,
     batch_norm: str = 'labeled',
     init: Callable[[int, int], Any] = lambda num_classes, num_images: {},
@@ -49,7 +48,7 @@ def semi_supervised(
         'teacher': the EMA weights, in training mode.
       labeled_loss: loss of one image of `Targets.labeled`; an unmixed labeled batch has the cross-entropy.
       unlabeled_loss: loss of one unlabeled image; None trains on the labeled part alone.
-      weight: step -> weight of the unlabeled loss.
+      weight: weight of the unlabeled loss, or step -> weight.
       extra: (forward, logits, targets, inputs) -> scalar, added to the loss. `forward` is the student in
         training mode, with gradient, or None with a joint pass; `logits` are its logits of the images that
         the targets name.

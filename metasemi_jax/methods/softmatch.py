@@ -6,7 +6,6 @@ from jax import Array
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Inputs, Method, Targets
 from metasemi_jax.methods.network import Network
-from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 from metasemi_jax.methods.targets import hard, predictions
 
@@ -65,7 +64,7 @@ def softmatch(
         targets=predictions,
         select=select,
         meta=meta,
-        weight=linear_ramp(consistency_weight, 0),
+        weight=consistency_weight,
         batch_norm=batch_norm,
         init=init,
         second_view='strong',

@@ -24,7 +24,7 @@ class Pieces(NamedTuple):
     predict: str
     labeled_loss: ExampleLoss
     unlabeled_loss: ExampleLoss | None
-    weight: Callable[[Array], Array]
+    weight: Callable[[Array], Array] | float
     extra: Callable[..., Array] | None
     batch_norm: str
     second_view: str | None
@@ -81,7 +81,8 @@ def _with_unlabeled_part(
     logits = passes.unlabeled(found.student_images(inputs.batch))
     losses = pieces.unlabeled_loss(logits=logits, targets=found.labels)
     consistency = jnp.mean(losses if found.weights is None else found.weights * losses)
-    weight = jnp.asarray(pieces.weight(inputs.step), float)
+    weight = pieces.weight(inputs.step) if callable(pieces.weight) else pieces.weight
+    weight = jnp.asarray(weight, float)
     loss = loss + weight.astype(consistency.dtype) * consistency
     aux = {'consistency_loss': consistency, 'consistency_weight': weight}
     if pieces.extra is not None:

@@ -8,7 +8,6 @@ from metasemi_jax.methods.losses import kl_divergence
 from metasemi_jax.methods.meta import Meta
 from metasemi_jax.methods.method import Inputs, Method, Targets
 from metasemi_jax.methods.network import Network
-from metasemi_jax.methods.schedules import linear_ramp
 from metasemi_jax.methods.semi_supervised import semi_supervised
 
 
@@ -44,7 +43,7 @@ def uda(
         targets=targets,
         meta=meta,
         unlabeled_loss=kl_divergence,
-        weight=linear_ramp(consistency_weight, 0),
+        weight=consistency_weight,
         batch_norm=batch_norm,
         second_view='strong',
     )
