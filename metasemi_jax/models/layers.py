@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.models.winograd import conv_general_dilated
 
 Array = jax.Array
 Dtype = Any
@@ -88,7 +87,6 @@ def conv(
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         precision=precision(dtype),
-        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
@@ -112,7 +110,6 @@ class ConvBlock(nn.Module):
             dtype=self.dtype,
             param_dtype=at_least_float32(self.dtype),
             precision=precision(self.dtype),
-            conv_general_dilated=conv_general_dilated,
             name='conv',
         )(x)
         x = batch_norm(train, self.dtype, 'bn')(x)
