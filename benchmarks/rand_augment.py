@@ -82,7 +82,7 @@ def _step(config: Any, mesh: Any) -> tuple[Row, tuple[int, ...]]:
     compiled, seconds = _compiled(job.run_steps.lower(*job.args(job.state, job.pipeline.host_batches(0))))
     run = job.runner(compiled)
     row = _row(f'{config.method.name} step', lambda: run(1), _STEPS.value, compiled, seconds)
-    return row, (config.unlabeled_ratio * config.batch_size, *job.device_data[0].shape[1:])
+    return row, (config.unlabeled_ratio * config.batch_size, *job.image_shape)
 
 
 def _compiled(lowered: Any) -> tuple[Any, float]:

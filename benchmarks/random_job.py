@@ -35,6 +35,7 @@ class Job(NamedTuple):
     """All that a call of `run_steps` takes, and the parts that it was made of."""
 
     model: Any
+    image_shape: tuple[int, ...]
     dtype: np.dtype
     state: TrainState
     pipeline: Pipeline
@@ -128,6 +129,7 @@ def make_job(config: Any, mesh: Mesh, *, max_steps: int = 1, num_classes: int | 
     )
     return Job(
         model,
+        shape,
         dtype,
         place(jax.device_get(state), everywhere),
         pipeline,

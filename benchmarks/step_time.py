@@ -144,7 +144,7 @@ def _forward_flops(job: Any, batch_size: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    images = jax.ShapeDtypeStruct((batch_size, *job.device_data[0].shape[1:]), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch_size, *job.image_shape), jnp.float32)
     variables = {'params': job.state.params, 'batch_stats': job.state.batch_stats}
     forward = jax.jit(lambda variables, images: job.model.apply(variables, images, train=False))
     return forward.lower(jax.device_get(variables), images).compile().cost_analysis()['flops']

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from metasemi_jax.errors import UserError
-from metasemi_jax.models.winograd import conv_general_dilated
 
 Array = jax.Array
 Dtype = Any
@@ -89,7 +88,6 @@ def conv(
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         precision=precision(dtype),
-        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
