@@ -124,8 +124,8 @@ def convolution_by_products(images, kernel, strides, padding, *, precision=None,
 
     XLA has no fast convolution of float64 for CPUs: a step of ConvLarge takes 17 s with it, and 3 s so.
     """
-    assert {*options.get('lhs_dilation', ()), *options.get('rhs_dilation', ())} <= {1}
-    if options.get('feature_group_count', 1) != 1:  # small ones, of Shake-Shake's shortcuts
+    assert {*options['lhs_dilation'], *options['rhs_dilation']} == {1}
+    if options['feature_group_count'] != 1:  # small ones, of Shake-Shake's shortcuts
         return CONVOLUTION(images, kernel, strides, padding, precision=precision, **options)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
