@@ -272,6 +272,16 @@ def test_folds_of_other_sizes_do_not_compile_again(of_images, blobs, digits):
     assert len(count) > again, 'the listener hears nothing'
 
 
+def test_images_turned_on_their_side_take_a_step_of_their_own(blobs):
+    """Both kinds have as many pixels and the same settings."""
+    lying = np.random.default_rng(0).integers(0, 256, (60, 8, 12), dtype=np.uint8)
+    upright = lying.transpose(0, 2, 1)
+    alone = tiny().fit(upright, blobs[1]).predict_proba(upright)
+    fitting._steps.cache_clear()
+    tiny().fit(lying, blobs[1])
+    np.testing.assert_array_equal(tiny().fit(upright, blobs[1]).predict_proba(upright), alone)
+
+
 def test_nothing_is_printed_unless_asked_for(blobs, capsys):
     X, y, _ = blobs
     tiny().fit(X, y)

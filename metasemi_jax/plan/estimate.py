@@ -56,6 +56,7 @@ class Estimate(NamedTuple):
     memory: Memory
     flops: float
     bytes: float  # of the device's memory, read and written
+    bytes_of_compiler: float | None  # its own count, the memory on a TPU's chip included; GPUs' make none
     sent: Counter[tuple[str, hlo.Array]]
     time: Time
     flops_by: str  # 'compiler' or 'text', whose count they are; bytes are counted from the text
@@ -72,12 +73,13 @@ def estimate(compiled: Any, topology: Topology, *, state: int, evaluation: int, 
     program = hlo.parse(compiled.as_text())
     counted = compiled.cost_analysis()
     flops, flops_by = (counted['flops'], 'compiler') if counted else (hlo.flops(program), 'text')
-    # Not the compiler's 'bytes accessed', which count what a TPU reads and writes in the memory on the chip.
+    # The compiler's 'bytes accessed' are more: those of the memory on a TPU's chip are among them.
     traffic, sent = hlo.traffic(program), hlo.sent(program)
     return Estimate(
         memory_of(compiled.memory_analysis(), topology.chip, state=state, evaluation=evaluation),
         flops,
         traffic,
+        counted['bytes accessed'] if counted else None,
         sent,
         roofline(topology, flops=flops, traffic=traffic, sent=sent_bytes(sent), dtype=dtype),
         flops_by,

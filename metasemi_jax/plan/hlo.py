@@ -122,7 +122,7 @@ def sent(program: Program) -> Counter[tuple[str, Array]]:
 
 
 def flops(program: Program) -> float:
-    """FLOPs of convolutions and matrix products; a multiply-add counts two."""
+    """FLOPs of convolutions and matrix products of a GPU's program; a multiply-add counts two."""
     return _total(program, program.entry, _products, into_fusions=True)
 
 
@@ -222,9 +222,11 @@ def _traffic(program: Program, computation: dict[str, Instruction], instruction:
         return copy.padded_bytes * (source.in_main_memory + copy.in_main_memory)
     out = _bytes(instruction.arrays)
     if operation in _SLICES:
-        return 2 * out
+        source = computation[instruction.operands[0]].arrays[0]
+        return out + (sum(a.padded_bytes for a in instruction.arrays) if source.in_main_memory else 0)
     if operation == 'dynamic-update-slice':
-        return 2 * _bytes(computation[instruction.operands[1]].arrays)
+        update = computation[instruction.operands[1]].arrays
+        return _bytes(update) + (sum(a.padded_bytes for a in update) if out else 0)
     if operation == 'fusion':
         (inner,) = [n for n in _called(instruction.attributes) if n in program.computations]
         return _fusion_traffic(program.computations[inner], out)
@@ -243,15 +245,18 @@ def _fusion_traffic(inner: dict[str, Instruction], out: float) -> float:
             users.setdefault(name, []).append(instruction)
     total = out
     for instruction in inner.values():
-        if instruction.operation == 'dynamic-update-slice' and instruction.root:
+        if instruction.operation == 'dynamic-update-slice' and instruction.root and out:
             # In place: the rest of the array is neither read nor written.
-            total += _bytes(inner[instruction.operands[1]].arrays) - out
-        if instruction.operation != 'parameter':
+            total += sum(a.padded_bytes for a in inner[instruction.operands[1]].arrays) - out
+        if instruction.operation != 'parameter' or not _bytes(instruction.arrays):
             continue
         using = users.get(instruction.name, [])
         if using and all(u.operation in _SLICES and u.operands[0] == instruction.name for u in using):
-            total += sum(_bytes(u.arrays) for u in using)
-        elif not all(u.operation == 'dynamic-update-slice' and u.root for u in using):
+            total += sum(a.padded_bytes for u in using for a in u.arrays)
+        elif not all(
+            u.operation == 'dynamic-update-slice' and u.root and u.operands[0] == instruction.name
+            for u in using
+        ):
             total += _bytes(instruction.arrays)
     return total
 

@@ -92,6 +92,7 @@ def _estimated(found: Estimate, total_steps: int) -> dict[str, Any]:
         'step': {
             'flops': found.flops,
             'bytes': found.bytes,
+            'bytes_of_compiler': found.bytes_of_compiler,
             'flops_by': found.flops_by,
             'sent_bytes': sent_bytes(found.sent),
             'compute_s': time.compute,
@@ -145,7 +146,12 @@ def lines(plan: Plan) -> Iterator[str]:
         f'a device and step: {found.flops / 1e12:.4g} TFLOP ({_ms(time.compute)} ms), '
         f'{found.bytes / 1e9:.4g} GB of its memory read and written ({_ms(time.memory)} ms)'
     )
-    yield (f'  {FLOPS_BY[found.flops_by]}; bytes as the compiled program names them, if no cache keeps any')
+    yield f'  {FLOPS_BY[found.flops_by]}; bytes as the compiled program names them, if no cache keeps any'
+    if found.bytes_of_compiler:
+        yield (
+            f'  with the memory on the chip the compiler counts {found.bytes_of_compiler / 1e9:.4g} GB; a '
+            'hundred times as much would be a sign of gathers'
+        )
     if topology.size > 1:
         yield f'sent between devices: {sent_bytes(found.sent) / 1e6:.4g} MB a step ({_ms(time.network)} ms)'
         yield from _sent(found.sent)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def resident_pipeline(dataset: Dataset, sampling: Sampling, views: Views) -> Pip
 
     # An image a row: a TPU pads the last axis to 128, which would make four times as much of a width of 32.
     shape = dataset.train_images.shape[1:]
-    rows = dataset.train_images.reshape(len(dataset.train_images), -1)
+    rows = dataset.train_images.reshape(-1, math.prod(shape))
     data = (rows, dataset.train_labels, labeled, unlabeled, views.statistics)
     return Pipeline(data, host_batches, to_batch)
 

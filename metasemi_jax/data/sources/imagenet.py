@@ -74,7 +74,8 @@ def _read_index(source: Source, cache: Path) -> tuple[dict[str, np.ndarray], Any
 
 def _write_index(source: Source, cache: Path, line: ProgressLine) -> tuple[dict[str, np.ndarray], Any]:
     start = time.perf_counter()
-    when = 'once' if read_cache(cache) is None else 'again: they have changed since'
+    again = 'again: they differ, or their times of change do, which copies must keep'
+    when = again if read_cache(cache) else 'once'
     line.say(f'{NAME}: indexing the images in {source.place}, {when}')
     write_cache(cache, *source.index(line))
     line.say(f'{NAME}: ready after {duration(time.perf_counter() - start)}, file names and labels in {cache}')
