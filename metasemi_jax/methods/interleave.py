@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-
-Array = jax.Array
+from jax import Array
 
 
 def interleave(parts: Sequence[Array]) -> Array:

@@ -6,13 +6,12 @@ weak view moves the statistics there, and its activations are kept for a gradien
 """
 
 import jax
+from jax import Array
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.methods.interleave import interleave, separate
 from metasemi_jax.methods.method import Inputs, Keys, Params
 from metasemi_jax.methods.network import Network
-
-Array = jax.Array
 
 
 class SeparatePasses:

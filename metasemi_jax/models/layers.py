@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.errors import UserError
 
-Array = jax.Array
 Dtype = Any
 
 # Uniform ±1/√fan_in has the variance 1/(3 fan_in).

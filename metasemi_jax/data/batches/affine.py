@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metasemi_jax.data.batches.rand_augment.lookups import weighted_pixels
 
-Array = jax.Array
 DEGREES = 25.0
 ZOOM = 1.25  # largest factor, and its inverse the smallest
 SHEAR = 0.25

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from metasemi_jax.batch import Batch
 from metasemi_jax.data.batches.views import Views, normalize_by
@@ -15,7 +16,6 @@ from metasemi_jax.data.dataset import Dataset, Images
 from metasemi_jax.data.sampling import Sampling, sample_stream
 from metasemi_jax.distributed.sharding import process_rows
 
-Array = jax.Array
 PyTree = Any
 LABELED_STREAM, UNLABELED_STREAM = 0, 1
 COUNTED_BYTES = 1 << 24

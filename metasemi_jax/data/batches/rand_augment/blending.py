@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-Array = jax.Array
 HIGH_BITS = 0xFFFFF000
 
 

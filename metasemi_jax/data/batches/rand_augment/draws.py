@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from .operations import OPERATIONS, is_one_of
 
-Array = jax.Array
 GOOGLE_COUNT, USB_COUNT = 2, 3
 GOOGLE_CUTOUT = 16
 GOOGLE_LEVELS = range(1, 10)

@@ -4,13 +4,12 @@ Coefficients are int32 [6], (a, b, c, d, e, f) in units of 2**-16: the pixel at 
 the source's at (floor(a·x + b·y + c), floor(d·x + e·y + f)). Sizes up to 2**14 pixels.
 """
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from .lookups import take_pixels
 from .sines import cos_sin, offset, to_16_bits
 
-Array = jax.Array
 ONE, HALF = 1 << 16, 1 << 15
 
 

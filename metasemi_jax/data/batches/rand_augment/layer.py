@@ -4,13 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from . import geometry, tables
 from .blending import blend, gray, mean_gray, smooth
 from .lookups import look_up
 from .operations import CODES, is_one_of
 
-Array = jax.Array
 BLENDS = ('color', 'sharpness')
 TABLES = ('autocontrast', 'equalize', 'posterize', 'solarize', 'brightness', 'contrast')
 # Google's code does these on RGB, and thereby makes what was empty part of the picture.

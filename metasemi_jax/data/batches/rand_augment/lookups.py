@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-Array = jax.Array
 MAX_STRIP = 1 << 15  # pixels of an image in memory at once; 32 rows of results of a 32×32 image
 DIGITS = 16  # a level is high·16 + low: two one-hot rows of 16 in the place of one of 256
 

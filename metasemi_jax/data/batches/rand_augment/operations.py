@@ -4,10 +4,8 @@ Each equals Pillow's of modes L and RGB for uint8 [H, W, C], C 1 or 3. Of a grey
 change: 'color' leaves it, and 'contrast' takes the mean of its one channel.
 """
 
-import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 OPERATIONS = (
     'identity',

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from .blending import gray
 from .draws import Draws, draw_google, draw_usb
 from .layer import apply
-
-Array = jax.Array
 
 
 class Variant(NamedTuple):

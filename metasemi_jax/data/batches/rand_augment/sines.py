@@ -7,11 +7,10 @@ number here is a `Limbs`, three integers of 15 bits: (first + second/2**15 + thi
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-Array = jax.Array
 Limbs = tuple[Array, Array, Array]
 BITS = 15
 MASK = (1 << BITS) - 1

@@ -3,14 +3,12 @@
 A table costs as much as one row of a small image, so that all operations of an image become one look-up.
 """
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from .blending import blend
 from .lookups import count_levels, look_up
 from .rounding import autocontrast_shortfalls
-
-Array = jax.Array
 
 
 def levels() -> Array:
