@@ -23,7 +23,7 @@ def speaking(spell: Callable[[str], str] = str) -> Iterator[None]:
     """Within the block the package writes lines and progress to standard output; for one thread at a time.
 
     Args:
-      spell: line -> line, as a command puts its flags in the place of fields.
+      spell: line -> line, as a command puts its flags instead of fields.
     """
     global _speaking, _spell
     before, (_speaking, _spell) = (_speaking, _spell), (True, spell)

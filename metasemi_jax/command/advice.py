@@ -1,4 +1,4 @@
-"""Messages on a command line: what a mistyped argument stands for, and flags in the place of names."""
+"""Messages on a command line: what a mistyped argument stands for, and flags instead of names."""
 
 import difflib
 import re

@@ -60,7 +60,7 @@ def watching() -> bool:
 
 
 def hand_next_to(receiver: Callable[[int], None] | None) -> None:
-    """Call `receiver` with the next signal's number, in another thread, in the place of ending.
+    """Call `receiver` with the next signal's number, in another thread, instead of ending.
 
     The signal after that ends the program. None: the next one does.
     """
@@ -92,7 +92,7 @@ def _watch(pipe: int) -> None:
     global _receiver
     while number := os.read(pipe, 1):
         number = number[0]
-        # A library may have put a handler of its own in the place of ours.
+        # A library may have put a handler of its own instead of ours.
         if signal.getsignal(number) is not _nothing:
             continue
         if number == signal.SIGALRM:

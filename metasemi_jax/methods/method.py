@@ -25,7 +25,7 @@ class Inputs(NamedTuple):
     weak_logits: Array | None = None  # [n, K], `predict` of the weak view
 
     def variables(self, params: Params | None = None) -> dict[str, Params]:
-        """The student's variables, with `params` in the place of its own."""
+        """The student's variables, with `params` instead of its own."""
         return {'params': self.params if params is None else params, 'batch_stats': self.batch_stats}
 
 
@@ -42,7 +42,7 @@ class Targets(NamedTuple):
     labels: Array  # [n, K], soft or one-hot
     weights: Array | None = None  # [n], mask or weight; None: all 1
     images: Array | None = None  # [n, H, W, C]; None: the second view, or the weak one if there is no second
-    labeled: tuple[Array, Array] | None = None  # images and soft labels in the place of the labeled batch
+    labeled: tuple[Array, Array] | None = None  # images and soft labels instead of the labeled batch
     state: Any = None  # the method's own after the step; None: as before
     initial: Array | None = None  # [n, K], before they were moved or selected; None: `labels`
     aux: Aux | None = None  # scalars to log

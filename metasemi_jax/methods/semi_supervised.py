@@ -39,7 +39,7 @@ def semi_supervised(
       network: the student.
       targets: (inputs, key) -> what the unlabeled images should be called; soft labels where `select` is
         given. None: the method looks at no unlabeled image.
-      select: (targets, inputs) -> hard labels, and weights, in the place of soft labels.
+      select: (targets, inputs) -> hard labels, and weights, instead of soft labels.
       meta: moves the targets against the meta-gradient: soft labels before `select`, weights after it.
       mix: (targets, inputs, key) -> the same with `labeled`, images mixed by means of the final targets.
       predict: the source of the logits in `inputs.weak_logits` and `inputs.predict`. 'training': the

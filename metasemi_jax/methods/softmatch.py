@@ -19,7 +19,7 @@ def softmatch(
     consistency_weight: float = 1.0,
     batch_norm: str = 'joint',
 ) -> Method:
-    """FixMatch with a truncated Gaussian weight in the place of the threshold.
+    """FixMatch with a truncated Gaussian weight instead of the threshold.
 
     The state is 'mean' μ and 'variance' σ² of the largest probability after uniform alignment, and
     'class_probs' p̃ [K]: moving averages that take this batch before they are used. p̃ is 0 before the first

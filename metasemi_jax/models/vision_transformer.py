@@ -76,7 +76,7 @@ class VisionTransformer(nn.Module):
     scaled = False
     registers = 0  # tokens without a position that nothing is read from
     class_position = True  # whether the class token has a position
-    rotary = False  # whether positions rotate queries and keys, in the place of learnt ones
+    rotary = False  # whether positions rotate queries and keys, instead of learnt ones
     epsilon = 1e-6  # of LayerNorm
 
     def parts(self) -> list[tuple[str, ...]]:

@@ -45,7 +45,7 @@ def load_run_data(
     then the splits hold those that are left, and `changes` says so.
 
     Args:
-      data_path, data_dir, manual_dir: folders of the images today, in the place of the run's `data.path`,
+      data_path, data_dir, manual_dir: folders of the images today, instead of the run's `data.path`,
         `data.data_dir` and `data.manual_dir`.
 
     Raises:
@@ -81,7 +81,7 @@ def _run_data(classifier: Classifier, config: Any, dataset: Dataset) -> RunData:
     if not (reviewed and kept and dataset.class_names == classifier.class_names):
         raise UserError(
             f'the images have changed since {files.path} was begun: some were added, removed, renamed, '
-            'relabeled or replaced; put the old ones back, or name files and folders in the place of a split'
+            'relabeled or replaced; put the old ones back, or name files and folders instead of a split'
         )
     data = _of_ids(dataset, kept, kept_held_out)
     new = np.zeros(len(data.unlabeled), bool)

@@ -36,7 +36,7 @@ NUMPY_SCALARS = ('f8', 'f4', 'i8', 'i4')  # that may stand among the numbers of 
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote: dicts, lists, numbers, texts, and NumPy arrays in the place of tensors.
+    """What `torch.save` wrote: dicts, lists, numbers, texts, and NumPy arrays instead of tensors.
 
     Raises:
       ValueError: what is wrong, as the rest of '<path> ...'.

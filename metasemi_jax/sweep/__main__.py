@@ -69,7 +69,7 @@ def plan(
     Args:
       config: settings that all runs share.
       grid: the fields that differ between them, with their values.
-      recipe: method name -> the config in the place of `config` for runs of a grid over methods.
+      recipe: method name -> the config instead of `config` for runs of a grid over methods.
 
     Raises:
       UserError: settings that no run can have, or a folder that holds something else. Nothing was written.

@@ -17,7 +17,7 @@ SIZES = ('width', 'depth')
 
 
 def begin_from(experiment: Experiment, source: str) -> tuple[Experiment, str]:
-    """`experiment` with trained weights and running statistics in the place of drawn ones.
+    """`experiment` with trained weights and running statistics instead of drawn ones.
 
     A file of published weights gives all layers but the last linear one. A run gives the last one too if the
     classes are the same. Images may have another size. Steps, momentum and learning rate start anew; averages

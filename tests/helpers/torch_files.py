@@ -64,7 +64,7 @@ def _modules():
 
 
 def tensors(value):
-    """`value` with what `torch.save` would see in the place of arrays."""
+    """`value` with what `torch.save` would see instead of arrays."""
     if isinstance(value, np.ndarray):
         return _Tensor(value)
     return {key: tensors(child) for key, child in value.items()} if isinstance(value, dict) else value

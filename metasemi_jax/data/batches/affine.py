@@ -108,7 +108,7 @@ def _retone(pixels: Array, key: Array) -> Array:
 
 
 def _cut(pixels: Array, key: Array) -> Array:
-    """Its mean colour in the place of a square of side U(0, HOLE), whose centre is anywhere in the image."""
+    """Its mean colour in place of a square of side U(0, HOLE), whose centre is anywhere in the image."""
     count, height, width, _ = pixels.shape
     draws = jax.random.uniform(key, (3, count, 1), float)
     half = draws[0] * HOLE * min(height, width) / 2

@@ -39,7 +39,7 @@ def decode(
     Args:
       builder: as `stock_builder` returns it.
       count: called for each image, with their number.
-      pixels: False returns the numbers of the records that hold the images, in the place of the images.
+      pixels: False returns the numbers of the records that hold the images, instead of the images.
 
     Returns:
       For 'train' and 'test': SPLIT_labels int32 [N], SPLIT_ids str [N] and SPLIT_images uint8 [N, H, W, C] or

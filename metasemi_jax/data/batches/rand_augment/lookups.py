@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 MAX_STRIP = 1 << 15  # pixels of an image in memory at once; 32 rows of results of a 32×32 image
-DIGITS = 16  # a level is high·16 + low: two one-hot rows of 16 in the place of one of 256
+DIGITS = 16  # a level is high·16 + low: two one-hot rows of 16 instead of one of 256
 
 
 def look_up(table: Array, places: Array) -> Array:
