@@ -70,7 +70,10 @@ def _rand_augment(variant: str, shape: tuple[int, ...]) -> Row:
     keys = iter(list(jax.random.split(jax.random.key(0), _CALLS.value + 1)))
     augment = jax.jit(functools.partial(rand_augment, variant=variant))
     compiled, seconds = _compiled(augment.lower(images, jax.random.key(0)))
-    run = lambda: jax.block_until_ready(compiled(images, next(keys)))  # noqa: E731
+
+    def run() -> jax.Array:
+        return jax.block_until_ready(compiled(images, next(keys)))
+
     return _row(f'RandAugment, {variant}', run, _CALLS.value, compiled, seconds)
 
 

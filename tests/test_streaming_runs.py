@@ -177,7 +177,7 @@ def test_ctrl_c_ends_the_workers_in_silence(running):
 def test_a_kill_leaves_no_worker(running):
     process, workers, _ = running
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     wait_until(lambda: all(map(is_over, workers)), 'the workers end', 10)
 
 

@@ -39,9 +39,8 @@ class Array(NamedTuple):
 
     dtype: str  # XLA's name: 'f32', 'bf16'
     shape: tuple[int, ...]
-    layout: str = (
-        ''  # '1,0:T<8,128>S<1>': axes from the fastest on, tiles, and what memory, if not the main one
-    )
+    # '1,0:T<8,128>S<1>': axes from the fastest on, tiles, and which memory, if not the main one
+    layout: str = ''
 
     @property
     def size(self) -> int:
@@ -223,10 +222,10 @@ def _traffic(program: Program, computation: dict[str, Instruction], instruction:
     out = _bytes(instruction.arrays)
     if operation in _SLICES:
         source = computation[instruction.operands[0]].arrays[0]
-        return out + (sum(a.padded_bytes for a in instruction.arrays) if source.in_main_memory else 0)
+        return out + (_padded(instruction.arrays) if source.in_main_memory else 0)
     if operation == 'dynamic-update-slice':
         update = computation[instruction.operands[1]].arrays
-        return _bytes(update) + (sum(a.padded_bytes for a in update) if out else 0)
+        return _bytes(update) + (_padded(update) if out else 0)
     if operation == 'fusion':
         (inner,) = [n for n in _called(instruction.attributes) if n in program.computations]
         return _fusion_traffic(program.computations[inner], out)
@@ -247,12 +246,12 @@ def _fusion_traffic(inner: dict[str, Instruction], out: float) -> float:
     for instruction in inner.values():
         if instruction.operation == 'dynamic-update-slice' and instruction.root and out:
             # In place: the rest of the array is neither read nor written.
-            total += sum(a.padded_bytes for a in inner[instruction.operands[1]].arrays) - out
+            total += _padded(inner[instruction.operands[1]].arrays) - out
         if instruction.operation != 'parameter' or not _bytes(instruction.arrays):
             continue
         using = users.get(instruction.name, [])
         if using and all(u.operation in _SLICES and u.operands[0] == instruction.name for u in using):
-            total += sum(a.padded_bytes for u in using for a in u.arrays)
+            total += sum(_padded(u.arrays) for u in using)
         elif not all(
             u.operation == 'dynamic-update-slice' and u.root and u.operands[0] == instruction.name
             for u in using
@@ -262,4 +261,8 @@ def _fusion_traffic(inner: dict[str, Instruction], out: float) -> float:
 
 
 def _bytes(arrays: tuple[Array, ...]) -> int:
-    return sum(array.padded_bytes for array in arrays if array.in_main_memory)
+    return _padded(tuple(array for array in arrays if array.in_main_memory))
+
+
+def _padded(arrays: tuple[Array, ...]) -> int:
+    return sum(array.padded_bytes for array in arrays)
