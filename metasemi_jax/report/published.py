@@ -16,7 +16,7 @@ class Source(NamedTuple):
     depth: int | None = None  # None: the network has none
 
 
-class Published(NamedTuple):
+class PublishedError(NamedTuple):
     """A test error in percent, and the error with all labels."""
 
     error: float
@@ -81,7 +81,7 @@ PUBLISHED = {
 }
 
 
-def published(fields: dict[str, Any], num_labels: int) -> Published | None:
+def published(fields: dict[str, Any], num_labels: int) -> PublishedError | None:
     """The published error of a run's method, with its network and as many labels of its data set.
 
     USB's Mean Teacher, Π model, VAT and UDA are not here: its programs for the first and the last differ from
@@ -94,7 +94,7 @@ def published(fields: dict[str, Any], num_labels: int) -> Published | None:
     title = method_title(fields)
     for source, errors, all_labels in PUBLISHED.get((fields['data.name'], num_labels), ()):
         if title in errors and _is_as_published(fields) and _is_network(fields, source):
-            return Published(errors[title], source, all_labels)
+            return PublishedError(errors[title], source, all_labels)
     return None
 
 

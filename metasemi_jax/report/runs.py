@@ -11,7 +11,7 @@ from metasemi_jax.config.fields import FIELDS
 from metasemi_jax.config.form import differing_fields, flatten, settled
 from metasemi_jax.errors import UserError
 from metasemi_jax.methods.titles import method_title
-from metasemi_jax.report.published import Published, published
+from metasemi_jax.report.published import PublishedError, published
 from metasemi_jax.results import METRICS
 from metasemi_jax.sweep.folder import is_sweep, run_folders, swept_fields
 from metasemi_jax.workdir import Workdir
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     setting: dict[str, Any]  # the fields that may differ between rows
     seeds: list[int]  # ascending
     errors: dict[str, list[float]]  # percent by protocol, in the order of the seeds; 'test_error_last', ...
-    published: Published | None = None  # the error of its method, network and number of labels
+    published: PublishedError | None = None  # the error of its method, network and number of labels
     recipe: tuple[str, ...] = ()  # fields in which the methods of the table differ beside their own options
 
 
