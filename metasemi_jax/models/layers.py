@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metasemi_jax.errors import UserError
+from metasemi_jax.models.winograd import conv_general_dilated
 
 Dtype = Any
 
@@ -88,6 +89,7 @@ def conv(
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         precision=precision(dtype),
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
