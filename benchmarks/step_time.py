@@ -11,9 +11,9 @@ On a CPU beside PyTorch, then on a GPU:
 On random pixels of the data set's shape. All variants take turns, so that what else the machine does meets
 them alike; a row holds the median, least and most of `--rounds` turns.
 
-TFLOP and GB are those of a step as XLA counts them, the bytes as if nothing stayed in a cache. The roofline
-is the time that the larger of the two would take, at the rates of matrix products and of memory of the same
-run.
+TFLOP and GB are those of a step as XLA counts them, on a GPU as `metasemi plan` does, the bytes as if nothing
+stayed in a cache. The roofline is the time that the larger of the two would take, at the rates of matrix
+products and of memory of the same run.
 """
 
 import copy
@@ -46,7 +46,7 @@ _REFERENCE = flags.DEFINE_enum('reference', 'none', ['none', 'torch'], 'Rows for
 
 
 class Cost(NamedTuple):
-    """What XLA says of a compiled step, on all devices together."""
+    """What a compiled step takes, on all devices together."""
 
     flops: float
     bytes: float  # read and written, if nothing stays in a cache
@@ -124,16 +124,16 @@ def _ours(config: Any, mesh: Any, estimator: str | None, dtype: str, count: int)
     start = time.perf_counter()
     compiled = job.run_steps.lower(*args).compile()
     seconds = time.perf_counter() - start
-    # Of a loop XLA counts the body once.
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    step_flops, step_bytes = _counted(compiled)
+    memory = compiled.memory_analysis()
     return Variant(
         f'{estimator or config.method.name}, {count} step{"s" * (count > 1)} a call',
         job.dtype.name,
         job.runner(compiled),
         seconds,
         Cost(
-            cost['flops'] * mesh.size,
-            cost['bytes accessed'] * mesh.size,
+            step_flops * mesh.size,
+            step_bytes * mesh.size,
             _forward_flops(job, config.batch_size),
             memory.temp_size_in_bytes + memory.argument_size_in_bytes,
         ),
@@ -147,7 +147,21 @@ def _forward_flops(job: Any, batch_size: int) -> float:
     images = jax.ShapeDtypeStruct((batch_size, *job.image_shape), jnp.float32)
     variables = {'params': job.state.params, 'batch_stats': job.state.batch_stats}
     forward = jax.jit(lambda variables, images: job.model.apply(variables, images, train=False))
-    return forward.lower(jax.device_get(variables), images).compile().cost_analysis()['flops']
+    return _counted(forward.lower(jax.device_get(variables), images).compile())[0]
+
+
+def _counted(compiled: Any) -> tuple[float, float]:
+    """FLOPs and bytes of one device; of a loop the body counts once."""
+    import jax
+
+    from metasemi_jax.plan import hlo
+
+    if jax.default_backend() == 'gpu':
+        # XLA's own count leaves out what cuDNN and cuBLAS do.
+        program = hlo.parse(compiled.as_text())
+        return hlo.flops(program), hlo.traffic(program)
+    cost = compiled.cost_analysis()
+    return cost['flops'], cost['bytes accessed']
 
 
 def _torch_variants(config: Any) -> list[Variant]:

@@ -60,9 +60,20 @@ def test_gpus_are_asked_for_kernels_that_give_the_same_bits(asked_anew, monkeypa
     # XLA refuses an option that it does not know, on whatever backend.
     jax.jit(lambda: 0, compiler_options={'xla_gpu_exclude_nondeterministic_ops': True}).lower().compile()
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-    assert (
-        step_compiler_options() == deterministic_options() == {'xla_gpu_exclude_nondeterministic_ops': True}
-    )
+    assert deterministic_options() == {'xla_gpu_exclude_nondeterministic_ops': True}
+    assert step_compiler_options().items() > deterministic_options().items()
+
+
+def test_this_release_of_xla_knows_how_gpus_start_convolutions(asked_anew, monkeypatch):
+    monkeypatch.delenv('XLA_FLAGS', raising=False)
+    assert 'CONVOLUTION' in step_compiler_options('gpu')['xla_gpu_enable_command_buffer']
+    with pytest.raises(jax.errors.JaxRuntimeError, match='xla_gpu_enable_command_buffer'):
+        jax.jit(lambda: 0, compiler_options={'xla_gpu_enable_command_buffer': 'NO_SUCH'}).lower().compile()
+
+
+def test_the_users_own_command_buffers_stand(asked_anew, monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '--xla_gpu_enable_command_buffer=')
+    assert step_compiler_options('gpu') == deterministic_options('gpu')
 
 
 def test_the_users_own_deterministic_kernels_stand(monkeypatch):

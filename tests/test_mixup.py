@@ -2,20 +2,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from metasemi_jax.methods.mixup import interpolate, sample_lambda
 
 
-@pytest.mark.parametrize('gamma', [0.1, 1.0, 4.0])
-def test_beta_moments(gamma):
+@pytest.mark.parametrize('gamma', [0.1, 0.75, 1.0, 4.0])
+def test_beta_distribution(gamma):
     n = 100_000
-    mixup_lambda = np.asarray(sample_lambda(jax.random.key(0), n, gamma=gamma), np.float64)
+    with jax.enable_x64(True):
+        mixup_lambda = np.asarray(sample_lambda(jax.random.key(0), n, gamma=gamma))
     assert mixup_lambda.min() >= 0
     assert mixup_lambda.max() <= 1
+    # Near 1 numbers lie too far apart for a small γ, so the lower half is compared, and how many it holds.
+    lower = mixup_lambda[mixup_lambda < 0.5]
+    assert abs(len(lower) - n / 2) < 2.5 * np.sqrt(n)  # five standard deviations
+    beta = stats.beta(gamma, gamma)
+    assert stats.kstest(lower, lambda x: 2 * beta.cdf(x)).pvalue > 0.001
+    # And the whole by its moments; the fourth central one is at most variance / 4. Five standard errors.
     variance = 1 / (4 * (2 * gamma + 1))
-    # Five standard errors; the fourth central moment is at most variance / 4.
     assert abs(mixup_lambda.mean() - 0.5) < 5 * np.sqrt(variance / n)
     assert abs(((mixup_lambda - 0.5) ** 2).mean() - variance) < 5 * np.sqrt(variance / 4 / n)
+
+
+@pytest.mark.parametrize('gamma', [0.1, 4.0])
+def test_lambda_is_drawn_without_a_loop(gamma):
+    drawn = jax.make_jaxpr(lambda key: sample_lambda(key, 8, gamma=gamma))(jax.random.key(0))
+    assert 'while' not in str(drawn)
 
 
 def test_one_lambda_for_each_example_by_the_key():

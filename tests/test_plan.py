@@ -321,12 +321,12 @@ def test_bad_input_ends_in_one_line(typed, monkeypatch, flags, message):
 ROOMY = Memory(4, 3, 2, 10)
 
 
-def plan_of(*, memory=ROOMY, **fields):
+def plan_of(*, memory=ROOMY, topology='v5e:2x2', **fields):
     sent = {('all-reduce', Array('bf16', (3, 3))): 2, ('all-reduce', Array('f32', ())): 1}
     found = Estimate(memory, 2e12, 3e9, 4e9, hlo.Counter(sent), Time(0.01, 0.02, 0.005), 'text')
     program = StepProgram(tiny_config(model__name='conv_small'), None, 'bfloat16', 100, 123, 0, 0)
     values = {'estimate': found, 'wanted': None} | fields
-    return report.Plan(parse_topology('v5e:2x2'), program, 12.34, **values)
+    return report.Plan(parse_topology(topology), program, 12.34, **values)
 
 
 def test_json_has_every_figure():
@@ -361,6 +361,13 @@ def test_lines_for_people_answer_first():
     line = list(report.lines(none))[2]
     assert line.startswith(large)
     assert 'use more devices' in line
+
+
+def test_how_much_longer_a_real_one_took_is_said_where_it_is_known():
+    (line,) = [line for line in report.lines(plan_of(topology='h100:1')) if 'real H100' in line]
+    least, most = CHIPS['h100'].slower
+    assert line.endswith(f'{35 * least:.3g} to {35 * most:.3g} ms')
+    assert not any('real TPU' in line for line in report.lines(plan_of()))
 
 
 def test_flops_are_counted_from_the_text_where_the_compiler_does_not_and_bytes_always():

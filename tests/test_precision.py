@@ -103,6 +103,7 @@ def test_freematch_s_fairness_asks_for_it():
     assert all(exact for _, exact in found)
 
 
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='as the name says')
 def test_on_a_cpu_it_changes_no_bit(monkeypatch):
     model = create_model('conv_small', 5, width=2)
     variables = init_variables(model, jax.random.key(0), (8, 8, 3))

@@ -152,6 +152,9 @@ def test_steps_follow_cores_size_and_images():
 def test_devices_have_their_networks():
     assert chosen()['model.name'] == 'conv_small'
     assert chosen(MNIST._replace(accelerator=True))['model.name'] == 'conv_large'
+    for side, model in ((12, 'conv_large'), (11, 'conv_small')):  # smaller ones conv_large refuses
+        values = chosen(MNIST._replace(accelerator=True, image_shape=(28, side, 1)))
+        assert values['model.name'] == model
     values = chosen(MNIST._replace(accelerator=True, image_shape=(64, 64, 3)))
     assert values['model.name'] == 'resnet18'
     # ResNet-18 has no such option, and create_model would refuse it.

@@ -4,6 +4,7 @@ import io
 import re
 import types
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -41,6 +42,18 @@ def make_recorder(stream, *, started=100.0):
         started=started,
         record=None,
     )
+
+
+def test_the_first_step_of_an_accelerator_tells_no_pace(clock, monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    stream = io.StringIO()
+    recorder = make_recorder(stream)
+    recorder.compiling()
+    clock[0] += 12
+    recorder.compiled(0)
+    clock[0] += 2
+    recorder.first_call_done(1, {'loss': jnp.ones(2)})
+    assert stream.getvalue().splitlines()[-1] == 'first step after 14.0 s, 12.0 s of them for compiling'
 
 
 def test_the_first_step_tells_the_time_to_go(clock):

@@ -164,6 +164,7 @@ def test_train_passes_alone_move_the_statistics(rows):
 # The cost, and the paper's estimator in the step.
 
 
+@pytest.mark.skipif(jax.default_backend() == 'gpu', reason="XLA counts no convolutions of a GPU's libraries")
 def test_flops_and_epsilon():
     model = create_model('conv_small', 10, width=16)
     variables, batch = random_variables(model), random_batch(size=16)
@@ -321,7 +322,7 @@ def test_sgd_of_the_step_by_hand():
             velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 0.01 * p, velocity, gradient, params)
             params = jax.tree.map(lambda p, v, lr=0.1 * (t + 1): p - lr * v, params, velocity)
             state, metrics = step(state, batch, jax.random.key(t))
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), state.params, params)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-12), state.params, params)
             np.testing.assert_allclose(metrics['lr'], [0.1 * (t + 1), 1], rtol=1e-6)
 
 

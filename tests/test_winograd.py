@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metasemi_jax.models import create_model, winograd
+from metasemi_jax.models import create_model
 from metasemi_jax.models.winograd import conv_general_dilated
 
 B, H, W, C, F = 2, 16, 20, 128, 132
@@ -163,7 +163,10 @@ def test_other_convolutions_are_those_of_xla(change):
     def has_it(images, kernel, strides, padding, **options):
         images = (*images[:3], kernel[2])
         args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (images, kernel)]
-        run = lambda x, k: conv_general_dilated(x, k, strides, padding, **OPTIONS, **options)
+
+        def run(images, kernel):
+            return conv_general_dilated(images, kernel, strides, padding, **OPTIONS, **options)
+
         return 'conv_3x3' in str(jax.make_jaxpr(run)(*args))
 
     assert has_it(**given)

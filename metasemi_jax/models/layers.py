@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metasemi_jax.errors import UserError
+from metasemi_jax.models.max_pool import max_pool
 from metasemi_jax.models.winograd import conv_general_dilated
 
 Dtype = Any
@@ -130,36 +131,6 @@ class ConvBlock(nn.Module):
         x = uniform_conv(self.features, self.kernel_size, padding=self.padding)(x)
         x = batch_norm(train, self.dtype, 'bn')(x)
         return nn.leaky_relu(x, 0.1)
-
-
-def max_pool(x: Array, size: int, *, stride: int, padding: int = 0) -> Array:
-    """The largest value of each `size` × `size` window: [B, H, W, C] -> [B, H', W', C].
-
-    Windows that would go beyond `padding` are left out. Of equal values the gradient goes to the first in
-    reading order, and a NaN is the largest, as in PyTorch and `flax.linen.max_pool`.
-    """
-    # A TPU has instructions for the windows and their gradient: ResNet-18's step on v5e:4x4 moves 9.3 GB in
-    # the place of 13.0. Elsewhere XLA makes index arrays and a scatter of the gradient (71 ms against 4 for
-    # ConvLarge's first pool, batch 32, on 2 CPU cores; 14.0 GB against 9.0 for its step on an H100), while
-    # comparisons of slices fuse with what is around.
-    windows = functools.partial(_largest_of_windows, size=size, stride=stride, padding=padding)
-    slices = functools.partial(_largest_of_slices, size=size, stride=stride, padding=padding)
-    return jax.lax.platform_dependent(x, tpu=windows, default=slices)
-
-
-def _largest_of_windows(x: Array, *, size: int, stride: int, padding: int) -> Array:
-    return nn.max_pool(x, (size, size), (stride, stride), ((padding, padding), (padding, padding)))
-
-
-def _largest_of_slices(x: Array, *, size: int, stride: int, padding: int) -> Array:
-    low = jnp.asarray(-jnp.inf, x.dtype)
-    x = jax.lax.pad(x, low, [(0, 0, 0), (padding, padding, 0), (padding, padding, 0), (0, 0, 0)])
-    # Within each row first: that is what makes the first in reading order win.
-    for axis in (2, 1):
-        last = (x.shape[axis] - size) // stride * stride
-        slices = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size)]
-        x = functools.reduce(lambda a, b: jnp.where((b > a) | jnp.isnan(b), b, a), slices)
-    return x
 
 
 class PoolDropout(nn.Module):

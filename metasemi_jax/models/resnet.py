@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean, max_pool
+from metasemi_jax.models.layers import Dtype, batch_norm, classified, conv, global_mean
+from metasemi_jax.models.max_pool import max_pool
 from metasemi_jax.models.trained_parts import trained_parts
 
 

@@ -79,6 +79,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             'memory': chip.memory_rate,
             'network': chip.link_rate,
         },
+        'times_serial_on_a_real_one': chip.slower,
         **dict.fromkeys(('memory', 'step', 'sent', 'run_s')),
     }
     return result if found is None else result | _estimated(found, config.total_steps)
@@ -142,6 +143,12 @@ def lines(plan: Plan) -> Iterator[str]:
         f'{steps:,} steps {_long(steps * time.least)} to {_long(steps * time.serial)}'
     )
     yield f'  {ASSUMPTION}'
+    if topology.chip.slower and program.dtype == 'bfloat16':
+        least, most = topology.chip.slower
+        yield (
+            f'  recipes run on one real {topology.chip.title} took {least:g} to {most:g} times the upper '
+            f'time: {_ms(least * time.serial)} to {_ms(most * time.serial)} ms'
+        )
     yield (
         f'a device and step: {found.flops / 1e12:.4g} TFLOP ({_ms(time.compute)} ms), '
         f'{found.bytes / 1e9:.4g} GB of its memory read and written ({_ms(time.memory)} ms)'

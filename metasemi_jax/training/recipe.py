@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from metasemi_jax.config.fields import BUDGETED
 from metasemi_jax.methods import method_options
+from metasemi_jax.models import conv_large
 from metasemi_jax.models.conv_small import ConvSmall
 from metasemi_jax.models.mlp import MLP
 from metasemi_jax.pretrained.weights_file import is_weights_file
@@ -129,7 +130,7 @@ def _method_option(option: str) -> Rule:
 def _model(facts: Facts, fields: Fields) -> str:
     if _features(facts):
         return 'mlp'
-    if not facts.accelerator:
+    if not facts.accelerator or min(facts.image_shape[:2]) < conv_large.MIN_SIZE:
         return 'conv_small'
     return 'conv_large' if max(facts.image_shape[:2]) <= 48 else 'resnet18'
 

@@ -89,13 +89,17 @@ class Recorder:
         self._pace.restart(step)
 
     def first_call_done(self, step: int, sums: Metrics) -> None:
-        """Say how long the start and the first call took, and the time to go; waits for the device."""
+        """Say how long the start and the first call took; waits for the device."""
         jax.block_until_ready(sums)
-        self.say(
+        line = (
             f'first step after {time.perf_counter() - self._started:.1f} s, {self._compiling:.1f} s of them '
-            f'for compiling; at its pace {duration(self._pace.seconds_to_go(step))} to go, but the next '
-            'steps are faster'
+            'for compiling'
         )
+        # On an H100 the first call loads its kernels for a second, and a step then takes a millisecond.
+        if jax.default_backend() == 'cpu':
+            to_go = duration(self._pace.seconds_to_go(step))
+            line += f'; at its pace {to_go} to go, but the next steps are faster'
+        self.say(line)
         # The first call is slower than the others.
         self._pace.restart(step)
         self._ticks = Ticks(in_place=self._progress.in_place)
