@@ -143,26 +143,28 @@ def _transposed(matrix: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
     return list(zip(*matrix, strict=True))
 
 
-def _bilinear(name: str, direct: Callable, winograd: Callable) -> Primitive:
+def _bilinear(name: str, direct: Callable, winograd: Callable, shape: Callable) -> Primitive:
     """A primitive: `winograd` in programs for CPUs, `direct` elsewhere and where it is mapped over."""
     primitive = Primitive(name)
     primitive.def_impl(direct)
 
-    def shape(x: Any, y: Any, **params: Any) -> Any:
-        return x.update(shape=jax.eval_shape(lambda *args: direct(*args, **params), x, y).shape)
-
     def mapped(args: Sequence[Array], axes: Sequence[int | None], **params: Any) -> tuple[Array, int]:
         return jax.vmap(lambda *args: direct(*args, **params), in_axes=tuple(axes))(*args), 0
 
-    primitive.def_abstract_eval(shape)
+    primitive.def_abstract_eval(lambda x, y, **params: x.update(shape=shape(x.shape, y.shape)))
     batching.primitive_batchers[primitive] = mapped
     mlir.register_lowering(primitive, mlir.lower_fun(direct, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(winograd, multiple_results=False), platform='cpu')
     return primitive
 
 
-_conv = _bilinear('conv_3x3', direct_conv, winograd_conv)
-_kernel_gradient = _bilinear('conv_3x3_kernel_gradient', direct_kernel_gradient, winograd_kernel_gradient)
+_conv = _bilinear('conv_3x3', direct_conv, winograd_conv, lambda images, kernel: (*images[:3], kernel[-1]))
+_kernel_gradient = _bilinear(
+    'conv_3x3_kernel_gradient',
+    direct_kernel_gradient,
+    winograd_kernel_gradient,
+    lambda images, cotangent: (3, 3, images[-1], cotangent[-1]),
+)
 
 
 def _of_images(cotangent: Array, kernel: Array, **params: Any) -> Array:
