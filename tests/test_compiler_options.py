@@ -5,7 +5,10 @@ import pytest
 from metasemi_jax.training import compiler_options
 from metasemi_jax.training.compiler_options import deterministic_options, step_compiler_options
 
-here = pytest.mark.skipif(step_compiler_options() is None, reason='the options are for CPUs of x86-64')
+here = pytest.mark.skipif(
+    jax.default_backend() != 'cpu' or step_compiler_options() is None,
+    reason='the options are for CPUs of x86-64',
+)
 
 
 @pytest.fixture
@@ -64,9 +67,22 @@ def test_gpus_are_asked_for_kernels_that_give_the_same_bits(asked_anew, monkeypa
     assert step_compiler_options().items() > deterministic_options().items()
 
 
-def test_this_release_of_xla_knows_how_gpus_start_convolutions(asked_anew, monkeypatch):
+def dumped(folder):
+    (options,) = folder.glob('*debug_options')
+    return options.read_text()
+
+
+def test_this_release_of_xla_knows_how_gpus_start_convolutions(asked_anew, monkeypatch, tmp_path):
     monkeypatch.delenv('XLA_FLAGS', raising=False)
-    assert 'CONVOLUTION' in step_compiler_options('gpu')['xla_gpu_enable_command_buffer']
+    option = 'xla_gpu_enable_command_buffer'
+    commands = step_compiler_options('gpu')[option].split(',')
+    # Beside XLA's own: what differs from the defaults is dumped, in whatever order the option names it.
+    default = {option: ','.join(command for command in commands if command != 'CONVOLUTION')}
+    for name, options in (('default', default), ('ours', {option: ','.join(commands)})):
+        dump = {'xla_dump_to': str(tmp_path / name)}
+        jax.jit(lambda: 0, compiler_options=dump | options).lower().compile()
+    assert 'command_buffer' not in dumped(tmp_path / 'default')
+    assert 'xla_gpu_enable_command_buffer: CONVOLUTION' in dumped(tmp_path / 'ours')
     with pytest.raises(jax.errors.JaxRuntimeError, match='xla_gpu_enable_command_buffer'):
         jax.jit(lambda: 0, compiler_options={'xla_gpu_enable_command_buffer': 'NO_SUCH'}).lower().compile()
 

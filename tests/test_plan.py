@@ -366,7 +366,7 @@ def test_lines_for_people_answer_first():
 def test_how_much_longer_a_real_one_took_is_said_where_it_is_known():
     (line,) = [line for line in report.lines(plan_of(topology='h100:1')) if 'real H100' in line]
     least, most = CHIPS['h100'].slower
-    assert line.endswith(f'{35 * least:.3g} to {35 * most:.3g} ms')
+    assert line.endswith(f'{35 * least:.3g} to {35 * most:.3g} ms here')
     assert not any('real TPU' in line for line in report.lines(plan_of()))
 
 

@@ -322,7 +322,9 @@ def test_sgd_of_the_step_by_hand():
             velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 0.01 * p, velocity, gradient, params)
             params = jax.tree.map(lambda p, v, lr=0.1 * (t + 1): p - lr * v, params, velocity)
             state, metrics = step(state, batch, jax.random.key(t))
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-12), state.params, params)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), state.params, params
+            )
             np.testing.assert_allclose(metrics['lr'], [0.1 * (t + 1), 1], rtol=1e-6)
 
 

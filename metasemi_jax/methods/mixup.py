@@ -10,14 +10,15 @@ def sample_lambda(key: Array, batch_size: int, *, gamma: float) -> Array:
     if gamma == 1:
         # Beta(1, 1), as on CIFAR and ImageNet.
         return jax.random.uniform(key, (batch_size,))
-    # JAX draws it from two gammas, in loops that reject: 90 kernels on a GPU, and the host is asked at each
-    # turn. Exactly and without a loop (Devroye, "Non-Uniform Random Variate Generation", 1986, chapter IX.3
-    # and IX.4): a point of the unit disc with a density ∝ (1 - r²)^(γ - 1/2) has a coordinate s for which
-    # Y = (1 + s) / 2 ~ Beta(γ + 1, γ + 1), and since Gamma(γ) is Gamma(γ + 1) times U^(1/γ),
-    # Y·U^(1/γ) : (1 - Y)·V^(1/γ) is the ratio λ : 1 - λ, here in logarithms.
+    # JAX draws it from two gammas by rejection: 90 kernels on a GPU, and the host decides on each turn of the
+    # loops. This is exact and has no loop (Devroye, "Non-Uniform Random Variate Generation", 1986, ch. IX):
+    # 1. A point of the unit disc with a density ∝ (1 - r²)^(γ - 1/2) has a coordinate s;
+    #    Y = (1 + s) / 2 ~ Beta(γ + 1, γ + 1).
+    # 2. Y : 1 - Y is the ratio of two draws of Gamma(γ + 1). Such a draw times U^(1/γ) is one of Gamma(γ).
+    # So λ : 1 - λ is Y·U^(1/γ) : (1 - Y)·V^(1/γ), here in logarithms.
     tiny = jnp.finfo(jnp.result_type(float)).tiny
     u, v, w, angle = jax.random.uniform(key, (4, batch_size), minval=tiny)
-    s = jnp.sqrt(1 - w ** (1 / (gamma + 0.5))) * jnp.cos(2 * jnp.pi * angle)
+    s = jnp.sqrt(-jnp.expm1(jnp.log(w) / (gamma + 0.5))) * jnp.cos(2 * jnp.pi * angle)
     return jax.nn.sigmoid(jnp.log1p(s) - jnp.log1p(-s) + (jnp.log(u) - jnp.log(v)) / gamma)
 
 

@@ -64,9 +64,11 @@ def _largest_and_place(x: Array, size: Sides, stride: Sides) -> tuple[Array, Arr
 def _tangent_of_largest(
     size: Sides, stride: Sides, primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
-    # Slices with strides would have pads with holes for a gradient: ConvLarge's first pool, with what fuses
-    # with it, took an H100 1.2 of 8.9 ms, at a twentieth of its memory's speed. Tiles of `stride` pixels have
-    # selections for a gradient. A window covers the first tiles from its own, the last of them in part.
+    # The gradient of a slice with a stride is a pad with holes. To fill those of ConvLarge's first pool took
+    # an H100 1.2 ms of a step, at a twentieth of its memory's speed. So the tangent is cut into tiles of
+    # `stride` pixels, whose gradient is a selection. A window covers `reach` tiles, the last perhaps in part.
+    # The estimator `exact`, a gradient of a gradient, still fills holes: were `largest` to follow this rule
+    # again, XLA would compute a convolution twice.
     (x,), (tangent,) = primals, tangents
     largest, place = _largest_and_place(x, size, stride)
     count, height, width, channels = largest.shape
@@ -87,7 +89,7 @@ def _tangent_of_largest(
 
 
 def _places(tile: Sides, size: Sides, stride: Sides) -> np.ndarray:
-    """The place in a window of each pixel of its `tile`-th tile; where the window has ended, none that is."""
+    """The place in its window of each pixel of the `tile`-th tile; beyond the window one that it has not."""
     i, j = np.ogrid[: stride[0], : stride[1]]
     i, j = i + tile[0] * stride[0], j + tile[1] * stride[1]
     places = np.where((i < size[0]) & (j < size[1]), i * size[1] + j, math.prod(size))

@@ -23,7 +23,8 @@ class Chip(NamedTuple):
     flops_float32: float  # a second, of products that keep all digits of float32
     link_rate: float  # bytes a second that leave the device for its neighbours
     axes: int  # of a topology's name: 2 of '2x2'
-    slower: tuple[float, float] | None = None  # times `Time.serial`, of recipes run on a real one
+    # Least and most of: time of a step on a real one, in bfloat16 / `Time.serial` (docs/performance.md).
+    slower: tuple[float, float] | None = None
 
 
 def _tpu(title: str, gib: float, gb: float, tflops: float, link: float, axes: int) -> Chip:
@@ -31,22 +32,29 @@ def _tpu(title: str, gib: float, gb: float, tflops: float, link: float, axes: in
     return Chip(title, 'tpu', int(gib * GIB), gb * 1e9, tflops * 1e12, tflops * 1e12 / 6, link * 1e9, axes)
 
 
-def _gpu(title: str, memory: int, gb: float, tflops: float, tflops_float32: float, link: float) -> Chip:
+def _gpu(
+    title: str,
+    memory: int,
+    gb: float,
+    tflops: float,
+    tflops_float32: float,
+    link: float,
+    slower: tuple[float, float] | None = None,
+) -> Chip:
     usable = int(GPU_SHARE * memory)
-    return Chip(title, 'gpu', usable, gb * 1e9, tflops * 1e12, tflops_float32 * 1e12, link * 1e9, 1)
+    return Chip(title, 'gpu', usable, gb * 1e9, tflops * 1e12, tflops_float32 * 1e12, link * 1e9, 1, slower)
 
 
 # TPUs: cloud.google.com/tpu/docs/system-architecture; links in one direction; the memory is what the compiler
 # gives a program. GPUs: NVIDIA's data sheets, SXM, dense products, NVLink in one direction; memory and its
-# rate are those of `gpu_targets`. An H100 was run too (docs/performance.md).
+# rate are those of `gpu_targets`.
 CHIPS = {
     'v4': _tpu('TPU v4', 30.75, 1228, 275, 300, 3),
     'v5e': _tpu('TPU v5e', 15.75, 819, 197, 200, 2),
     'v5p': _tpu('TPU v5p', 95.74, 2765, 459, 600, 3),
     'v6e': _tpu('TPU v6e', 31.25, 1640, 918, 400, 2),
     'a100': _gpu('A100 80 GB', 85_100_068_864, 2039, 312, 19.5, 300),
-    # docs/performance.md has the three recipes that were run.
-    'h100': _gpu('H100 80 GB', 84_942_979_072, 3352, 989, 67, 450)._replace(slower=(1.4, 2.1)),
+    'h100': _gpu('H100 80 GB', 84_942_979_072, 3352, 989, 67, 450, slower=(1.4, 2.1)),
     'h200': _gpu('H200 141 GB', 151_397_597_184, 4800, 989, 67, 450),
     'b200': _gpu('B200 192 GB', 191_514_411_008, 7672, 2250, 75, 900),
 }

@@ -79,7 +79,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             'memory': chip.memory_rate,
             'network': chip.link_rate,
         },
-        'times_serial_on_a_real_one': chip.slower,
+        'times_serial_on_a_real_one': _slower(plan),
         **dict.fromkeys(('memory', 'step', 'sent', 'run_s')),
     }
     return result if found is None else result | _estimated(found, config.total_steps)
@@ -143,11 +143,11 @@ def lines(plan: Plan) -> Iterator[str]:
         f'{steps:,} steps {_long(steps * time.least)} to {_long(steps * time.serial)}'
     )
     yield f'  {ASSUMPTION}'
-    if topology.chip.slower and program.dtype == 'bfloat16':
-        least, most = topology.chip.slower
+    if slower := _slower(plan):
+        least, most = slower
         yield (
             f'  recipes run on one real {topology.chip.title} took {least:g} to {most:g} times the upper '
-            f'time: {_ms(least * time.serial)} to {_ms(most * time.serial)} ms'
+            f'time; that would be {_ms(least * time.serial)} to {_ms(most * time.serial)} ms here'
         )
     yield (
         f'a device and step: {found.flops / 1e12:.4g} TFLOP ({_ms(time.compute)} ms), '
@@ -164,6 +164,11 @@ def lines(plan: Plan) -> Iterator[str]:
         yield from _sent(found.sent)
     calls = f', {program.steps_per_call} steps a call' if program.steps_per_call > 1 else ''
     yield f'compiling took {plan.compile_s:.0f} s{calls}'
+
+
+def _slower(plan: Plan) -> tuple[float, float] | None:
+    # Known of bfloat16 alone.
+    return plan.topology.chip.slower if plan.program.dtype == 'bfloat16' else None
 
 
 def _verdict(plan: Plan) -> str:
