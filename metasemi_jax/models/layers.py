@@ -11,6 +11,7 @@ from jax import Array
 
 from metasemi_jax.errors import UserError
 from metasemi_jax.models.max_pool import max_pool
+from metasemi_jax.models.winograd import conv_general_dilated
 
 Dtype = Any
 
@@ -89,6 +90,7 @@ def conv(
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         precision=precision(dtype),
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
