@@ -10,7 +10,7 @@ from metasemi_jax.models.winograd import conv_general_dilated
 
 B, H, W, C, F = 2, 16, 20, 128, 132
 OPTIONS = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
-# In the place of 1e-6 of the largest value for the direct sum: see docs/performance.md.
+# Of the largest value; 1e-6 for the direct sum. See docs/performance.md.
 FORWARD, KERNEL = 4e-6, 2e-5
 
 

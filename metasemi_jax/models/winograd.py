@@ -1,13 +1,13 @@
 """3×3 convolutions in float32 on CPUs with fewer products, by Winograd's minimal filtering.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). Four outputs in a row take 6
-products for each row of the kernel in the place of 12, F(4, 3): sums of 6 pixels are convolved with sums of
-the kernel's columns, and summed to the outputs. A kernel's gradient takes tiles of 6×6 pixels, 36 products in
-the place of 144, F(4×4, 3×3).
+products for each row of the kernel instead of 12, F(4, 3): sums of 6 pixels are convolved with sums of the
+kernel's columns, and summed to the outputs. A kernel's gradient takes tiles of 6×6 pixels, 36 products
+instead of 144, F(4×4, 3×3).
 
-On 2 Xeon cores XLA's convolutions of 128 channels do 80% of what PyTorch's do, their kernel gradients 60%. A
-whole batch at once: loops over pieces of it, which the caches would hold, leave the second core idle. See
-docs/performance.md.
+On 2 Xeon cores XLA's own convolutions of 128 channels do 80% of what PyTorch's do, their kernel gradients
+60%; with this a step of ConvLarge leads. The whole batch is one piece: loops over small pieces, which the
+caches would hold, leave the second core idle. docs/performance.md has the times and the errors.
 """
 
 import functools
