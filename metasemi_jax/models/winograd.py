@@ -5,9 +5,9 @@ products for each row of the kernel instead of 12, F(4, 3): sums of 6 pixels are
 kernel's columns, and summed to the outputs. A kernel's gradient takes tiles of 6×6 pixels, 36 products
 instead of 144, F(4×4, 3×3).
 
-On 2 Xeon cores XLA's own convolutions of 128 channels do 80% of what PyTorch's do, their kernel gradients
-60%; with this a step of ConvLarge leads. The whole batch is one piece: loops over small pieces, which the
-caches would hold, leave the second core idle. docs/performance.md has the times and the errors.
+On 2 Xeon cores XLA's convolutions of 128 channels reach 80% of the speed of PyTorch's, its kernel gradients
+60%. With Winograd's a step of ConvLarge is faster than PyTorch's. The whole batch is one piece: a loop over
+pieces that fit the caches leaves the second core idle. docs/performance.md has the times and the errors.
 """
 
 import functools
@@ -21,8 +21,10 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-# With fewer channels the sums take longer than the products save; smaller images are not worth compiling it.
+# With fewer channels the sums take longer than the products save. On smaller images the gain does not repay
+# the compilation.
 MIN_CHANNELS, MIN_SIZE = 128, 16
+OPTIONS = {'lhs_dilation', 'rhs_dilation', 'dimension_numbers', 'feature_group_count', 'precision'}
 
 _OUT = 4  # outputs of a tile along one axis
 # At the points 0, 1, -1, 2, -2 and infinity: outputs = _OUTPUTS · ((_KERNEL · kernel) ∘ (_TILE · pixels)).
@@ -50,7 +52,8 @@ def conv_general_dilated(
 ) -> Array:
     """`jax.lax.conv_general_dilated` as Flax calls it; large 3×3 convolutions on a CPU by Winograd.
 
-    Derivatives of every order and both modes are convolutions of the same kind.
+    Derivatives of every order and both modes are convolutions of the same kind. `dimension_numbers` are
+    Flax's: NHWC, HWIO, NHWC.
     """
     if _suits(images, kernel, strides, padding, options):
         return _conv.bind(images, kernel, precision=options.get('precision'))
@@ -62,13 +65,16 @@ def _suits(images: Array, kernel: Array, strides: Sequence[int], padding: Any, o
         images.dtype == kernel.dtype == jnp.float32
         and kernel.shape[:2] == (3, 3)
         and (padding == 'SAME' or {amount for pair in padding for amount in pair} == {1})
-        and {*strides, *options.get('lhs_dilation', ()), *options.get('rhs_dilation', ())} == {1}
+        and options.keys() <= OPTIONS
+        and {*strides, *(options.get('lhs_dilation') or ()), *(options.get('rhs_dilation') or ())} == {1}
         and options.get('feature_group_count', 1) == 1
         and min(kernel.shape[2:]) >= MIN_CHANNELS
         and min(images.shape[1:3]) >= MIN_SIZE
         and not any(size % _OUT for size in images.shape[1:3])
-        # Several devices share a batch by rules that XLA has for its own convolution.
+        # Several devices share a batch, and shard_map types it, by rules of XLA's own convolution. On one GPU
+        # or TPU the primitive is bound too, and lowered to that.
         and jax.device_count() == 1
+        and jax.sharding.get_abstract_mesh().empty
     )
 
 
@@ -160,22 +166,25 @@ def _bilinear(name: str, direct: Callable, winograd: Callable, shape: Callable) 
     primitive = Primitive(name)
     primitive.def_impl(direct)
 
+    def result(x: Any, y: Any, **params: Any) -> Any:
+        return x.update(shape=shape(x.shape, y.shape), weak_type=False)
+
     def mapped(args: Sequence[Array], axes: Sequence[int | None], **params: Any) -> tuple[Array, int]:
         return jax.vmap(lambda *args: direct(*args, **params), in_axes=tuple(axes))(*args), 0
 
-    primitive.def_abstract_eval(lambda x, y, **params: x.update(shape=shape(x.shape, y.shape)))
+    primitive.def_abstract_eval(result)
     batching.primitive_batchers[primitive] = mapped
     mlir.register_lowering(primitive, mlir.lower_fun(direct, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(winograd, multiple_results=False), platform='cpu')
     return primitive
 
 
-_conv = _bilinear('conv_3x3', direct_conv, winograd_conv, lambda images, kernel: (*images[:3], kernel[-1]))
+_conv = _bilinear('conv_3x3', direct_conv, winograd_conv, lambda x, y: (*x[:3], y[-1]))
 _kernel_gradient = _bilinear(
     'conv_3x3_kernel_gradient',
     direct_kernel_gradient,
     winograd_kernel_gradient,
-    lambda images, cotangent: (3, 3, images[-1], cotangent[-1]),
+    lambda x, y: (3, 3, x[-1], y[-1]),
 )
 
 
