@@ -313,6 +313,8 @@ def test_sgd_of_the_step_by_hand():
                 consistency_weight=0.0, estimator=None,
             )[0]
         )  # fmt: skip
+        # A GPU sums the gradients of the two programs in another order, which shows in weights close to 0.
+        floor = 0 if jax.default_backend() == 'cpu' else 1e-12
         state = TrainState.create(random_variables(model, np.float64), tx)
         params = state.params
         velocity = jax.tree.map(np.zeros_like, params)
@@ -323,7 +325,7 @@ def test_sgd_of_the_step_by_hand():
             params = jax.tree.map(lambda p, v, lr=0.1 * (t + 1): p - lr * v, params, velocity)
             state, metrics = step(state, batch, jax.random.key(t))
             jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), state.params, params
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=floor), state.params, params
             )
             np.testing.assert_allclose(metrics['lr'], [0.1 * (t + 1), 1], rtol=1e-6)
 

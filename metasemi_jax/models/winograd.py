@@ -24,7 +24,7 @@ from jax.interpreters import ad, batching, mlir
 # With fewer channels the sums take longer than the products save. On smaller images the gain does not repay
 # the compilation.
 MIN_CHANNELS, MIN_SIZE = 128, 16
-OPTIONS = {'lhs_dilation', 'rhs_dilation', 'dimension_numbers', 'feature_group_count', 'precision'}
+_OPTIONS = {'lhs_dilation', 'rhs_dilation', 'dimension_numbers', 'feature_group_count', 'precision'}
 
 _OUT = 4  # outputs of a tile along one axis
 # At the points 0, 1, -1, 2, -2 and infinity: outputs = _OUTPUTS · ((_KERNEL · kernel) ∘ (_TILE · pixels)).
@@ -65,7 +65,7 @@ def _suits(images: Array, kernel: Array, strides: Sequence[int], padding: Any, o
         images.dtype == kernel.dtype == jnp.float32
         and kernel.shape[:2] == (3, 3)
         and (padding == 'SAME' or {amount for pair in padding for amount in pair} == {1})
-        and options.keys() <= OPTIONS
+        and options.keys() <= _OPTIONS
         and {*strides, *(options.get('lhs_dilation') or ()), *(options.get('rhs_dilation') or ())} == {1}
         and options.get('feature_group_count', 1) == 1
         and min(kernel.shape[2:]) >= MIN_CHANNELS
